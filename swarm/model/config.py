@@ -1,0 +1,57 @@
+"""Dimensions of the model (Hugging Face `flex_olmo` architecture).
+
+Lives beside the model, imports nothing of the library but the error type.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from swarm.errors import Code, SwarmError
+
+BYTE_VOCAB = 259  # 256 bytes, then BOS, EOS, PAD
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Dimensions and constants of the transformer; `metadata["doc"]` documents each field."""
+
+    vocab_size: int = field(
+        default=BYTE_VOCAB, metadata={"doc": "token ids; 259 = bytes + BOS, EOS, PAD"}
+    )
+    d_model: int = field(default=96, metadata={"doc": "width of the residual stream"})
+    num_layers: int = field(default=3, metadata={"doc": "transformer blocks"})
+    num_heads: int = field(default=4, metadata={"doc": "attention heads"})
+    num_kv_heads: int = field(default=4, metadata={"doc": "key/value heads (grouped queries)"})
+    d_ff: int = field(default=192, metadata={"doc": "hidden width of one expert (SwiGLU)"})
+    num_experts: int = field(default=8, metadata={"doc": "routed experts per layer (E)"})
+    top_k: int = field(default=2, metadata={"doc": "experts that process a token"})
+    norm_topk_prob: bool = field(
+        default=True, metadata={"doc": "renormalize the weights of the chosen experts to sum to 1"}
+    )
+    context_length: int = field(default=256, metadata={"doc": "longest sequence in tokens"})
+    rope_theta: float = field(default=10_000.0, metadata={"doc": "base of the rotary embedding"})
+    rms_norm_eps: float = field(default=1e-6, metadata={"doc": "epsilon of the RMS norms"})
+    init_std: float = field(
+        default=0.02, metadata={"doc": "standard deviation of the initial weights"}
+    )
+
+    def __post_init__(self) -> None:
+        checks = [
+            (self.d_model % self.num_heads == 0, "d_model", "must be a multiple of num_heads"),
+            (self.num_heads % max(1, self.num_kv_heads) == 0, "num_heads",
+             "must be a multiple of num_kv_heads"),
+            ((self.d_model // max(1, self.num_heads)) % 2 == 0, "d_model",
+             "must give an even head size"),
+            (1 <= self.top_k <= self.num_experts, "top_k", "must be in 1..num_experts"),
+            (min(self.vocab_size, self.num_layers, self.d_ff, self.num_kv_heads,
+                 self.context_length) >= 1, "dimensions", "must all be at least 1"),
+        ]
+        for holds, name, problem in checks:
+            if not holds:
+                raise SwarmError(Code.CONFIG_INVALID, f"model.{name}: {problem}")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.d_model // self.num_heads
