@@ -1,0 +1,1 @@
+"""The application: command line, daemon, worker, local testnet, demo."""

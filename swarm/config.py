@@ -59,7 +59,8 @@ class TrainingConfig:
         default=100_000, metadata=doc("committed tokens of the whole run until the peak is reached")
     )
     total_tokens: int = field(
-        default=20_000_000, metadata=doc("committed tokens of the whole run at the end of the cosine")
+        default=20_000_000,
+        metadata=doc("committed tokens of the whole run at the end of the cosine"),
     )
     beta1: float = field(default=0.9, metadata=doc("AdamW beta 1"))
     beta2: float = field(default=0.95, metadata=doc("AdamW beta 2"))
@@ -86,7 +87,8 @@ class OuterConfig:
 
     optimizer: str = field(default="nesterov", metadata=doc("nesterov | fedavg"))
     learning_rate: float = field(
-        default=0.0, metadata=doc("0 = by number of contributors: 1 -> 0.4, 2 to 7 -> 0.6, 8 -> 0.8")
+        default=0.0,
+        metadata=doc("0 = by number of contributors: 1 -> 0.4, 2 to 7 -> 0.6, 8 -> 0.8"),
     )
     momentum: float = field(default=0.9, metadata=doc("Nesterov momentum; fedavg ignores it"))
 
@@ -102,7 +104,9 @@ class OuterConfig:
 class SyncConfig:
     """What is synchronized, how it is encoded, and who trains what."""
 
-    experts_per_peer: int = field(default=2, metadata=doc("experts that each peer holds and trains"))
+    experts_per_peer: int = field(
+        default=2, metadata=doc("experts that each peer holds and trains")
+    )
     forward: str = field(
         default="full",
         metadata=doc("full: other experts present but frozen (SPES) | held: only held experts"),

@@ -1,0 +1,1 @@
+"""The round protocol: plan, reduce, vote, commit, recover (docs/protocol.md)."""

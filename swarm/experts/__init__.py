@@ -1,0 +1,1 @@
+"""Which peer holds which experts, and where their bytes are kept."""

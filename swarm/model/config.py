@@ -39,13 +39,29 @@ class ModelConfig:
     def __post_init__(self) -> None:
         checks = [
             (self.d_model % self.num_heads == 0, "d_model", "must be a multiple of num_heads"),
-            (self.num_heads % max(1, self.num_kv_heads) == 0, "num_heads",
-             "must be a multiple of num_kv_heads"),
-            ((self.d_model // max(1, self.num_heads)) % 2 == 0, "d_model",
-             "must give an even head size"),
+            (
+                self.num_heads % max(1, self.num_kv_heads) == 0,
+                "num_heads",
+                "must be a multiple of num_kv_heads",
+            ),
+            (
+                (self.d_model // max(1, self.num_heads)) % 2 == 0,
+                "d_model",
+                "must give an even head size",
+            ),
             (1 <= self.top_k <= self.num_experts, "top_k", "must be in 1..num_experts"),
-            (min(self.vocab_size, self.num_layers, self.d_ff, self.num_kv_heads,
-                 self.context_length) >= 1, "dimensions", "must all be at least 1"),
+            (
+                min(
+                    self.vocab_size,
+                    self.num_layers,
+                    self.d_ff,
+                    self.num_kv_heads,
+                    self.context_length,
+                )
+                >= 1,
+                "dimensions",
+                "must all be at least 1",
+            ),
         ]
         for holds, name, problem in checks:
             if not holds:

@@ -1,0 +1,1 @@
+"""Inner loop (`trainer`), outer optimizers (`outer`), router losses, schedule, checkpoints."""

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16swarm/v1/control.proto\x12\x08swarm.v1\"\x95\x01\n\x08\x45nvelope\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0e\n\x06run_id\x18\x02 \x01(\x0c\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0e\n\x06sender\x18\x04 \x01(\t\x12\x11\n\trecipient\x18\x05 \x01(\t\x12\x12\n\nsent_at_ms\x18\x06 \x01(\x03\x12\x0f\n\x07payload\x18\x07 \x01(\x0c\x12\x11\n\tsignature\x18\x08 \x01(\x0c\"(\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x18\n\x04Ping\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\x18\n\x04Pong\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16swarm/v1/control.proto\x12\x08swarm.v1\"\x95\x01\n\x08\x45nvelope\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0e\n\x06run_id\x18\x02 \x01(\x0c\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0e\n\x06sender\x18\x04 \x01(\t\x12\x11\n\trecipient\x18\x05 \x01(\t\x12\x12\n\nsent_at_ms\x18\x06 \x01(\x03\x12\x0f\n\x07payload\x18\x07 \x01(\x0c\x12\x11\n\tsignature\x18\x08 \x01(\x0c\"(\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x18\n\x04Ping\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"-\n\x04Pong\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\"\x19\n\x06Locate\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\"1\n\x0bLocateReply\x12\r\n\x05\x61live\x18\x01 \x01(\x08\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\"\'\n\tDataToken\x12\x1a\n\x12\x63\x65rtificate_sha256\x18\x01 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,5 +38,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PING']._serialized_start=230
   _globals['_PING']._serialized_end=254
   _globals['_PONG']._serialized_start=256
-  _globals['_PONG']._serialized_end=280
+  _globals['_PONG']._serialized_end=301
+  _globals['_LOCATE']._serialized_start=303
+  _globals['_LOCATE']._serialized_end=328
+  _globals['_LOCATEREPLY']._serialized_start=330
+  _globals['_LOCATEREPLY']._serialized_end=379
+  _globals['_DATATOKEN']._serialized_start=381
+  _globals['_DATATOKEN']._serialized_end=420
 # @@protoc_insertion_point(module_scope)

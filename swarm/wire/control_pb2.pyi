@@ -39,7 +39,29 @@ class Ping(_message.Message):
     def __init__(self, sequence: _Optional[int] = ...) -> None: ...
 
 class Pong(_message.Message):
-    __slots__ = ("sequence",)
+    __slots__ = ("sequence", "incarnation")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     sequence: int
-    def __init__(self, sequence: _Optional[int] = ...) -> None: ...
+    incarnation: bytes
+    def __init__(self, sequence: _Optional[int] = ..., incarnation: _Optional[bytes] = ...) -> None: ...
+
+class Locate(_message.Message):
+    __slots__ = ("peer_id",)
+    PEER_ID_FIELD_NUMBER: _ClassVar[int]
+    peer_id: str
+    def __init__(self, peer_id: _Optional[str] = ...) -> None: ...
+
+class LocateReply(_message.Message):
+    __slots__ = ("alive", "incarnation")
+    ALIVE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    alive: bool
+    incarnation: bytes
+    def __init__(self, alive: bool = ..., incarnation: _Optional[bytes] = ...) -> None: ...
+
+class DataToken(_message.Message):
+    __slots__ = ("certificate_sha256",)
+    CERTIFICATE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    certificate_sha256: bytes
+    def __init__(self, certificate_sha256: _Optional[bytes] = ...) -> None: ...

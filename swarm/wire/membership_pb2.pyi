@@ -60,3 +60,19 @@ class SignedRecord(_message.Message):
     payload: bytes
     signature: bytes
     def __init__(self, payload: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class NamedValue(_message.Message):
+    __slots__ = ("peer_id", "run_id", "name", "value", "issued_at_ms", "lease_ttl_ms")
+    PEER_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    peer_id: str
+    run_id: bytes
+    name: str
+    value: bytes
+    issued_at_ms: int
+    lease_ttl_ms: int
+    def __init__(self, peer_id: _Optional[str] = ..., run_id: _Optional[bytes] = ..., name: _Optional[str] = ..., value: _Optional[bytes] = ..., issued_at_ms: _Optional[int] = ..., lease_ttl_ms: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,54 @@
+# Every target makes what it needs, the virtual environment included:
+#     make demo            four peers on this machine, one killed on the way (about 8 minutes)
+#     make test            unit tests, then real processes on loopback
+# Another Python (3.10 to 3.13):    make test PYTHON=python3.12
+# Arguments for a program:          make demo ARGS="--seconds 60"
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+# Read by pip also for the environments in which it builds source packages.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check proto bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+demo: $(STAMP)  ## train a small swarm of four peers here, kill one, assemble, compare
+	$(BIN)/python -m node demo $(ARGS)
+
+test: $(STAMP)  ## unit tests, then integration tests with real processes
+	$(BIN)/python -m pytest tests/unit -m "not heavy" $(ARGS)
+	$(BIN)/python -m pytest tests/integration -m "not heavy" $(ARGS)
+
+check: $(STAMP)  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy swarm node
+
+proto: $(STAMP)  ## generate swarm/wire from proto/
+	$(BIN)/python proto/generate.py
+
+bench: $(STAMP)  ## run the benchmarks and print their tables
+	@set -e; for script in tests/benchmarks/bench_*.py; do \
+		echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
+
+clean:  ## remove outputs and caches; the virtual environment stays
+	rm -rf build dist demo-out out.json *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+		{ echo "needs Python 3.10 to 3.13; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "could not make $(VENV); on Debian: apt install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,109 @@
+"""`node run init`: found a run by writing its manifest and its key."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from node.exit_codes import OK
+from node.parser import Verbs, add_command, positive_int
+from swarm.config import RunManifest
+from swarm.errors import Code, SwarmError
+from swarm.files import write_atomically
+from swarm.model.config import ModelConfig
+
+EXAMPLES = """\
+  node run init RUN.toml                              8 experts, founded by 2 peers
+  node run init RUN.toml --name law --peers 4         4 peers, 2 experts each
+  node run init RUN.toml --experts 16 --peers 8 --seed 7
+Edit the file before the first start only: a changed manifest is another run."""
+
+
+def register(verbs: Verbs) -> None:
+    """Add `node run init`."""
+    group = add_command(verbs, "run", "make what all peers of a run share", EXAMPLES)
+    actions = group.add_subparsers(dest="action", metavar="ACTION", required=True)
+    parser = add_command(
+        actions, "init", "write a run's manifest, with a comment on every field, and its key",
+        EXAMPLES, run,
+    )  # fmt: skip
+    model = ModelConfig()
+    parser.add_argument("manifest", type=Path, metavar="RUN.toml", help="file to write")
+    parser.add_argument("--name", help="name of the run, for people (default: the file's name)")
+    parser.add_argument(
+        "--experts", type=positive_int, default=model.num_experts, metavar="N",
+        help="routed experts per layer (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--peers", type=positive_int, default=2, metavar="N",
+        help="peers that found the run and share the experts (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--experts-per-peer", type=positive_int, metavar="N",
+        help="experts that each peer holds (default: experts / peers, at most 2)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the initial weights (default: 0)"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite both files")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the manifest and the run key."""
+    key_path = args.manifest.with_suffix(".key")
+    for path in (args.manifest, key_path):
+        if path.exists() and not args.force:
+            raise SwarmError(
+                Code.USAGE, f"{path} exists", "choose another name, or overwrite it with --force"
+            )
+    held = args.experts_per_peer or max(1, min(2, args.experts // args.peers))
+    base = RunManifest()
+    manifest = dataclasses.replace(
+        base,
+        name=args.name or args.manifest.stem,
+        model=dataclasses.replace(
+            base.model, num_experts=args.experts, top_k=min(base.model.top_k, args.experts)
+        ),
+        sync=dataclasses.replace(base.sync, experts_per_peer=held),
+        membership=dataclasses.replace(base.membership, min_peers=args.peers),
+        genesis=dataclasses.replace(base.genesis, seed=args.seed),
+    )
+    manifest = found_run(manifest, args.manifest)
+    if args.json:
+        facts = {"manifest": str(args.manifest), "key": str(key_path), "name": manifest.name}
+        print(json.dumps({**facts, "run_id": manifest.run_id.hex()}))
+    else:
+        print(f"wrote {args.manifest} (run {manifest.run_id.hex()[:16]}) and {key_path}")
+        print("Give the .toml to everybody who takes part; keep the .key to yourself.")
+        print(f"next: node start --run {args.manifest} --data PATH --domain NAME")
+    return OK
+
+
+def found_run(manifest: RunManifest, path: Path) -> RunManifest:
+    """Write `manifest`, completed with its run key and initial state, to `path`.
+
+    The key goes beside it with the suffix .key, mode 0600. Both files are replaced when there.
+    Raises `DIR_NOT_WRITABLE` or `DISK_FULL`.
+    """
+    from swarm.identity import Identity
+    from swarm.model.fragments import FragmentLayout, fragment_sha256, initial_fragment, state_root
+
+    key_path = path.with_suffix(".key")
+    key_path.unlink(missing_ok=True)
+    layout = FragmentLayout.of(
+        manifest.model, manifest.sync.trunk_fragments, manifest.sync.router_rows
+    )
+    seed = manifest.genesis.seed
+    hashes = {
+        name: fragment_sha256(initial_fragment(manifest.model, layout, name, seed))
+        for name in layout.names
+    }
+    genesis = dataclasses.replace(manifest.genesis, state_root=state_root(hashes).hex())
+    identity = Identity.load_or_create(key_path)
+    complete = dataclasses.replace(
+        manifest, genesis=genesis, run_public_key=identity.public_key.hex()
+    )
+    write_atomically(path, complete.to_toml().encode())
+    return complete

@@ -1,0 +1,84 @@
+"""Client of a daemon's control API: gRPC over the Unix socket in the node's directory.
+
+    with ControlClient(directory) as control:
+        print(control.status().state)
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from node.paths import socket_path
+from swarm.errors import Code, SwarmError
+from swarm.wire import node_pb2, node_pb2_grpc
+
+TIMEOUT = timedelta(seconds=5)
+# A proxy of the environment has no part in a Unix socket.
+CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", 64 << 20)]
+
+
+class ControlClient:
+    """Asks one daemon. Not for use by several threads."""
+
+    def __init__(self, directory: Path, timeout: timedelta = TIMEOUT) -> None:
+        self.directory = directory
+        self._timeout_s = timeout.total_seconds()
+        self._channel = grpc.insecure_channel(
+            f"unix:{socket_path(directory)}", options=CHANNEL_OPTIONS
+        )
+        self._stub = node_pb2_grpc.NodeControlStub(self._channel)
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def status(self) -> node_pb2.StatusReply:
+        """What the node does now. Raises `NODE_NOT_RUNNING` or `STAGE_TIMEOUT`."""
+        reply: node_pb2.StatusReply = self._call(self._stub.Status, node_pb2.StatusRequest())
+        return reply
+
+    def stop(self, reason: str) -> bool:
+        """Ask the daemon to stop; returns at once. Errors as for `status`."""
+        reply: node_pb2.StopReply = self._call(
+            self._stub.Stop, node_pb2.StopRequest(reason=reason)
+        )
+        return reply.stopping
+
+    def history(self, after_round: int = 0) -> list[node_pb2.RoundSummary]:
+        """Rounds later than `after_round` that this node knows of. Errors as for `status`."""
+        reply: node_pb2.HistoryReply = self._call(
+            self._stub.GetHistory, node_pb2.HistoryRequest(after_round=after_round)
+        )
+        return list(reply.rounds)
+
+    def _call(self, method: Any, request: Any) -> Any:
+        try:
+            return method(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise self._translated(error) from None
+
+    def _translated(self, error: Any) -> SwarmError:
+        code = error.code()
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return SwarmError(
+                Code.NODE_NOT_RUNNING,
+                f"no node is running in {self.directory}",
+                "start one with: node start, or name its directory with --dir",
+            )
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return SwarmError(
+                Code.STAGE_TIMEOUT,
+                f"the node in {self.directory} runs but did not answer in {self._timeout_s:g} s",
+                "the machine may be overloaded; ask again",
+            )
+        return SwarmError(Code.INTERNAL, f"control API: {code.name}: {error.details()}")

@@ -1,0 +1,44 @@
+"""What one daemon is told at its start; `node start` fills it in from the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaemonConfig:
+    """Settings of one node, none of which the other peers have to agree on."""
+
+    manifest_path: Path
+    """The run's manifest, RUN.toml."""
+
+    data: str
+    """Path of the text to train on, or a built-in corpus such as `demo:python`."""
+
+    domain: str
+    """Name of what the data is about; shown to others, unlike the data."""
+
+    peers: tuple[str, ...]
+    """Addresses (multiaddr with /p2p/<id>) of peers to join through; none founds the run."""
+
+    directory: Path
+    """Holds everything of the node: key, fragments, token shards, socket, log."""
+
+    name: str
+    """Display name."""
+
+    host: str
+    """Interface to listen on."""
+
+    port: int
+    """TCP port of the peer-to-peer daemon; 0 picks a free one."""
+
+    threads: int
+    """CPU threads of the worker."""
+
+    device: str
+    """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`."""
+
+    allow_solo: bool
+    """Train although no other peer is there."""

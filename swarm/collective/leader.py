@@ -1,0 +1,430 @@
+"""The leader of one round: collect the ready, propose a plan, gather results, have them voted.
+
+A `RoundLeader` lives on whichever peer the succession points to (`RoundMember` starts it) and can
+be replaced at any moment: all it knows is asked again by its successor. It repeats attempts with
+the survivors until a record is committed, here or by somebody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+from swarm.collective.consensus import (
+    BallotKey,
+    ballot_key,
+    fragment_results,
+    make_ballot,
+    outcome_of,
+    parse_record,
+    quorum,
+    record_to_adopt,
+    verify_vote,
+)
+from swarm.collective.plan import PlanInputs, make_plan
+from swarm.collective.state import version_message
+from swarm.errors import SwarmError
+from swarm.identity import verify
+from swarm.wire import collective_pb2 as pb
+
+if TYPE_CHECKING:
+    from swarm.collective.member import RoundMember
+
+SETTLE_S = 1.5  # a founding waits so long for one more peer
+RETRY_S = 0.5
+PARTIAL_VOTES_S = 1.0  # after a quorum, how long to wait for the other votes
+
+
+def straggler_deadline_s(spreads: Collection[float], floor_s: float, ceiling_s: float) -> float:
+    """How long to wait for live peers after the first was ready: median + 3 MAD of past rounds.
+
+    `spreads`: seconds between the first and the last arrival of earlier rounds. With fewer than
+    three of them the ceiling holds. Source: hivemind issue 676.
+    """
+    if len(spreads) < 3:
+        return ceiling_s
+    middle = median(spreads)
+    deviation = median(abs(s - middle) for s in spreads)
+    return min(max(middle + 3 * deviation + floor_s, floor_s), ceiling_s)
+
+
+class RoundLeader:
+    """Leads the round that follows `key` = (commit id, round)."""
+
+    def __init__(self, member: RoundMember, key: tuple[bytes, int]) -> None:
+        self.key = key
+        self.finished = False
+        self._member = member
+        self._started = member.context.clock()
+        self._ready: dict[str, pb.Ready] = {}
+        self._arrived: dict[str, float] = {}
+        self._reports: dict[tuple[BallotKey, str], pb.Report] = {}
+        self._changed = asyncio.Condition()
+        self._attempt = 0
+        self._attempts = 0
+        self._dead: dict[str, str] = {}  # leave the roster with this round's commit
+        self._excluded: dict[str, str] = {}  # alive, but not in this round's attempts
+        self._accused: dict[tuple[str, str], int] = {}
+
+    # ---- what arrives ---------------------------------------------------------------------
+
+    def note_ready(self, sender: str, ready: pb.Ready) -> None:
+        """A peer is at the round's boundary; repeated calls show that it is alive."""
+        now = self._member.context.clock()
+        if sender not in self._ready:
+            self._arrived[sender] = now
+        self._ready[sender] = ready
+        self._member.heard[sender] = now
+        self._dead.pop(sender, None)
+        self._member.spawn(self._notify())
+
+    async def note_report(self, sender: str, report: pb.Report) -> bool:
+        """A member finished, or failed, an attempt."""
+        self._reports[(ballot_key(report.ballot), sender)] = report
+        await self._notify()
+        return True
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait_change(self, limit_s: float) -> None:
+        async with self._changed:
+            try:
+                await asyncio.wait_for(self._changed.wait(), limit_s)
+            except asyncio.TimeoutError:
+                return
+
+    # ---- the round ------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Lead until the round is decided."""
+        try:
+            while self._open():
+                await self._collect()
+                if self._open() and not await self._one_attempt():
+                    await asyncio.sleep(RETRY_S * (1 + random.random()))
+        finally:
+            self.finished = True
+
+    def _open(self) -> bool:
+        ledger = self._member.ledger
+        return self.key == (ledger.commit_id, ledger.next_round)
+
+    @property
+    def _founding(self) -> bool:
+        return self._member.ledger.record is None
+
+    def _roster(self) -> list[str]:
+        record = self._member.ledger.record
+        if record is not None:
+            return list(record.roster)
+        return sorted(p for p in self._ready if p not in self._dead)
+
+    async def _collect(self) -> None:
+        """Wait for everybody who lives, at most until the adaptive deadline."""
+        clock = self._member.context.clock
+        while self._open():
+            roster = self._roster()
+            if self._founding:
+                newest = max(self._arrived.values(), default=clock())
+                enough = len(roster) >= self._member.context.manifest.membership.min_peers
+                if enough and clock() - newest > SETTLE_S:
+                    return
+            else:
+                await self._bury(p for p in roster if p not in self._ready)
+                if all(p in self._ready or p in self._dead for p in roster):
+                    return
+                if clock() - self._started > self._deadline_s():
+                    return
+            await self._wait_change(RETRY_S)
+
+    def _deadline_s(self) -> float:
+        timeouts = self._member.timeouts
+        floor_s = max(2 * timeouts.heartbeat_s, 0.0)
+        return straggler_deadline_s(self._member.arrival_spreads, floor_s, timeouts.round_s)
+
+    async def _bury(self, peers: Iterable[str]) -> None:
+        """Ping peers that were not heard of for a while; note those that are dead."""
+        member = self._member
+        horizon = member.context.clock() - member.timeouts.heartbeat_s / 2
+        silent = [p for p in peers if member.heard.get(p, 0.0) < horizon and p != member.me]
+        answers = await asyncio.gather(*(member.alive(p) for p in silent))
+        for peer, alive in zip(silent, answers, strict=True):
+            if alive:
+                self._dead.pop(peer, None)
+            else:
+                self._dead[peer] = "does not answer"
+
+    async def _one_attempt(self) -> bool:
+        """One ballot. True when it led to a commit, False to try again."""
+        member = self._member
+        unanimous = self._founding or self._branching()
+        electorate = self._electorate(unanimous)
+        self._attempt = max(self._attempt, member.ledger.acceptor().promised[0]) + 1
+        self._attempts += 1
+        ballot = make_ballot((self._attempt, member.me))
+        plan = self._plan(ballot, electorate, unanimous)
+        promises = await self._propose(plan)
+        for promise in promises.values():
+            if promise.commit.record:
+                await member.adopt(promise.commit)
+                return True
+            self._attempt = max(self._attempt, promise.promised.attempt)
+        granted = {p for p, promise in promises.items() if promise.granted}
+        if len(granted & set(electorate)) < quorum(len(electorate), unanimous):
+            await self._bury(p for p in electorate if p not in promises)
+            return False
+        refused = [m.peer for m in plan.members if m.peer not in granted]
+        if refused:
+            self._drop(refused, promises)
+            return False
+        record = record_to_adopt(p for p in promises.values() if p.granted)
+        if not record:
+            reports = await self._gather_reports(plan)
+            if reports is None:
+                return False
+            record = self._record(plan, reports).SerializeToString()
+        return await self._decide(ballot, record)
+
+    def _branching(self) -> bool:
+        roster = self._roster()
+        living = [p for p in roster if p not in self._dead]
+        return self._member.may_branch() and len(living) < quorum(len(roster))
+
+    def _electorate(self, unanimous: bool) -> list[str]:
+        return [p for p in self._roster() if not unanimous or p not in self._dead]
+
+    def _plan(self, ballot: pb.Ballot, electorate: Sequence[str], unanimous: bool) -> pb.Plan:
+        member = self._member
+        manifest = member.context.manifest
+        base = {f: self._agreed(f).theta_sha256 for f in member.context.policy.numel}
+        offers: dict[str, dict[str, float]] = {}
+        for peer, ready in self._ready.items():
+            left_out = peer in self._dead or peer in self._excluded or ready.joining
+            if left_out or not ready.contributions:
+                continue
+            offers[peer] = {
+                c.fragment: c.weight
+                for c in ready.contributions
+                if base.get(c.fragment) == c.base_sha256
+            }
+        records = {p: member.context.directory.note(r.record) for p, r in self._ready.items()}
+        plan = make_plan(
+            PlanInputs(
+                run_id=member.run_id,
+                branch=member.ledger.branch,
+                round=self.key[1],
+                ballot=ballot,
+                base_commit=self.key[0],
+                electorate=electorate,
+                unanimous=unanimous,
+                offers=offers,
+                numel=member.context.policy.numel,
+                records={p: self._ready[p].record for p in offers},
+                codec=manifest.sync.codec,
+                equal_weights=manifest.sync.weights == "equal",
+                readers_keep_all=manifest.sync.forward == "full",
+                attempt_timeout_ms=round(1000 * member.timeouts.attempt_s),
+                bandwidth={p: r.bandwidth_bps for p, r in records.items() if r is not None},
+            )
+        )
+        return plan
+
+    async def _propose(self, plan: pb.Plan) -> dict[str, pb.Promise]:
+        peers = sorted({*plan.electorate, *(m.peer for m in plan.members)} - set(self._dead))
+
+        async def ask(peer: str) -> pb.Promise | None:
+            if peer == self._member.me:
+                return await self._member.promise_to_self(plan)
+            try:
+                return await self._member.call(peer, plan, pb.Promise)
+            except SwarmError:
+                return None
+
+        answers = await asyncio.gather(*(ask(p) for p in peers))
+        return {p: a for p, a in zip(peers, answers, strict=True) if a is not None}
+
+    def _drop(self, peers: Collection[str], promises: Mapping[str, pb.Promise]) -> None:
+        """Leave members out of the next attempt that did not answer or refused this one."""
+        for peer in peers:
+            if peer not in promises:
+                self._dead[peer] = "does not answer"
+            elif not promises[peer].promised.attempt:
+                self._excluded[peer] = promises[peer].reason
+
+    async def _gather_reports(self, plan: pb.Plan) -> dict[str, pb.Report] | None:
+        """The members' results; None when the attempt failed (suspects are noted)."""
+        member = self._member
+        if not plan.fragments:
+            return {}
+        ballot = ballot_key(plan.ballot)
+        expected = {m.peer for m in plan.members}
+        deadline = member.context.clock() + plan.attempt_timeout_ms / 1000
+        while self._open():
+            reports = {p: r for p in expected if (r := self._reports.get((ballot, p))) is not None}
+            failed = {p: r for p, r in reports.items() if r.suspects or r.failure}
+            if failed:
+                await self._judge(failed, expected)
+                return None
+            waiting = expected - set(reports) - set(self._dead)
+            if not waiting:
+                return reports
+            if member.context.clock() > deadline:
+                self._excluded.update({p: "missed the attempt's deadline" for p in waiting})
+                return None
+            await self._bury(waiting)
+            if member.ledger.acceptor().promised > ballot:
+                return None
+            await self._wait_change(RETRY_S)
+        return None
+
+    async def _judge(self, failed: Mapping[str, pb.Report], expected: Collection[str]) -> None:
+        """Decide who is left out of the next attempt, from who accuses whom of what."""
+        await asyncio.sleep(0.2)  # other accusations of the same failure are on their way
+        accused: dict[str, str] = {}
+        for accuser, report in failed.items():
+            for suspect in report.suspects:
+                if suspect.peer != accuser:
+                    accused[suspect.peer] = suspect.reason
+                    pair = (accuser, suspect.peer)
+                    self._accused[pair] = self._accused.get(pair, 0) + 1
+        suspects = [p for p in accused if p in expected and p != self._member.me]
+        answers = await asyncio.gather(*(self._member.alive(p) for p in suspects))
+        for peer, alive in zip(suspects, answers, strict=True):
+            if not alive:
+                self._dead[peer] = accused[peer]
+            elif accused[peer] == "NON_FINITE":
+                self._excluded[peer] = "its update is not finite"
+            elif max(n for pair, n in self._accused.items() if pair[1] == peer) >= 2:
+                self._excluded[peer] = f"link trouble: {accused[peer]}"
+
+    # ---- the decision ---------------------------------------------------------------------
+
+    def _record(self, plan: pb.Plan, reports: dict[str, pb.Report]) -> pb.RoundRecord:
+        member = self._member
+        previous = member.ledger.record
+        advanced = fragment_results(plan, reports)
+        contributors = {m.peer for m in plan.members}
+        roster = self._roster()
+        joined = [p for p in self._living_joiners() if p not in roster]
+        staying = sorted({p for p in roster if p not in self._dead} | set(joined))
+        missing = self._missing(roster, contributors)
+        tokens = sum(self._ready[p].tokens for p in contributors)
+        record = pb.RoundRecord(
+            run_id=member.run_id,
+            branch=self._branch(plan),
+            round=self.key[1],
+            previous=self.key[0],
+            electorate=plan.electorate,
+            unanimous=plan.unanimous,
+            roster=staying,
+            missing=missing,
+            joined=sorted(joined),
+            left=sorted(p for p in roster if p not in staying),
+            committed_tokens=(previous.committed_tokens if previous else 0) + tokens,
+            routed_tokens=self._routed(contributors),
+            loss=sum(self._ready[p].loss * self._ready[p].tokens for p in contributors)
+            / max(1, tokens),
+            proposer=member.me,
+            attempts=self._attempts,
+            decided_at_ms=round(1000 * member.context.wall_clock()),
+        )
+        planned = {f.fragment: f for f in plan.fragments}
+        for name in sorted(member.context.policy.numel):
+            outcome = record.fragments.add(advanced=name in advanced)
+            outcome.state.CopyFrom(advanced[name] if name in advanced else self._agreed(name))
+            if name in advanced:
+                outcome.contributors.extend(planned[name].contributors)
+                outcome.weights.extend(planned[name].weights)
+        held = {a.peer: list(a.experts) for a in previous.assignments} if previous else {}
+        for peer, experts in sorted(member.context.policy.assign(staying, held).items()):
+            record.assignments.add(peer=peer, experts=experts)
+        record.outcome = (
+            pb.FOUNDED if self._founding else outcome_of(list(advanced), list(planned), missing)
+        )
+        return record
+
+    def _agreed(self, fragment: str) -> pb.FragmentVersion:
+        """What everybody agrees a fragment is before this round."""
+        previous = self._member.ledger.record
+        if previous is None:
+            return version_message(fragment, self._member.context.policy.initial(fragment))
+        return next(o.state for o in previous.fragments if o.state.fragment == fragment)
+
+    def _branch(self, plan: pb.Plan) -> bytes:
+        if not plan.unanimous:
+            return bytes(plan.branch)
+        founders = ",".join(plan.electorate).encode()
+        seed = b"|".join((plan.run_id, plan.base_commit, founders, b"branch"))
+        return hashlib.sha256(seed).digest()[:16]
+
+    def _living_joiners(self) -> list[str]:
+        horizon = self._member.context.clock() - self._member.timeouts.heartbeat_s
+        return [p for p in self._ready if self._member.heard.get(p, 0.0) >= horizon]
+
+    def _missing(self, roster: Sequence[str], contributors: Collection[str]) -> list[pb.Suspect]:
+        if self._founding:
+            return []
+        reasons = {p: "not ready in time" for p in roster if p not in contributors}
+        reasons.update({p: "has just joined" for p in reasons if p in self._ready})
+        reasons.update({p: w for p, w in self._excluded.items() if p in reasons})
+        reasons.update({p: w for p, w in self._dead.items() if p in reasons})
+        return [pb.Suspect(peer=p, reason=reasons[p]) for p in sorted(reasons)]
+
+    def _routed(self, contributors: Collection[str]) -> list[int]:
+        rows = [list(self._ready[p].routed_tokens) for p in sorted(contributors)]
+        width = max((len(row) for row in rows), default=0)
+        return [sum(row[i] for row in rows if len(row) == width) for i in range(width)]
+
+    async def _decide(self, ballot: pb.Ballot, record: bytes) -> bool:
+        """Have the record voted and tell everybody. True when it was committed."""
+        member = self._member
+        parsed = parse_record(record)
+        needed = quorum(len(parsed.electorate), parsed.unanimous)
+        accept = pb.Accept(ballot=ballot, record=record)
+        votes: dict[str, pb.Vote] = {}
+
+        async def ask(peer: str) -> None:
+            try:
+                if peer == member.me:
+                    reply = await member.vote_for_self(accept)
+                else:
+                    reply = await member.call(peer, accept, pb.AcceptReply)
+            except SwarmError:
+                return
+            if verify_vote(reply.vote, record, member.run_id, verify) and reply.vote.voter == peer:
+                votes[peer] = reply.vote
+
+        peers = [p for p in parsed.electorate if p not in self._dead or parsed.unanimous]
+        tasks = [asyncio.create_task(ask(p)) for p in peers]
+        try:
+            for next_done in asyncio.as_completed(tasks):
+                await next_done
+                if len(votes) >= needed:
+                    break
+            if len(votes) < needed:
+                return False
+            await asyncio.wait(tasks, timeout=PARTIAL_VOTES_S)
+        finally:
+            for task in tasks:
+                task.cancel()
+        commit = pb.Commit(record=record, votes=[votes[p] for p in sorted(votes)])
+        if not self._founding:
+            member.arrival_spreads.append(max(self._arrived.values()) - self._started)
+        await member.adopt(commit)
+        others = sorted({*parsed.electorate, *parsed.roster} - {member.me})
+        await asyncio.gather(*(self._tell(p, commit) for p in others))
+        return True
+
+    async def _tell(self, peer: str, commit: pb.Commit) -> None:
+        for _ in range(2):
+            try:
+                await self._member.call(peer, commit, pb.CommitReply)
+                return
+            except SwarmError:
+                await asyncio.sleep(RETRY_S)

@@ -1,0 +1,116 @@
+"""The canonical fragments of a peer: parameters, outer momentum, version, hashes.
+
+Arrays are never changed in place: a round makes new ones in a shadow, and a commit swaps them in.
+So the state of the last commits can be served to others while the next one is being computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from swarm.collective.codecs import F32
+from swarm.wire import collective_pb2 as pb
+
+
+def sha256_of(values: F32) -> bytes:
+    """SHA-256 over the little-endian fp32 bytes of a flat array."""
+    return hashlib.sha256(values.astype("<f4", copy=False).data).digest()
+
+
+@dataclass(frozen=True)
+class FragmentState:
+    """One fragment as everybody agrees it is."""
+
+    theta: F32
+    momentum: F32
+    version: int
+    theta_sha256: bytes
+    momentum_sha256: bytes
+
+    @classmethod
+    def of(cls, theta: F32, momentum: F32, version: int) -> FragmentState:
+        """Hash the arrays; they must not be changed any more."""
+        return cls(theta, momentum, version, sha256_of(theta), sha256_of(momentum))
+
+    @classmethod
+    def initial(cls, theta: F32) -> FragmentState:
+        """Version 0, with zero momentum."""
+        return cls.of(theta, np.zeros_like(theta), 0)
+
+    def matches(self, version: pb.FragmentVersion) -> bool:
+        """True when parameters and momentum have the agreed hashes."""
+        agreed = (version.theta_sha256, version.momentum_sha256)
+        return (self.theta_sha256, self.momentum_sha256) == agreed
+
+
+def version_message(fragment: str, state: FragmentState) -> pb.FragmentVersion:
+    """The wire form of what a state is."""
+    return pb.FragmentVersion(
+        fragment=fragment,
+        version=state.version,
+        theta_sha256=state.theta_sha256,
+        momentum_sha256=state.momentum_sha256,
+    )
+
+
+class CanonicalState:
+    """All fragments that this peer keeps, the previous generation, and the open shadows."""
+
+    def __init__(self, fragments: Mapping[str, FragmentState]) -> None:
+        self.fragments: dict[str, FragmentState] = dict(fragments)
+        self._previous: dict[str, FragmentState] = {}
+        self._shadows: list[dict[str, FragmentState]] = []
+
+    def add_shadow(self, shadow: dict[str, FragmentState]) -> None:
+        """Keep the result of an attempt until a commit says which one stands."""
+        self._shadows.append(shadow)
+
+    def adopt(self, record: pb.RoundRecord, wanted: Iterable[str]) -> list[pb.FragmentVersion]:
+        """Swap in what the record agreed on; returns the fragments that must be downloaded.
+
+        A fragment of ours that does not have the agreed hash is never kept as if it had.
+        """
+        keep = set(wanted)
+        candidates = [*reversed(self._shadows), self.fragments, self._previous]
+        chosen: dict[str, FragmentState] = {}
+        lacking: list[pb.FragmentVersion] = []
+        for outcome in record.fragments:
+            agreed = outcome.state
+            if agreed.fragment not in keep:
+                continue
+            matching = (
+                generation[agreed.fragment]
+                for generation in candidates
+                if agreed.fragment in generation and generation[agreed.fragment].matches(agreed)
+            )
+            found = next(matching, None)
+            if found is None:
+                lacking.append(agreed)
+            else:
+                chosen[agreed.fragment] = replace(found, version=agreed.version)
+        self._previous = self.fragments
+        self.fragments = chosen
+        self._shadows = []
+        return lacking
+
+    def put(self, fragment: str, state: FragmentState) -> None:
+        """Add a downloaded fragment."""
+        self.fragments[fragment] = state
+
+    def blob(self, sha256: bytes) -> memoryview | None:
+        """The bytes with that hash, from this or the previous generation or an open shadow."""
+        for generation in (self.fragments, self._previous, *self._shadows):
+            for state in generation.values():
+                if state.theta_sha256 == sha256:
+                    return state.theta.data.cast("B")
+                if state.momentum_sha256 == sha256:
+                    return state.momentum.data.cast("B")
+        return None
+
+    def hashes(self) -> dict[str, bytes]:
+        """Parameter hash of each fragment."""
+        return {name: state.theta_sha256 for name, state in self.fragments.items()}

@@ -1,0 +1,64 @@
+"""Fragments on disk, addressed by their SHA-256, so that a peer can restart without the swarm.
+
+A blob is written once under its hash (temporary file, sync, rename) and checked when it is read; a
+damaged blob is removed and fetched again from other peers. `keep` prunes what no commit needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from swarm.errors import Code, SwarmError
+from swarm.files import storage_error, write_atomic
+
+F32 = npt.NDArray[np.float32]
+
+
+class FragmentStore:
+    """Content-addressed fp32 arrays in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(directory, error) from error
+
+    def _path(self, sha256: bytes) -> Path:
+        return self._directory / f"{sha256.hex()}.f32"
+
+    def put(self, sha256: bytes, values: F32) -> None:
+        """Write an array under its hash unless it is there. Raises `DISK_FULL`."""
+        path = self._path(sha256)
+        if not path.exists():
+            write_atomic(path, values.astype("<f4", copy=False).data.cast("B"))
+
+    def get(self, sha256: bytes) -> F32 | None:
+        """The array with that hash, or None. Raises `FRAGMENT_CORRUPT` after removing damage."""
+        path = self._path(sha256)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_error(path, error) from error
+        if hashlib.sha256(data).digest() != sha256:
+            path.unlink(missing_ok=True)
+            raise SwarmError(
+                Code.FRAGMENT_CORRUPT,
+                f"{path} does not have its hash",
+                "it was removed; the fragment is fetched again from the swarm",
+            )
+        return np.frombuffer(data, dtype="<f4")
+
+    def keep(self, hashes: Iterable[bytes]) -> None:
+        """Remove every blob that is not named."""
+        names = {self._path(sha256).name for sha256 in hashes}
+        for path in self._directory.iterdir():
+            if path.name not in names:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,39 @@
+"""Writing files so that a crash leaves the old content or the new, never a part of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from swarm.errors import Code, SwarmError
+
+
+def storage_error(path: Path, error: OSError) -> SwarmError:
+    """The typed error for a failed write: `DISK_FULL` or `DIR_NOT_WRITABLE`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SwarmError(Code.DISK_FULL, f"{path}: {error.strerror}", "free some space")
+    hint = "choose another directory with --dir, or change its owner or permissions"
+    return SwarmError(Code.DIR_NOT_WRITABLE, f"{path}: {error.strerror or error}", hint)
+
+
+def write_atomic(path: Path, data: bytes | memoryview, *, mode: int = 0o644) -> None:
+    """Write `data` to a temporary file beside `path`, sync it, and rename it over `path`.
+
+    Raises `DISK_FULL` or `DIR_NOT_WRITABLE`; the temporary file is removed then.
+    """
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise storage_error(path, error) from error

@@ -1,0 +1,126 @@
+"""SwiGLU experts, computed grouped: tokens are sorted by expert, none is dropped.
+
+Each expert with tokens takes one set of matrix products over exactly its tokens. An expert without
+tokens takes no part, so its parameters keep `grad = None` and an optimizer leaves them alone (a
+zero gradient would still decay them and follow old momentum). Letters in tensor names: N tokens,
+K experts per token, R = N * K rows sorted by expert, D d_model, F hidden width of an expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from swarm.model.config import ModelConfig
+from swarm.model.router import Router, RouterStats, Routing
+
+Spans = tuple[slice, ...]  # rows of each expert that has tokens
+
+
+class Expert(nn.Module):
+    """Parameters of one SwiGLU expert: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.up_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.down_proj = nn.Linear(config.d_ff, config.d_model, bias=False)
+
+    @property
+    def matrices(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Gate [F, D], up [F, D], down [D, F]."""
+        return self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight
+
+
+class MixtureOfExperts(nn.Module):
+    """Router and experts of one layer; `experts` are those that exist in this model."""
+
+    def __init__(self, config: ModelConfig, experts: Sequence[int]) -> None:
+        super().__init__()
+        self.gate = Router(config, experts)
+        self.experts = nn.ModuleDict({str(e): Expert(config) for e in experts})
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, RouterStats]:
+        """[B, T, D] to [B, T, D]: the weighted sum of the chosen experts' outputs."""
+        x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
+        routing: Routing = self.gate(x_ND)
+        spans, matrices, start = [], [], 0
+        for expert, count in zip(self.experts.values(), routing.counts_M.tolist(), strict=True):
+            if count:
+                spans.append(slice(start, start + count))
+                matrices += expert.matrices
+                start += count
+        y_ND = _GroupedExperts.apply(
+            x_ND, routing.weights_NK, routing.chosen_NK, tuple(spans), *matrices
+        )
+        return y_ND.view_as(x_BTD), routing.stats
+
+
+class _GroupedExperts(torch.autograd.Function):
+    """Weighted sum of the chosen experts' outputs, with a gradient written by hand.
+
+    All steps of one expert run before the next expert's, because a group of rows fits the
+    processor's cache and the whole batch does not: elementwise work on the whole batch costs as
+    much as the matrix products. The routing weight is applied before the down projection, which
+    makes its gradient need no copy of the outputs.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_ND: Tensor, weights_NK: Tensor, chosen_NK: Tensor, spans: Spans, *matrices: Tensor
+    ) -> Tensor:
+        order_R = chosen_NK.view(-1).argsort(stable=True)
+        token_R = order_R // chosen_NK.shape[1]
+        weight_R1 = weights_NK.reshape(-1, 1).index_select(0, order_R)
+        out_ND = torch.zeros_like(x_ND)
+        saved = []
+        for rows, (gate, up, down) in zip(spans, _triples(matrices, x_ND.dtype), strict=True):
+            x_rD = x_ND.index_select(0, token_R[rows])
+            gate_rF, up_rF = x_rD @ gate.t(), x_rD @ up.t()
+            hidden_rF = F.silu(gate_rF).mul_(up_rF).mul_(weight_R1[rows])
+            out_ND.index_add_(0, token_R[rows], hidden_rF @ down.t())
+            saved += [x_rD, gate_rF, up_rF]
+        ctx.spans = spans
+        ctx.save_for_backward(order_R, token_R, weight_R1, *matrices, *saved)
+        return out_ND
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
+        order_R, token_R, weight_R1, *rest = ctx.saved_tensors
+        matrices, saved = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+        grads: list[Tensor | None] = []
+        dx_ND = torch.zeros_like(grad_ND)
+        dweight_R = torch.empty_like(weight_R1[:, 0])
+        triples = zip(ctx.spans, _triples(matrices, grad_ND.dtype), _triples(saved), strict=True)
+        for rows, (gate, up, down), (x_rD, gate_rF, up_rF) in triples:
+            gate_wanted, up_wanted, down_wanted = ctx.needs_input_grad[4 + len(grads) :][:3]
+            weight_r1 = weight_R1[rows]
+            dout_rD = grad_ND.index_select(0, token_R[rows])
+            silu_rF = F.silu(gate_rF)
+            dhidden_rF = dout_rD @ down
+            hidden_rF = silu_rF * up_rF
+            torch.sum(dhidden_rF * hidden_rF, dim=-1, out=dweight_R[rows])
+            ddown = dout_rD.t() @ hidden_rF.mul_(weight_r1) if down_wanted else None
+            dhidden_rF.mul_(weight_r1)
+            dup_rF = silu_rF.mul_(dhidden_rF)
+            dgate_rF = torch.ops.aten.silu_backward(dhidden_rF.mul_(up_rF), gate_rF)
+            dx_ND.index_add_(0, token_R[rows], (dgate_rF @ gate).addmm_(dup_rF, up))
+            grads += [
+                dgate_rF.t() @ x_rD if gate_wanted else None,
+                dup_rF.t() @ x_rD if up_wanted else None,
+                ddown,
+            ]
+        dweights = torch.empty_like(dweight_R).index_copy_(0, order_R, dweight_R)
+        return dx_ND, dweights.view(len(grad_ND), -1), None, None, *grads
+
+
+def _triples(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Iterator[list[Tensor]]:
+    """The tensors in threes, cast to `dtype` if given."""
+    for i in range(0, len(tensors), 3):
+        yield [tensor if dtype is None else tensor.to(dtype) for tensor in tensors[i : i + 3]]

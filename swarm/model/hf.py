@@ -1,0 +1,177 @@
+"""Save and load the model as a Hugging Face `flex_olmo` directory.
+
+    save_hf(directory, config, model)
+    model = load_hf(directory)
+
+The directory (`config.json`, `model.safetensors`) loads with
+`transformers.AutoModelForCausalLM.from_pretrained` and gives the same logits. Router rows, one
+tensor per expert here, are stacked to Hugging Face's one matrix per layer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from swarm.errors import Code, SwarmError
+from swarm.files import write_atomic
+from swarm.model.config import BYTE_VOCAB, ModelConfig
+from swarm.model.transformer import Transformer
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+_ROUTER_ROW = re.compile(r"(.*\.mlp\.gate\.weight)\.(\d+)")
+_FIELDS = {  # ours: theirs
+    "vocab_size": "vocab_size",
+    "d_model": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "d_ff": "intermediate_size",
+    "num_experts": "num_experts",
+    "top_k": "num_experts_per_tok",
+    "norm_topk_prob": "norm_topk_prob",
+    "context_length": "max_position_embeddings",
+    "rope_theta": "rope_theta",
+    "rms_norm_eps": "rms_norm_eps",
+    "init_std": "initializer_range",
+}
+_FIXED = {  # what this architecture does not vary
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "rope_scaling": None,
+    "tie_word_embeddings": False,
+}
+
+
+def hf_config(config: ModelConfig) -> dict[str, Any]:
+    """Content of `config.json`."""
+    bytes_only = config.vocab_size == BYTE_VOCAB
+    special = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}
+    return {
+        "architectures": ["FlexOlmoForCausalLM"],
+        "model_type": "flex_olmo",
+        "torch_dtype": "float32",
+        **_FIXED,
+        **(special if bytes_only else dict.fromkeys(special)),
+        **{theirs: getattr(config, ours) for ours, theirs in _FIELDS.items()},
+    }
+
+
+def hf_tensors(source: Transformer | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tensors under Hugging Face names, from a model with all experts or from named tensors.
+
+    Named tensors are those of `fragments.fragment_tensors`: router rows one by one.
+    """
+    if isinstance(source, Transformer):
+        source = {
+            name: parameter.detach().float().cpu().numpy()
+            for name, parameter in source.named_parameters()
+        }
+    tensors: dict[str, np.ndarray] = {}
+    rows: dict[str, dict[int, np.ndarray]] = {}
+    for name, values in source.items():
+        if match := _ROUTER_ROW.fullmatch(name):
+            rows.setdefault(match[1], {})[int(match[2])] = values
+        else:
+            tensors[name] = np.ascontiguousarray(values, dtype=np.float32)
+    for name, by_expert in rows.items():
+        tensors[name] = np.stack([by_expert[e] for e in range(len(by_expert))])
+    return tensors
+
+
+def save_hf(
+    directory: Path, config: ModelConfig, source: Transformer | Mapping[str, np.ndarray]
+) -> None:
+    """Write `config.json` and `model.safetensors` into `directory`; equal input, equal bytes.
+
+    Raises `DISK_FULL` or `DIR_NOT_WRITABLE`.
+    """
+    content = json.dumps(hf_config(config), indent=2, sort_keys=True) + "\n"
+    weights = save(hf_tensors(source), metadata={"format": "pt"})
+    write_atomic(directory / CONFIG, content.encode())
+    write_atomic(directory / WEIGHTS, weights)
+
+
+def load_hf(directory: Path) -> Transformer:
+    """Model from a directory in the format of `save_hf`, also one in several safetensors files.
+
+    Raises `MODEL_UNREADABLE` for files that are missing, corrupt or of another architecture.
+    """
+    try:
+        config = _model_config(json.loads((directory / CONFIG).read_text(encoding="utf-8")))
+        model = Transformer(config, seed=None)
+        _load_weights(directory, model)
+    except SwarmError as error:
+        raise _unreadable(directory, error.message) from error
+    except (OSError, UnicodeDecodeError, ValueError, SafetensorError) as error:
+        raise _unreadable(directory, str(error)) from error
+    return model
+
+
+def _model_config(content: Any) -> ModelConfig:
+    if not isinstance(content, dict) or content.get("model_type") != "flex_olmo":
+        raise ValueError(f"{CONFIG} is not of model_type flex_olmo")
+    for key, value in _FIXED.items():
+        if content.get(key, value) != value:
+            raise ValueError(f"{CONFIG}: {key} {content[key]!r} is not supported, only {value!r}")
+    values = {}
+    for ours, theirs in _FIELDS.items():
+        if theirs not in content:
+            raise ValueError(f"{CONFIG} has no {theirs}")
+        kind = type(getattr(ModelConfig, ours))
+        value = float(content[theirs]) if kind is float else content[theirs]
+        if type(value) is not kind:
+            raise ValueError(f"{CONFIG}: {theirs} must be {kind.__name__}, is {value!r}")
+        values[ours] = value
+    return ModelConfig(**values)
+
+
+def _load_weights(directory: Path, model: Transformer) -> None:
+    expected: dict[str, list[torch.Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        match = _ROUTER_ROW.fullmatch(name)
+        expected.setdefault(match[1] if match else name, []).append(parameter.data)
+    for path in _weight_files(directory):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  (not a mapping)
+                if name not in expected:
+                    raise ValueError(f"{path.name} has the unknown tensor {name}")
+                _copy(name, file.get_tensor(name), expected.pop(name))
+    if expected:
+        raise ValueError(f"{len(expected)} tensors are missing, the first is {min(expected)}")
+
+
+def _copy(name: str, values: torch.Tensor, targets: list[torch.Tensor]) -> None:
+    rows = values.unbind() if values.dim() == 2 and targets[0].dim() == 1 else (values,)
+    if [row.shape for row in rows] != [target.shape for target in targets]:
+        raise ValueError(f"{name} has the shape {tuple(values.shape)}, not that of {CONFIG}")
+    for row, target in zip(rows, targets, strict=True):
+        target.copy_(row)
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    index = directory / f"{WEIGHTS}.index.json"
+    if not index.exists():
+        return [directory / WEIGHTS]
+    content = json.loads(index.read_text(encoding="utf-8"))
+    names = sorted(set(content["weight_map"].values()))
+    if any(Path(name).name != name for name in names):
+        raise ValueError(f"{index.name} names files outside the directory")
+    return [directory / name for name in names]
+
+
+def _unreadable(directory: Path, problem: str) -> SwarmError:
+    return SwarmError(
+        Code.MODEL_UNREADABLE,
+        f"{directory}: {problem}",
+        "needs config.json and model.safetensors of a flex_olmo model, as node assemble writes",
+    )

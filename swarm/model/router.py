@@ -1,0 +1,80 @@
+"""Softmax top-k router with one parameter per expert's row.
+
+A row per expert (instead of one matrix) lets a row travel with its expert, be frozen, or be
+absent. Letters in tensor names: N tokens, D d_model, E all experts, M experts of this model,
+K chosen experts per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from swarm.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class RouterStats:
+    """What one layer's router did with a batch, for the losses and the reports.
+
+    `probs_mean_E`: mean probability of each expert over the tokens, with gradient; sums to 1.
+    `counts_E`: (token, expert) pairs sent to each expert, int64; sums to tokens times k.
+    `z_loss`: mean squared log-sum-exp of the logits (ST-MoE, arXiv 2202.08906), with gradient.
+    Experts that this model does not hold have zeros.
+    """
+
+    probs_mean_E: Tensor
+    counts_E: Tensor
+    z_loss: Tensor
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Choice for N tokens: weights with gradient and the positions of the experts in 0..M-1."""
+
+    weights_NK: Tensor
+    chosen_NK: Tensor
+    counts_M: Tensor
+    stats: RouterStats
+
+
+class Router(nn.Module):
+    """Rows `weight.<expert>`, each [D], of the experts that this model holds."""
+
+    def __init__(self, config: ModelConfig, experts: Sequence[int]) -> None:
+        super().__init__()
+        self.num_experts = config.num_experts
+        self.top_k = min(config.top_k, len(experts))
+        self.normalize = config.norm_topk_prob
+        self.held = tuple(experts)
+        self.weight = nn.ParameterDict(
+            {str(e): nn.Parameter(torch.zeros(config.d_model)) for e in experts}
+        )
+
+    def forward(self, x_ND: Tensor) -> Routing:
+        """Choose the experts of each token.
+
+        Experts not held do not enter the softmax, which is the same as logits of -inf for them.
+        """
+        logits_NM = F.linear(x_ND, torch.stack(list(self.weight.values())).to(x_ND.dtype)).float()
+        probs_NM = logits_NM.softmax(dim=-1)
+        weights_NK, chosen_NK = probs_NM.topk(self.top_k, dim=-1)
+        if self.normalize:
+            weights_NK = weights_NK / weights_NK.sum(dim=-1, keepdim=True)
+        counts_M = torch.bincount(chosen_NK.view(-1), minlength=len(self.held))
+        stats = RouterStats(
+            self._over_all_experts(probs_NM.mean(dim=0)),
+            self._over_all_experts(counts_M),
+            logits_NM.logsumexp(dim=-1).square().mean(),
+        )
+        return Routing(weights_NK.to(x_ND.dtype), chosen_NK, counts_M, stats)
+
+    def _over_all_experts(self, values_M: Tensor) -> Tensor:
+        if len(self.held) == self.num_experts:
+            return values_M
+        index_M = torch.tensor(self.held, device=values_M.device)
+        return values_M.new_zeros(self.num_experts).index_copy(0, index_M, values_M)

@@ -1,0 +1,1 @@
+"""In-process swarm: fake network and faults for tests and experiments."""

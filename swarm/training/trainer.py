@@ -1,0 +1,258 @@
+"""The inner loop of one peer: AdamW on the trunk and the experts that it holds.
+
+Runs alone just as well as under a swarm:
+
+    manifest = RunManifest.load(Path("RUN.toml"))
+    corpus = prepare_corpus("demo:python", Path("runs/python"))
+    sampler = Sampler(corpus, manifest.training.batch_size, manifest.training.sequence_length, 0)
+    trainer = Trainer(manifest, sampler, held=range(manifest.model.num_experts))
+    trainer.load_initial()
+    for _ in range(100):
+        stats = trainer.train_step()
+    model = trainer.model
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from swarm.config import RunManifest
+from swarm.data.sampler import Sampler
+from swarm.errors import Code, SwarmError
+from swarm.model.fragments import FragmentLayout, initial_fragment, read_fragment, write_fragment
+from swarm.model.transformer import ModelOutput, Transformer
+from swarm.training.balance import load_balance_loss, router_z_loss
+from swarm.training.optimizer import FragmentAdamW
+from swarm.training.schedule import learning_rate
+
+F32 = npt.NDArray[np.float32]
+RNG_KEY = "rng/torch"
+
+
+@dataclass(frozen=True)
+class StepStats:
+    """One inner step. `loss` is the cross entropy in nats per token, without auxiliary losses."""
+
+    step: int
+    loss: float
+    tokens: int
+    routed_LE: npt.NDArray[np.int64]  # (token, expert) pairs by layer and expert
+    grad_norm: float
+    learning_rate: float
+
+
+class Trainer:
+    """Model, optimizer and data of one peer.
+
+    With `sync.forward = "full"` all experts are in the model and those not held are frozen; with
+    `"held"` only held experts exist. Parameters must be set by `load` or `load_initial` before the
+    first step, and again for experts gained by `set_held`.
+    """
+
+    def __init__(
+        self, manifest: RunManifest, sampler: Sampler, held: Iterable[int], device: str = "cpu"
+    ) -> None:
+        self.manifest = manifest
+        self.config = manifest.training
+        self.sampler = sampler
+        self.device = torch.device(device)
+        self.layout = FragmentLayout.of(
+            manifest.model, manifest.sync.trunk_fragments, manifest.sync.router_rows
+        )
+        self.optimizer = FragmentAdamW(self.config)
+        self.step = 0
+        self._committed_tokens = 0
+        self._tokens_since_commit = 0
+        self._global_load_LE: Tensor | None = None
+        self.held: tuple[int, ...] = ()
+        self.model = self._build_model(sorted(set(held)))
+        self._unset = set(self.needed_names)
+        self._train_held()
+
+    @property
+    def trainable_names(self) -> tuple[str, ...]:
+        """Fragments that this peer trains: the trunk and its held experts."""
+        return self.layout.trunk_names + tuple(map(self.layout.expert_name, self.held))
+
+    @property
+    def needed_names(self) -> tuple[str, ...]:
+        """Fragments that must be loaded: the trained ones, and with `full` all others too."""
+        return self.layout.names if self._full else self.trainable_names
+
+    def load(self, fragments: Mapping[str, F32]) -> None:
+        """Set parameters from flat fp32 fragments; names that this model lacks are ignored."""
+        for name in self.needed_names:
+            if name in fragments:
+                write_fragment(self.model, self.layout, name, fragments[name])
+                self._unset.discard(name)
+
+    def load_initial(self) -> None:
+        """Set all parameters to the run's initial values."""
+        seed = self.manifest.genesis.seed
+        for name in self.needed_names:
+            self.load({name: initial_fragment(self.manifest.model, self.layout, name, seed)})
+
+    def set_held(self, held: Iterable[int]) -> None:
+        """Hold other experts: lost ones lose their Adam state, gained ones start a fresh one."""
+        wanted = sorted(set(held))
+        if tuple(wanted) == self.held:
+            return
+        before, old = set(self.needed_names), self.model
+        if not self._full:
+            self.model = self._build_model(wanted)
+            values = dict(old.named_parameters())
+            with torch.no_grad():
+                for name, parameter in self.model.named_parameters():
+                    if name in values:
+                        parameter.copy_(values[name])
+        self.held = tuple(wanted)
+        self._unset = (self._unset | (set(self.needed_names) - before)) & set(self.needed_names)
+        self._train_held()
+
+    def set_schedule(self, committed_tokens: int) -> None:
+        """Place of the learning rate schedule: tokens that the whole run has committed."""
+        self._committed_tokens = committed_tokens
+        self._tokens_since_commit = 0
+
+    def set_global_load(self, counts_LE: npt.ArrayLike | None) -> None:
+        """Routed tokens [L, E] of all peers in the last round, for the load balance loss."""
+        if counts_LE is None:
+            self._global_load_LE = None
+            return
+        shape = (self.manifest.model.num_layers, self.manifest.model.num_experts)
+        counts = np.asarray(counts_LE, dtype=np.float32).reshape(shape)
+        self._global_load_LE = torch.from_numpy(counts).to(self.device)
+
+    def train_step(self) -> StepStats:
+        """One AdamW step on the next batch.
+
+        Raises `NON_FINITE` before anything is changed when the loss or a gradient is not finite.
+        """
+        assert not self._unset, f"parameters were never loaded: {sorted(self._unset)}"
+        batch_BT = torch.from_numpy(self.sampler.next_batch()).to(self.device)
+        loss, routed_LE = self._forward_backward(batch_BT)
+        grad_norm = self._clip_gradients()
+        self._require_finite(loss, grad_norm)
+        tokens = batch_BT[:, 1:].numel()
+        self._tokens_since_commit += tokens
+        rate = learning_rate(self.config, self._committed_tokens + self._tokens_since_commit)
+        self.optimizer.step(rate)
+        self.step += 1
+        return StepStats(self.step, loss, tokens, routed_LE, grad_norm, rate)
+
+    def pseudo_gradient(self, name: str, base: F32, out: F32) -> None:
+        """Write base - local of the fragment `name` into `out` (flat fp32)."""
+        read_fragment(self.model, self.layout, name, out)
+        np.subtract(base, out, out=out)
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Adam state, random state and positions, as tensors and plain JSON values.
+
+        Parameters are not in it: at a round's boundary they are the committed fragments.
+        """
+        tensors = self.optimizer.state_tensors()
+        tensors[RNG_KEY] = torch.get_rng_state()
+        meta = {
+            "run_id": self.manifest.run_id.hex(),
+            "step": self.step,
+            "committed_tokens": self._committed_tokens,
+            "tokens_since_commit": self._tokens_since_commit,
+            "age_steps": dict(self.optimizer.age_steps),
+            "sampler": self.sampler.state(),
+        }
+        return tensors, meta
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken; experts not held then start afresh.
+
+        Raises `RUN_MISMATCH` for another run's state and `CHECKPOINT_CORRUPT` for one that does
+        not fit this model or corpus; nothing is changed then.
+        """
+        if meta.get("run_id") != self.manifest.run_id.hex():
+            raise SwarmError(Code.RUN_MISMATCH, "the checkpoint is of another run")
+        try:
+            step, committed = int(meta["step"]), int(meta["committed_tokens"])
+            since, ages = int(meta["tokens_since_commit"]), dict(meta["age_steps"])
+            self.optimizer.load_state_tensors(tensors, ages)
+            self.sampler.restore(meta["sampler"])
+            torch.set_rng_state(tensors[RNG_KEY])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise SwarmError(Code.CHECKPOINT_CORRUPT, f"unusable trainer state: {error}") from error
+        self.step, self._committed_tokens, self._tokens_since_commit = step, committed, since
+
+    @property
+    def _full(self) -> bool:
+        return self.manifest.sync.forward == "full"
+
+    def _build_model(self, held: list[int]) -> Transformer:
+        """A model with unset parameters; in `full` all experts exist."""
+        self.held = tuple(held)
+        experts = None if self._full else held
+        return Transformer(self.manifest.model, experts, seed=None).to(self.device)
+
+    def _train_held(self) -> None:
+        """Give gradients and an optimizer to the trained fragments, and to nothing else."""
+        parameters = dict(self.model.named_parameters())
+        fragments = {
+            name: {part.name: parameters[part.name] for part in self.layout.tensors(name)}
+            for name in self.trainable_names
+        }
+        self.model.requires_grad_(False)
+        for chosen in fragments.values():
+            for parameter in chosen.values():
+                parameter.requires_grad_(True)
+        self.model.zero_grad(set_to_none=True)
+        self.optimizer.set_fragments(fragments)
+
+    def _forward_backward(self, batch_BT: Tensor) -> tuple[float, npt.NDArray[np.int64]]:
+        self.model.zero_grad(set_to_none=True)
+        with self._autocast():
+            output: ModelOutput = self.model(batch_BT[:, :-1])
+        logits_NV = output.logits_BTV.float().flatten(0, 1)
+        cross_entropy = F.cross_entropy(logits_NV, batch_BT[:, 1:].flatten())
+        balance = load_balance_loss(output.routing, self._global_load_LE)
+        z_loss = router_z_loss(output.routing)
+        total = (
+            cross_entropy
+            + self.config.load_balance_weight * balance
+            + self.config.z_loss_weight * z_loss
+        )
+        total.backward()
+        routed_LE = torch.stack([stats.counts_E for stats in output.routing]).cpu().numpy()
+        self._forget_gradients_of_idle_experts(routed_LE)
+        return cross_entropy.item(), routed_LE
+
+    def _forget_gradients_of_idle_experts(self, routed_LE: npt.NDArray[np.int64]) -> None:
+        """No tokens, no step: a zero gradient would still decay weights and follow momentum."""
+        for expert in self.held:
+            if not routed_LE[:, expert].any():
+                for parameter in self.optimizer.fragments[self.layout.expert_name(expert)].values():
+                    parameter.grad = None
+
+    def _clip_gradients(self) -> float:
+        parameters = self.optimizer.parameters
+        return torch.nn.utils.clip_grad_norm_(parameters, self.config.grad_clip).item()
+
+    def _require_finite(self, loss: float, grad_norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            return
+        raise SwarmError(
+            Code.NON_FINITE,
+            f"step {self.step + 1}: loss {loss}, gradient norm {grad_norm}",
+            "the parameters were left as they were; lower training.learning_rate if it recurs",
+        )
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.device.type == "cuda" and torch.cuda.is_bf16_supported():
+            return torch.autocast("cuda", dtype=torch.bfloat16)
+        return contextlib.nullcontext()
