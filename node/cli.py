@@ -62,7 +62,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except SwarmError as error:
-        return _fail(error, as_json)
+        return report_error(error, as_json)
     except Terminated:
         return exit_codes.TERMINATED
     except KeyboardInterrupt:
@@ -76,10 +76,11 @@ def run_command_line(arguments: Sequence[str]) -> int:
             traceback.print_exc()
         message = f"{type(error).__name__}: {error}"
         hint = f"a bug; set {TRACEBACK_VARIABLE}=1 and report what it prints"
-        return _fail(SwarmError(Code.INTERNAL, message, hint), as_json)
+        return report_error(SwarmError(Code.INTERNAL, message, hint), as_json)
 
 
-def _fail(error: SwarmError, as_json: bool) -> int:
+def report_error(error: SwarmError, as_json: bool = False) -> int:
+    """Print an error as every program here does and return the exit code for it."""
     if as_json:
         fields = {"code": error.code.value, "message": error.message, "hint": error.hint}
         print(json.dumps({"error": fields}), flush=True)

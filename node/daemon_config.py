@@ -42,3 +42,13 @@ class DaemonConfig:
 
     allow_solo: bool
     """Train although no other peer is there."""
+
+    @property
+    def data_dir(self) -> Path:
+        """Where the worker keeps the prepared tokens of `data`."""
+        return data_directory(self.directory)
+
+
+def data_directory(node_directory: Path) -> Path:
+    """Where the node in `node_directory` keeps its prepared tokens."""
+    return node_directory / "data"

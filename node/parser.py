@@ -6,6 +6,7 @@ A verb makes its parser with `add_command`; the fixed width keeps help the same 
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
@@ -32,6 +33,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Called by argparse for wrong arguments."""
         raise SwarmError(Code.USAGE, message, f"see: {self.prog} --help")
+
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """Called by argparse for arguments with choices; names the nearest one."""
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(choices)}"
+        raise SwarmError(Code.USAGE, f"{self.prog} has no {value!r}", hint)
 
 
 def make_parser(description: str, examples: str) -> Parser:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from swarm.errors import Code, SwarmError
+from swarm.files import storage_error
 
 SOCKET_NAME = "node.sock"
 SOCKET_PATH_LIMIT = 100  # bytes; sockaddr_un holds 108 on Linux and 104 on macOS
@@ -57,3 +58,11 @@ def find_directory(given: Path | None) -> Path:
         names = ", ".join(str(path) for path in found)
         raise SwarmError(Code.USAGE, "several nodes are there", f"choose with --dir: {names}")
     return found[0]
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and its parents. Raises `DIR_NOT_WRITABLE` or `DISK_FULL`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error

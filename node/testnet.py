@@ -28,9 +28,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from node.control_client import ControlClient
-from node.paths import SOCKET_NAME
+from node.paths import SOCKET_NAME, make_directory
 from swarm.errors import Code, SwarmError
-from swarm.files import make_directory
 from swarm.wire.node_pb2 import RoundSummary, StatusReply
 
 START_LIMIT = timedelta(seconds=120)
@@ -122,17 +121,8 @@ class NodeProcess:
         self._forget()
 
     def failure(self) -> SwarmError:
-        """Why the daemon ended, from the last error line of its log."""
-        text = self.log_path.read_text(errors="replace")
-        found = ERROR_LINE.findall(text)
-        if found and found[-1][0] in Code.__members__:
-            return SwarmError(
-                Code[found[-1][0]], f"{self.plan.name}: {found[-1][1]}", f"log: {self.log_path}"
-            )
-        last = " ".join(text.strip().splitlines()[-1:])
-        return SwarmError(
-            Code.INTERNAL, f"{self.plan.name} ended: {last}", f"log: {self.log_path}"
-        )
+        """Why the daemon ended."""
+        return last_error(self.plan.name, self.log_path)
 
     def _ask(self, question: Callable[[ControlClient], T]) -> T | None:
         if self._control is None:
@@ -179,16 +169,20 @@ class LocalTestnet:
         self.stop()
         atexit.unregister(self.stop)
 
-    def start(self, limit: timedelta = START_LIMIT) -> None:
+    def start(
+        self, limit: timedelta = START_LIMIT, on_poll: Callable[[], None] = lambda: None
+    ) -> None:
         """Start all nodes and return when each answers on its control socket.
+
+        `on_poll` is called while waiting.
 
         Raises the error that a node ended with, or `STAGE_TIMEOUT`.
         """
         self.nodes[0].start([])
-        self.wait_until(_first_has_addresses, "the first node's address", limit)
+        self.wait_until(_first_has_addresses, "the first node's address", limit, on_poll)
         for index in range(1, len(self.nodes)):
             self.restart(index)
-        self.wait_until(lambda statuses: all(statuses), "every node to answer", limit)
+        self.wait_until(lambda statuses: all(statuses), "every node to answer", limit, on_poll)
 
     def restart(self, index: int) -> None:
         """Start one node again, joining through all others that answer."""
@@ -205,7 +199,11 @@ class LocalTestnet:
         return [node.status() for node in self.nodes]
 
     def wait_until(
-        self, condition: Callable[[Statuses], bool], what: str, limit: timedelta
+        self,
+        condition: Callable[[Statuses], bool],
+        what: str,
+        limit: timedelta,
+        on_poll: Callable[[], None] = lambda: None,
     ) -> list[StatusReply | None]:
         """Poll until `condition(statuses)` holds; return the statuses it held for.
 
@@ -224,6 +222,7 @@ class LocalTestnet:
                     f"waited {limit.total_seconds():g} s for {what}; nodes: {states}",
                     f"logs: {self.nodes[0].log_path.parent.parent}/*/node.log",
                 )
+            on_poll()
             time.sleep(POLL_S)
 
     def raise_if_ended(self) -> None:
@@ -247,6 +246,16 @@ def free_port() -> int:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def last_error(who: str, log_path: Path) -> SwarmError:
+    """The error that a child process ended with, from the last error line of its log."""
+    text = log_path.read_text(errors="replace")
+    found = ERROR_LINE.findall(text)
+    if found and found[-1][0] in Code.__members__:
+        return SwarmError(Code[found[-1][0]], f"{who}: {found[-1][1]}", f"log: {log_path}")
+    last = " ".join(text.strip().splitlines()[-1:])
+    return SwarmError(Code.INTERNAL, f"{who} ended: {last}", f"log: {log_path}")
 
 
 def _first_has_addresses(statuses: Statuses) -> bool:

@@ -11,7 +11,7 @@ from node.exit_codes import OK
 from node.parser import Verbs, add_command, positive_int
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
-from swarm.files import write_atomically
+from swarm.files import write_atomic
 from swarm.model.config import ModelConfig
 
 EXAMPLES = """\
@@ -87,7 +87,7 @@ def found_run(manifest: RunManifest, path: Path) -> RunManifest:
     The key goes beside it with the suffix .key, mode 0600. Both files are replaced when there.
     Raises `DIR_NOT_WRITABLE` or `DISK_FULL`.
     """
-    from swarm.identity import Identity
+    from swarm.identity import Identity, public_key_of
     from swarm.model.fragments import FragmentLayout, fragment_sha256, initial_fragment, state_root
 
     key_path = path.with_suffix(".key")
@@ -103,7 +103,7 @@ def found_run(manifest: RunManifest, path: Path) -> RunManifest:
     genesis = dataclasses.replace(manifest.genesis, state_root=state_root(hashes).hex())
     identity = Identity.load_or_create(key_path)
     complete = dataclasses.replace(
-        manifest, genesis=genesis, run_public_key=identity.public_key.hex()
+        manifest, genesis=genesis, run_public_key=public_key_of(identity.peer_id).public_bytes_raw().hex()
     )
-    write_atomically(path, complete.to_toml().encode())
+    write_atomic(path, complete.to_toml().encode())
     return complete

@@ -26,6 +26,7 @@ from swarm.errors import SwarmError
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.data_pb2 import ReduceChunk, ReduceFrame, ReduceHello
 
+GOODBYE_S = 1.0  # for telling the others why, before the streams are cut
 AttemptKey = tuple[bytes, int, BallotKey]
 
 
@@ -71,16 +72,22 @@ class Exchange:
         self.session = ReduceSession(plan, me, deltas, self._keep, stall)
         self._streams: list[Stream] = []
         self._lock = threading.Lock()
-        self._cancelled = False
+        self._cancelled = ""
 
     def _keep(self, job: Job, values: F32) -> None:
         self.means[job.fragment][job.begin : job.end] = values
 
     def cancel(self, reason: str) -> None:
-        """End the attempt; `run` raises `AttemptFailedError` without suspects."""
-        self.session.fail(reason)
+        """End the attempt; `run` raises `AttemptFailedError` without suspects.
+
+        The others are told, so that they do not take this peer for dead.
+        """
         with self._lock:
-            self._cancelled = True
+            self._cancelled = self._cancelled or reason
+        self.session.fail(reason)
+
+    def _close_streams(self) -> None:
+        with self._lock:
             streams = list(self._streams)
         for stream in streams:
             stream.cancel()
@@ -94,7 +101,9 @@ class Exchange:
             done, pending = wait(work, return_when=FIRST_EXCEPTION)
             errors = [e for f in done if (e := f.exception()) is not None]
             if errors:
-                self.cancel("attempt failed")
+                self.cancel(f"gave up: {errors[0]}")
+                wait(pending, timeout=GOODBYE_S)
+                self._close_streams()
                 wait(pending)
                 errors += [e for f in pending if (e := f.exception()) is not None]
         if errors:
@@ -113,9 +122,6 @@ class Exchange:
             stream = self._open_stream(reducer, self._contribution(jobs))
             with self._lock:
                 self._streams.append(stream)
-                cancelled = self._cancelled
-            if cancelled:
-                stream.cancel()
             self._collect(reducer, [job for job in jobs if self._me in job.receivers], stream)
         except AttemptFailedError:
             raise
@@ -130,6 +136,9 @@ class Exchange:
             hello=ReduceHello(branch=plan.branch, round=plan.round, ballot=plan.ballot)
         )
         for job in jobs:
+            if self._cancelled:
+                yield ReduceFrame(failure=self._cancelled)
+                return
             if self._me in job.contributors:
                 values = self._deltas[job.fragment][job.begin : job.end]
                 data = get_codec(job.codec).encode(values)

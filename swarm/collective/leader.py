@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 
 SETTLE_S = 1.5  # a founding waits so long for one more peer
 RETRY_S = 0.5
+ACCUSATIONS_S = 0.2
+PROVEN = {  # what a member saw itself, and a repetition would only repeat
+    "NON_FINITE": "its update is not finite",
+    "MESSAGE_MALFORMED": "it sent malformed data",
+    "protocol error": "it did not keep to the protocol",
+    "stalled": "its link moved nothing",
+}
 PARTIAL_VOTES_S = 1.0  # after a quorum, how long to wait for the other votes
 
 
@@ -68,7 +75,7 @@ class RoundLeader:
         self._attempts = 0
         self._dead: dict[str, str] = {}  # leave the roster with this round's commit
         self._excluded: dict[str, str] = {}  # alive, but not in this round's attempts
-        self._accused: dict[tuple[str, str], int] = {}
+        self._accused: dict[str, int] = {}
 
     # ---- what arrives ---------------------------------------------------------------------
 
@@ -132,8 +139,9 @@ class RoundLeader:
             roster = self._roster()
             if self._founding:
                 newest = max(self._arrived.values(), default=clock())
-                enough = len(roster) >= self._member.context.manifest.membership.min_peers
-                if enough and clock() - newest > SETTLE_S:
+                known = await self._member.context.directory.records()
+                settled = set(known) <= set(self._ready) or clock() - newest > SETTLE_S
+                if len(roster) >= self._member.context.manifest.membership.min_peers and settled:
                     return
             else:
                 await self._bury(p for p in roster if p not in self._ready)
@@ -266,10 +274,11 @@ class RoundLeader:
         expected = {m.peer for m in plan.members}
         deadline = member.context.clock() + plan.attempt_timeout_ms / 1000
         while self._open():
-            reports = {p: r for p in expected if (r := self._reports.get((ballot, p))) is not None}
-            failed = {p: r for p, r in reports.items() if r.suspects or r.failure}
-            if failed:
-                await self._judge(failed, expected)
+            reports = self._reports_of(ballot, expected)
+            if any(r.suspects or r.failure for r in reports.values()):
+                # Other accusations of the same failure are on their way.
+                await asyncio.sleep(ACCUSATIONS_S)
+                await self._judge(self._reports_of(ballot, expected), expected)
                 return None
             waiting = expected - set(reports) - set(self._dead)
             if not waiting:
@@ -283,25 +292,29 @@ class RoundLeader:
             await self._wait_change(RETRY_S)
         return None
 
-    async def _judge(self, failed: Mapping[str, pb.Report], expected: Collection[str]) -> None:
+    def _reports_of(self, ballot: BallotKey, peers: Collection[str]) -> dict[str, pb.Report]:
+        return {p: r for p in peers if (r := self._reports.get((ballot, p))) is not None}
+
+    async def _judge(self, reports: Mapping[str, pb.Report], expected: Collection[str]) -> None:
         """Decide who is left out of the next attempt, from who accuses whom of what."""
-        await asyncio.sleep(0.2)  # other accusations of the same failure are on their way
-        accused: dict[str, str] = {}
-        for accuser, report in failed.items():
-            for suspect in report.suspects:
-                if suspect.peer != accuser:
-                    accused[suspect.peer] = suspect.reason
-                    pair = (accuser, suspect.peer)
-                    self._accused[pair] = self._accused.get(pair, 0) + 1
-        suspects = [p for p in accused if p in expected and p != self._member.me]
-        answers = await asyncio.gather(*(self._member.alive(p) for p in suspects))
-        for peer, alive in zip(suspects, answers, strict=True):
+        accusations = [
+            (accuser, suspect.peer, suspect.reason)
+            for accuser, report in sorted(reports.items())
+            for suspect in report.suspects
+            if suspect.peer in expected
+        ]
+        proven = {peer: why for _, peer, why in accusations if why in PROVEN}
+        if proven:  # whatever else broke, broke because of these
+            self._excluded.update({p: PROVEN[why] for p, why in proven.items()})
+            return
+        accused = {p: why for accuser, p, why in accusations if p not in (accuser, self._member.me)}
+        answers = await asyncio.gather(*(self._member.alive(p) for p in accused))
+        for (peer, why), alive in zip(accused.items(), answers, strict=True):
+            self._accused[peer] = self._accused.get(peer, 0) + 1
             if not alive:
-                self._dead[peer] = accused[peer]
-            elif accused[peer] == "NON_FINITE":
-                self._excluded[peer] = "its update is not finite"
-            elif max(n for pair, n in self._accused.items() if pair[1] == peer) >= 2:
-                self._excluded[peer] = f"link trouble: {accused[peer]}"
+                self._dead[peer] = why
+            elif self._accused[peer] >= 2:
+                self._excluded[peer] = f"link trouble: {why}"
 
     # ---- the decision ---------------------------------------------------------------------
 

@@ -82,6 +82,13 @@ class ReduceSession:
 
     def run(self) -> None:
         """Reduce all jobs in order. Raises `AttemptFailedError`."""
+        try:
+            self._reduce_all()
+        except Exception as error:
+            self.fail(str(error))  # nobody may be left waiting for a mean
+            raise
+
+    def _reduce_all(self) -> None:
         for job in self.jobs:
             mean = self._reduce(job)
             codec = get_codec(job.codec)

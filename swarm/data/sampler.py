@@ -57,17 +57,19 @@ class Sampler:
         """What `restore` needs, as plain JSON values."""
         return {"corpus": self.corpus.sha256, "seed": self.seed, "position": self.position}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken.
-
-        Raises `CHECKPOINT_CORRUPT` when it belongs to another corpus or seed, or is no state.
-        """
+    def accepts(self, state: object) -> bool:
+        """True when `state` was taken with this corpus and seed."""
+        if not isinstance(state, dict) or not isinstance(state.get("position"), int):
+            return False
         same = (state.get("corpus"), state.get("seed")) == (self.corpus.sha256, self.seed)
-        position = state.get("position")
-        if not same or not isinstance(position, int) or position < 0:
+        return same and state["position"] >= 0
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken. Raises `CHECKPOINT_CORRUPT` unless `accepts(state)`."""
+        if not self.accepts(state):
             raise SwarmError(
                 Code.CHECKPOINT_CORRUPT,
                 "the data position was saved for another corpus or seed",
                 "the text has changed since; start its position anew",
             )
-        self.position = position
+        self.position = state["position"]

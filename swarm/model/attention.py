@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from swarm.model.config import ModelConfig
 
@@ -31,7 +32,7 @@ class Cache(Protocol):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last dimension, computed in fp32."""
+    """Root-mean-square norm over the last dimension, computed in fp32 (arXiv 1910.07467)."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -40,12 +41,37 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and type as `x`."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+        y: Tensor = _Normalize.apply(x.float(), self.weight, self.eps)
+        return y.to(x.dtype)
+
+
+class _Normalize(torch.autograd.Function):
+    """x / rms(x) * weight; by hand because autograd makes three times the passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        x, weight, scale = ctx.saved_tensors
+        normed = x * scale
+        product = normed * grad
+        dweight = product.flatten(0, -2).sum(dim=0) if ctx.needs_input_grad[1] else None
+        projection = (product @ weight).unsqueeze(-1).div_(-x.shape[-1])
+        dx = (grad * weight).add_(normed.mul_(projection)).mul_(scale)
+        return dx, dweight, None
 
 
 def rotary_tables(head_dim: int, length: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines [length, 1, head_dim / 2] of the rotary embedding (arXiv 2104.09864)."""
-    frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim)
+    frequencies = 1.0 / theta ** (
+        torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+    )
     angles = torch.arange(length).float()[:, None] * frequencies
     return angles.cos()[:, None, :], angles.sin()[:, None, :]
 

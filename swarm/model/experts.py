@@ -56,7 +56,7 @@ class MixtureOfExperts(nn.Module):
                 matrices += expert.matrices
                 start += count
         y_ND = _GroupedExperts.apply(
-            x_ND, routing.weights_NK, routing.chosen_NK, tuple(spans), *matrices
+            x_ND, routing.weights_KN, routing.chosen_KN, tuple(spans), *matrices
         )
         return y_ND.view_as(x_BTD), routing.stats
 
@@ -66,25 +66,29 @@ class _GroupedExperts(torch.autograd.Function):
 
     All steps of one expert run before the next expert's, because a group of rows fits the
     processor's cache and the whole batch does not: elementwise work on the whole batch costs as
-    much as the matrix products. The routing weight is applied before the down projection, which
-    makes its gradient need no copy of the outputs.
+    much as the matrix products. Frozen matrices get no gradient computed.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x_ND: Tensor, weights_NK: Tensor, chosen_NK: Tensor, spans: Spans, *matrices: Tensor
+        ctx: Any,
+        x_ND: Tensor,
+        weights_KN: Tensor,
+        chosen_KN: Tensor,
+        spans: Spans,
+        *matrices: Tensor,
     ) -> Tensor:
-        order_R = chosen_NK.view(-1).argsort(stable=True)
-        token_R = order_R // chosen_NK.shape[1]
-        weight_R1 = weights_NK.reshape(-1, 1).index_select(0, order_R)
+        order_R = chosen_KN.flatten().argsort(stable=True)
+        token_R = order_R % len(x_ND)
+        weight_R1 = weights_KN.reshape(-1, 1).index_select(0, order_R)
         out_ND = torch.zeros_like(x_ND)
         saved = []
         for rows, (gate, up, down) in zip(spans, _triples(matrices, x_ND.dtype), strict=True):
             x_rD = x_ND.index_select(0, token_R[rows])
             gate_rF, up_rF = x_rD @ gate.t(), x_rD @ up.t()
-            hidden_rF = F.silu(gate_rF).mul_(up_rF).mul_(weight_R1[rows])
-            out_ND.index_add_(0, token_R[rows], hidden_rF @ down.t())
-            saved += [x_rD, gate_rF, up_rF]
+            y_rD = F.silu(gate_rF).mul_(up_rF) @ down.t()
+            out_ND.index_add_(0, token_R[rows], y_rD * weight_R1[rows])
+            saved += [x_rD, gate_rF, up_rF, y_rD]
         ctx.spans = spans
         ctx.save_for_backward(order_R, token_R, weight_R1, *matrices, *saved)
         return out_ND
@@ -93,21 +97,20 @@ class _GroupedExperts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
         order_R, token_R, weight_R1, *rest = ctx.saved_tensors
-        matrices, saved = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+        matrices, saved = rest[: 3 * len(ctx.spans)], rest[3 * len(ctx.spans) :]
         grads: list[Tensor | None] = []
         dx_ND = torch.zeros_like(grad_ND)
         dweight_R = torch.empty_like(weight_R1[:, 0])
-        triples = zip(ctx.spans, _triples(matrices, grad_ND.dtype), _triples(saved), strict=True)
-        for rows, (gate, up, down), (x_rD, gate_rF, up_rF) in triples:
-            gate_wanted, up_wanted, down_wanted = ctx.needs_input_grad[4 + len(grads) :][:3]
-            weight_r1 = weight_R1[rows]
-            dout_rD = grad_ND.index_select(0, token_R[rows])
+        for i, rows in enumerate(ctx.spans):
+            gate, up, down = (matrix.to(grad_ND.dtype) for matrix in matrices[3 * i : 3 * i + 3])
+            gate_wanted, up_wanted, down_wanted = ctx.needs_input_grad[4 + 3 * i : 7 + 3 * i]
+            x_rD, gate_rF, up_rF, y_rD = saved[4 * i : 4 * i + 4]
+            dy_rD = grad_ND.index_select(0, token_R[rows])
+            torch.sum(dy_rD * y_rD, dim=-1, out=dweight_R[rows])
+            dy_rD.mul_(weight_R1[rows])
             silu_rF = F.silu(gate_rF)
-            dhidden_rF = dout_rD @ down
-            hidden_rF = silu_rF * up_rF
-            torch.sum(dhidden_rF * hidden_rF, dim=-1, out=dweight_R[rows])
-            ddown = dout_rD.t() @ hidden_rF.mul_(weight_r1) if down_wanted else None
-            dhidden_rF.mul_(weight_r1)
+            ddown = dy_rD.t() @ (silu_rF * up_rF) if down_wanted else None
+            dhidden_rF = dy_rD @ down
             dup_rF = silu_rF.mul_(dhidden_rF)
             dgate_rF = torch.ops.aten.silu_backward(dhidden_rF.mul_(up_rF), gate_rF)
             dx_ND.index_add_(0, token_R[rows], (dgate_rF @ gate).addmm_(dup_rF, up))
@@ -117,7 +120,7 @@ class _GroupedExperts(torch.autograd.Function):
                 ddown,
             ]
         dweights = torch.empty_like(dweight_R).index_copy_(0, order_R, dweight_R)
-        return dx_ND, dweights.view(len(grad_ND), -1), None, None, *grads
+        return dx_ND, dweights.view(-1, len(grad_ND)), None, None, *grads
 
 
 def _triples(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Iterator[list[Tensor]]:

@@ -1,0 +1,1 @@
+"""Peers, records, control messages and bulk transfers. Only `swarm.network.p2p` needs hivemind."""

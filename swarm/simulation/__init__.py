@@ -1,1 +1,1 @@
-"""In-process swarm: fake network and faults for tests and experiments."""
+"""A swarm in one process: real protocol code on a fake network with faults."""

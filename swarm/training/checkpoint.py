@@ -32,7 +32,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
         meta = json.loads(metadata["meta"])
         if not isinstance(meta, dict) or metadata["sha256"] != _digest(tensors, metadata["meta"]):
             raise ValueError("its content does not match its hash")

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from swarm.config import TrainingConfig
-from swarm.errors import Code, SwarmError
 from swarm.training.schedule import gain_ramp
 
 NamedParameters = Mapping[str, nn.Parameter]
@@ -32,7 +31,7 @@ class FragmentAdamW:
 
     def set_fragments(self, fragments: Mapping[str, NamedParameters]) -> None:
         """Train exactly `fragments`: keep the state of old ones, start new ones afresh."""
-        kept = {n: s for n, s in self._state_by_name().items() if self._fragment_of(n) in fragments}
+        state = self._state_by_name()  # of lost fragments too; it is not put back below
         self.age_steps = {name: self.age_steps.get(name, 0) for name in fragments}
         self.fragments = dict(fragments)
         groups: list[dict[str, Any]] = []
@@ -43,7 +42,7 @@ class FragmentAdamW:
                     groups.append({"params": chosen, "weight_decay": decay, "fragment": fragment})
         betas = (self.config.beta1, self.config.beta2)
         self._adamw = torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
-        self._put_state(kept)
+        self._put_state(state)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -71,24 +70,19 @@ class FragmentAdamW:
     def load_state_tensors(self, tensors: Mapping[str, Tensor], age_steps: dict[str, int]) -> None:
         """Restore the state of the fragments that are trained now; others start afresh.
 
-        Raises `CHECKPOINT_CORRUPT` when a tensor has another shape than its parameter.
+        Raises `ValueError` when a tensor is missing or has another shape than its parameter;
+        nothing is changed then.
         """
         states: dict[str, dict[str, Tensor]] = {}
-        for fragment, parameters in self.fragments.items():
-            self.age_steps[fragment] = age_steps.get(fragment, 0)
+        for parameters in self.fragments.values():
             for name, parameter in parameters.items():
                 if f"{name}/step" not in tensors:
                     continue
                 states[name] = {key: tensors[f"{name}/{key}"].clone() for key in STATE_KEYS}
-                if states[name]["exp_avg"].shape != parameter.shape:
-                    raise SwarmError(
-                        Code.CHECKPOINT_CORRUPT, f"the Adam state of {name} has another shape"
-                    )
+                if any(states[name][key].shape != parameter.shape for key in STATE_KEYS[1:]):
+                    raise ValueError(f"the Adam state of {name} has another shape")
+        self.age_steps = {fragment: int(age_steps.get(fragment, 0)) for fragment in self.fragments}
         self._put_state(states)
-
-    def _fragment_of(self, parameter_name: str) -> str | None:
-        owners = (f for f, parameters in self.fragments.items() if parameter_name in parameters)
-        return next(owners, None)
 
     def _state_by_name(self) -> dict[str, dict[str, Tensor]]:
         if self._adamw is None:

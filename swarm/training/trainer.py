@@ -46,7 +46,7 @@ class StepStats:
     step: int
     loss: float
     tokens: int
-    routed_LE: npt.NDArray[np.int64]  # (token, expert) pairs by layer and expert
+    routed_LE: npt.NDArray[np.int64]  # noqa: N815 (token, expert) pairs by layer and expert
     grad_norm: float
     learning_rate: float
 
@@ -180,13 +180,16 @@ class Trainer:
         """
         if meta.get("run_id") != self.manifest.run_id.hex():
             raise SwarmError(Code.RUN_MISMATCH, "the checkpoint is of another run")
+        position = self.sampler.position
         try:
             step, committed = int(meta["step"]), int(meta["committed_tokens"])
             since, ages = int(meta["tokens_since_commit"]), dict(meta["age_steps"])
-            self.optimizer.load_state_tensors(tensors, ages)
+            random_state = tensors[RNG_KEY]
             self.sampler.restore(meta["sampler"])
-            torch.set_rng_state(tensors[RNG_KEY])
+            self.optimizer.load_state_tensors(tensors, ages)
+            torch.set_rng_state(random_state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            self.sampler.position = position
             raise SwarmError(Code.CHECKPOINT_CORRUPT, f"unusable trainer state: {error}") from error
         self.step, self._committed_tokens, self._tokens_since_commit = step, committed, since
 
@@ -227,7 +230,7 @@ class Trainer:
             + self.config.load_balance_weight * balance
             + self.config.z_loss_weight * z_loss
         )
-        total.backward()
+        torch.autograd.backward(total)
         routed_LE = torch.stack([stats.counts_E for stats in output.routing]).cpu().numpy()
         self._forget_gradients_of_idle_experts(routed_LE)
         return cross_entropy.item(), routed_LE

@@ -1,0 +1,99 @@
+"""`node testnet`: several real nodes on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from node.exit_codes import OK
+from node.parser import Verbs, add_command, positive_int
+from node.paths import make_directory
+from swarm.config import RunManifest
+
+DOMAINS = ("python", "cpp", "maths", "english")
+EXAMPLES = """\
+  node testnet                              four peers on the built-in corpora
+  node testnet --peers 2 --data ~/a --data ~/b
+  node testnet --run RUN.toml --dir /tmp/net --plain
+Its nodes are ordinary ones: node status --dir DIR/peer-1, node stop --dir DIR/peer-1."""
+
+
+def register(verbs: Verbs) -> None:
+    """Add `node testnet`."""
+    parser = add_command(
+        verbs, "testnet", "run several real nodes on this machine, until Ctrl-C", EXAMPLES, run
+    )
+    parser.add_argument(
+        "--peers", type=positive_int, default=4, metavar="N", help="nodes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--run", dest="manifest", type=Path, metavar="RUN.toml",
+        help="manifest (default: a new run with two experts per peer)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", action="append", metavar="PATH",
+        help="data of the first peer, the second and so on, again from the first when there are "
+        "more peers (default: demo:python, demo:cpp, demo:maths, demo:english)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dir", type=Path, metavar="DIR", help="keep the nodes' directories here (default: temporary)"
+    )
+    parser.add_argument(
+        "--seconds", type=positive_int, metavar="N", help="stop after so long (default: never)"
+    )
+    parser.add_argument("--plain", action="store_true", help="lines instead of a live view")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Start the nodes and show them until Ctrl-C or the given time."""
+    if args.dir is not None:
+        return _run_in(args, args.dir)
+    with tempfile.TemporaryDirectory(prefix="testnet-") as temporary:
+        return _run_in(args, Path(temporary))
+
+
+def _run_in(args: argparse.Namespace, root: Path) -> int:
+    from node.screen import Screen
+    from node.testnet import LocalTestnet, PeerPlan
+    from node.testnet_watch import TestnetWatch
+
+    data = args.data or [f"demo:{domain}" for domain in DOMAINS]
+    peers = []
+    for index in range(args.peers):
+        source = data[index % len(data)]
+        domain = source.rpartition(":")[2] if source.startswith("demo:") else Path(source).stem
+        peers.append(PeerPlan(f"peer-{index + 1}", domain, source))
+    manifest_path = args.manifest or _new_run(root, args.peers)
+    started = time.monotonic()
+    with Screen(plain=args.plain, quiet=args.json) as screen:
+        with LocalTestnet(manifest_path, peers, root) as testnet:
+            watch = TestnetWatch(testnet, "testnet", screen, total_s=float(args.seconds or 0))
+            watch.phase = "starting"
+            testnet.start(on_poll=watch.look)
+            watch.phase = "running, Ctrl-C ends it"
+            while args.seconds is None or time.monotonic() - started < args.seconds:
+                watch.look()
+                testnet.raise_if_ended()
+                time.sleep(watch.interval_s)
+    if args.json:
+        print(json.dumps({"rounds": [dataclasses.asdict(r) for r in watch.recorder.rounds()]}))
+    return OK
+
+
+def _new_run(root: Path, peers: int) -> Path:
+    from node.commands.run import found_run
+
+    base = RunManifest(name="testnet")
+    experts = max(base.model.num_experts, 2 * peers)
+    manifest = dataclasses.replace(
+        base,
+        model=dataclasses.replace(base.model, num_experts=experts),
+        membership=dataclasses.replace(base.membership, min_peers=peers),
+    )
+    make_directory(root)
+    found_run(manifest, root / "RUN.toml")
+    return root / "RUN.toml"

@@ -1,0 +1,290 @@
+"""The worker process: owns the model, the device and the inner loop; serves its daemon.
+
+    python -m node.worker --fd SOCKET --memory-fd MEMORY      # started by `worker_link`
+
+It ends at once when the socket closes, even in the middle of a step, so that it never outlives its
+daemon. It ignores SIGINT: on Ctrl-C the daemon decides how to stop. Library imports that load
+torch come after the thread that watches the socket has started, as they take seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from node.worker_protocol import HEADER, Message, body_bytes, decode, encode
+from swarm.errors import Code, SwarmError
+
+if TYPE_CHECKING:
+    from node.shared_buffers import SharedBuffers
+    from swarm.data import Corpus, DataReport
+    from swarm.training.trainer import Trainer
+
+PROGRESS_EVERY_S = 0.25
+T = TypeVar("T")
+
+
+class Channel:
+    """Blocking messages over a socket; a thread reads them and ends the process on EOF."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.request_id: Any = None
+        self._finish_id: Any = None
+        self._stopping = False
+        threading.Thread(target=self._read, name="requests", daemon=True).start()
+
+    def next_request(self) -> Message:
+        """Wait for the next request and make it the one that `send` answers."""
+        request = self.requests.get()
+        self.request_id = request.get("id")
+        return request
+
+    def told_to_finish(self) -> bool:
+        """True when the daemon wants the current request to end early."""
+        return self._stopping or (
+            self.request_id is not None and self._finish_id == self.request_id
+        )
+
+    def send(self, message: Message) -> None:
+        """Answer the current request."""
+        try:
+            self.connection.sendall(encode({"id": self.request_id, **message}))
+        except OSError:
+            os._exit(0)  # the daemon is gone
+
+    def _read(self) -> None:
+        try:
+            while True:
+                message = decode(self._exactly(body_bytes(self._exactly(HEADER.size))))
+                if message["type"] == "finish":
+                    self._finish_id = message.get("id")
+                    continue
+                self._stopping = self._stopping or message["type"] == "stop"
+                self.requests.put(message)
+        except (OSError, EOFError, SwarmError):
+            os._exit(0)  # not sys.exit: the main thread may be deep inside a step
+
+    def _exactly(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            piece = self.connection.recv(count - len(data))
+            if not piece:
+                raise EOFError
+            data += piece
+        return data
+
+
+class Worker:
+    """Answers requests one by one; a failed request is answered by an error, the worker lives."""
+
+    def __init__(self, channel: Channel, memory_fd: int) -> None:
+        self.channel = channel
+        self.memory_fd = memory_fd
+        self.trainer: Trainer | None = None
+        self.buffers: SharedBuffers | None = None
+        self.checkpoint: Path | None = None
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        handlers = {"init": self._init, "train": self._train, "save": self._save}
+        while (request := self.channel.next_request())["type"] != "stop":
+            try:
+                handlers[request["type"]](request)
+            except SwarmError as error:
+                self._send_error(error.code, error.message, error.hint)
+            except Exception as error:
+                # A defect or an exhausted machine: tell the daemon, keep the trace in the log.
+                traceback.print_exc()
+                self._send_error(
+                    Code.INTERNAL, f"{type(error).__name__}: {error}", "see worker.log"
+                )
+
+    def _send_error(self, code: Code, message: str, hint: str) -> None:
+        self.channel.send({"type": "error", "code": code.value, "message": message, "hint": hint})
+
+    def _init(self, request: Message) -> None:
+        import torch
+
+        from node.shared_buffers import SharedBuffers
+        from swarm.config import RunManifest
+        from swarm.data import Sampler
+        from swarm.training.trainer import Trainer
+
+        torch.set_num_threads(request.get("threads") or 1)
+        manifest = RunManifest.from_dict(request["manifest"])
+        corpus = self._corpus(request)
+        training = manifest.training
+        sampler = Sampler(
+            corpus, training.batch_size, training.sequence_length, int(request.get("seed", 0))
+        )
+        device = _device(request.get("device") or "cpu")
+        self.trainer = Trainer(manifest, sampler, request["held"], device)
+        self.buffers = SharedBuffers.attach(self.memory_fd, self.trainer.layout)
+        path = request.get("checkpoint")
+        self.checkpoint = Path(path) if path else None
+        warnings = self._restore()
+        parameters = self.trainer.model.parameters()
+        self.channel.send(
+            {
+                "type": "ready",
+                "data_report": _report(corpus),
+                "parameters": sum(p.numel() for p in parameters),
+                "trainable": sum(p.numel() for p in self.trainer.optimizer.parameters),
+                "device": device,
+                "step": self.trainer.step,
+                "warnings": warnings,
+            }
+        )
+
+    def _corpus(self, request: Message) -> Corpus:
+        from swarm.data import prepare_corpus
+
+        def progress(report: DataReport) -> None:
+            counts = {"documents": report.documents, "bytes": report.bytes}
+            self.channel.send({"type": "progress_data", **counts})
+
+        return prepare_corpus(
+            request["source"],
+            Path(request["data_dir"]),
+            max_bytes=request.get("max_bytes"),
+            progress=progress,
+        )
+
+    def _restore(self) -> list[str]:
+        """Load the checkpoint if there is one; returns what could not be used of it, in words.
+
+        A changed text costs only the position in it. A file that can not be used at all is set
+        aside, and the optimizer starts afresh.
+        """
+        from swarm.training.checkpoint import load_checkpoint
+
+        trainer, warnings = _required(self.trainer), []
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return []
+        try:
+            tensors, meta = load_checkpoint(self.checkpoint)
+            if not trainer.sampler.accepts(meta.get("sampler")):
+                meta["sampler"] = trainer.sampler.state()
+                warnings.append("the text has changed since, it is read from its start again")
+            trainer.load_state_dict(tensors, meta)
+        except SwarmError as error:
+            aside = self.checkpoint.with_name(f"{self.checkpoint.name}.unusable")
+            self.checkpoint.replace(aside)
+            return [f"{error} - moved to {aside}, the optimizer starts afresh"]
+        return warnings
+
+    def _train(self, request: Message) -> None:
+        trainer, buffers = _required(self.trainer), _required(self.buffers)
+        trainer.set_held(request["held"])
+        trainer.load(buffers.theta)
+        trainer.set_schedule(request["committed_tokens"])
+        trainer.set_global_load(request.get("load") or None)
+        result = self._steps(trainer, request["round"], request["steps"])
+        for name in trainer.trainable_names:
+            trainer.pseudo_gradient(name, buffers.theta[name], buffers.delta[name])
+        self.channel.send({"type": "round_done", "round": request["round"], **result})
+
+    def _steps(self, trainer: Trainer, round_number: int, steps: int) -> Message:
+        started = reported = time.monotonic()
+        done, tokens, loss_sum = 0, 0, 0.0
+        routed: Any = 0
+        while done < max(1, steps) and not (done and self.channel.told_to_finish()):
+            stats = trainer.train_step()
+            done += 1
+            tokens += stats.tokens
+            loss_sum += stats.loss * stats.tokens
+            routed = routed + stats.routed_LE
+            now = time.monotonic()
+            if now - reported >= PROGRESS_EVERY_S:
+                reported = now
+                self.channel.send(
+                    {
+                        "type": "progress",
+                        "round": round_number,
+                        "step": done,
+                        "steps": steps,
+                        "loss": loss_sum / tokens,
+                        "tokens": tokens,
+                        "tokens_per_second": tokens / (now - started),
+                    }
+                )
+        return {
+            "steps": done,
+            "tokens": tokens,
+            "loss": loss_sum / tokens,
+            "routed": routed.reshape(-1).tolist(),
+            "seconds": time.monotonic() - started,
+        }
+
+    def _save(self, request: Message) -> None:
+        from swarm.training.checkpoint import save_checkpoint
+
+        if self.checkpoint is not None:
+            save_checkpoint(self.checkpoint, *_required(self.trainer).state_dict())
+        self.channel.send({"type": "saved"})
+
+
+def _required(value: T | None) -> T:
+    if value is None:
+        raise SwarmError(Code.INTERNAL, "the worker was asked to work before init")
+    return value
+
+
+def _device(wanted: str) -> str:
+    """`auto` is the best device there is; a named one must exist."""
+    import torch
+
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        return next(kind for kind, there in available.items() if there)
+    if not available.get(wanted.split(":")[0], False):
+        there = ", ".join(kind for kind, there in available.items() if there)
+        raise SwarmError(
+            Code.CONFIG_INVALID, f"device {wanted!r} is not available", f"available: auto, {there}"
+        )
+    return wanted
+
+
+def _report(corpus: Corpus) -> Message:
+    counts = {"train_tokens": len(corpus.train), "valid_tokens": len(corpus.valid)}
+    return {**dataclasses.asdict(corpus.report), **counts}
+
+
+def _volunteer_for_the_oom_killer() -> None:
+    """When memory runs out, losing the worker costs a restart; losing the daemon, the peer."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text("300")
+    except OSError:
+        pass
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve the daemon at the other end of `--fd` until it says stop or is gone."""
+    parser = argparse.ArgumentParser(prog="node.worker", description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="inherited socket of the daemon")
+    parser.add_argument("--memory-fd", type=int, required=True, help="inherited shared memory")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _volunteer_for_the_oom_killer()
+    Worker(Channel(socket.socket(fileno=options.fd)), options.memory_fd).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

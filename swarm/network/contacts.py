@@ -1,0 +1,141 @@
+"""Whom to dial, under which addresses, and when to try again (pure: the clock is passed in).
+
+Permanent contacts come from the user (`--peer`) and are tried for ever. Others are learned from
+peer records and dropped after they did not answer for `FORGET_AFTER`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from swarm.errors import Code, SwarmError
+from swarm.identity import public_key_of
+
+FIRST_DELAY = timedelta(seconds=1)
+LONGEST_DELAY = timedelta(seconds=30)
+FORGET_AFTER = timedelta(minutes=10)
+
+
+@dataclass
+class Contact:
+    """One peer; times are in seconds of the caller's monotonic clock."""
+
+    addresses: list[str] = field(default_factory=list)
+    permanent: bool = False
+    failing_since_s: float | None = None
+    next_try_s: float = 0.0
+    delay_s: float = FIRST_DELAY.total_seconds()
+
+
+class Contacts:
+    """The address book of one node; addresses are multiaddrs that end in /p2p/PEER."""
+
+    def __init__(self, own_id: str) -> None:
+        self._own_id = own_id
+        self._contacts: dict[str, Contact] = {}
+
+    def add(self, address: str) -> None:
+        """Add a permanent contact. Raises `CONFIG_INVALID`."""
+        contact = self._contact(peer_of(address))
+        contact.permanent = True
+        if address not in contact.addresses:
+            contact.addresses.insert(0, address)
+
+    def learn(self, peer: str, addresses: Iterable[str]) -> None:
+        """Take over the addresses that a peer announces (at most 16)."""
+        contact = self._contact(peer)
+        announced = [a for a in addresses if a.endswith(f"/p2p/{peer}")][:16]
+        if announced and not contact.permanent:
+            contact.addresses = announced
+        else:
+            contact.addresses += [a for a in announced if a not in contact.addresses]
+            del contact.addresses[32:]
+
+    def forget(self, peer: str) -> None:
+        """Drop a peer that said goodbye, unless the user named it."""
+        if peer in self._contacts and not self._contacts[peer].permanent:
+            del self._contacts[peer]
+
+    def addresses(self, peer: str) -> list[str]:
+        """Known addresses of `peer`, maybe none."""
+        contact = self._contacts.get(peer)
+        return list(contact.addresses) if contact else []
+
+    def all_addresses(self) -> list[str]:
+        """One address of each contact but oneself, to be kept over a restart."""
+        return [
+            c.addresses[0] for p, c in self._contacts.items() if p != self._own_id and c.addresses
+        ]
+
+    def due(self, known: set[str], now_s: float, limit: int = 16) -> list[str]:
+        """Contacts that are not `known` (alive) and should be tried now, longest waiting first."""
+        for peer in known & self._contacts.keys():
+            self.met(peer)
+        missing = [
+            peer
+            for peer, contact in self._contacts.items()
+            if peer not in known and peer != self._own_id and contact.next_try_s <= now_s
+        ]
+        return sorted(missing, key=lambda peer: self._contacts[peer].next_try_s)[:limit]
+
+    def met(self, peer: str) -> None:
+        """`peer` answered."""
+        contact = self._contacts.get(peer)
+        if contact is not None:
+            contact.failing_since_s = None
+            contact.next_try_s = 0.0
+            contact.delay_s = FIRST_DELAY.total_seconds()
+
+    def failed(self, peer: str, now_s: float) -> None:
+        """`peer` did not answer: wait twice as long as before, or give it up."""
+        contact = self._contacts.get(peer)
+        if contact is None:
+            return
+        if contact.failing_since_s is None:
+            contact.failing_since_s = now_s
+        contact.next_try_s = now_s + contact.delay_s
+        contact.delay_s = min(2 * contact.delay_s, LONGEST_DELAY.total_seconds())
+        if now_s - contact.failing_since_s > FORGET_AFTER.total_seconds():
+            self.forget(peer)
+
+    def _contact(self, peer: str) -> Contact:
+        return self._contacts.setdefault(peer, Contact())
+
+
+def peer_of(address: str) -> str:
+    """Peer id at the end of a multiaddr. Raises `CONFIG_INVALID` when there is none."""
+    head, _, peer = address.rpartition("/p2p/")
+    try:
+        public_key_of(peer)
+    except ValueError:
+        head = ""
+    if not head.startswith("/"):
+        raise SwarmError(
+            Code.CONFIG_INVALID,
+            f"{address!r} is not the address of a peer",
+            "copy one from that peer's `node status`: /ip4/1.2.3.4/tcp/4700/p2p/12D3Koo...",
+        )
+    return peer
+
+
+def path_of(connections: Iterable[str]) -> str:
+    """How a peer is reached, from the remote multiaddrs of its connections.
+
+    "lan" (private or loopback address), "direct", "relay", or "none"; the best one counts.
+    """
+    kinds = {_path_of_one(address) for address in connections}
+    return next((kind for kind in ("lan", "direct", "relay") if kind in kinds), "none")
+
+
+def _path_of_one(address: str) -> str:
+    if "/p2p-circuit" in address:
+        return "relay"
+    parts = address.split("/")
+    try:
+        host = ipaddress.ip_address(parts[2])
+    except (IndexError, ValueError):
+        return "direct"
+    return "lan" if host.is_private or host.is_loopback or host.is_link_local else "direct"

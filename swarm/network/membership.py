@@ -1,0 +1,77 @@
+"""Who is known: the newest signed record of each live peer, from the DHT and from messages.
+
+    directory = PeerDirectory(network, run_id, now_ms)
+    await directory.records()          # peer id -> PeerRecord, refreshed from the DHT when old
+    directory.note(signed)             # a record that came with a message
+
+Records are only ever taken when their signature, run and lease hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Protocol
+
+from swarm.errors import SwarmError
+from swarm.network.records import LEFT, expires_at_ms, verify_record
+from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
+
+REFRESH = timedelta(seconds=2)
+
+
+class RecordSource(Protocol):
+    """Where records are read from; the DHT in a real swarm."""
+
+    async def signed_records(self) -> Mapping[str, SignedRecord]:
+        """Every record that is stored for this run, unchecked."""
+        ...
+
+
+class PeerDirectory:
+    """See the module docstring."""
+
+    def __init__(self, source: RecordSource, run_id: bytes, now_s: Callable[[], float]) -> None:
+        self._source = source
+        self._run_id = run_id
+        self._now_s = now_s
+        self._known: dict[str, tuple[SignedRecord, PeerRecord]] = {}
+        self._refreshed_s = 0.0
+        self._lock = asyncio.Lock()
+
+    def _now_ms(self) -> int:
+        return round(1000 * self._now_s())
+
+    def note(self, signed: SignedRecord) -> PeerRecord | None:
+        """Take a record if it is valid and not older than the known one; None if it is invalid."""
+        try:
+            record = verify_record(signed, run_id=self._run_id, now_ms=self._now_ms())
+        except SwarmError:
+            return None
+        known = self._known.get(record.peer_id)
+        if known is None or known[1].issued_at_ms <= record.issued_at_ms:
+            self._known[record.peer_id] = (signed, record)
+        return record
+
+    def signed(self, peer: str) -> SignedRecord | None:
+        """The signed record of a peer, if it is still valid."""
+        known = self._known.get(peer)
+        return known[0] if known is not None and self._valid(known[1]) else None
+
+    def record(self, peer: str) -> PeerRecord | None:
+        """The record of a peer, if it is still valid."""
+        known = self._known.get(peer)
+        return known[1] if known is not None and self._valid(known[1]) else None
+
+    def _valid(self, record: PeerRecord) -> bool:
+        return record.state != LEFT and expires_at_ms(record) > self._now_ms()
+
+    async def records(self) -> Mapping[str, PeerRecord]:
+        """Valid records of all known peers; asks the source at most every two seconds."""
+        async with self._lock:
+            if self._now_s() - self._refreshed_s >= REFRESH.total_seconds():
+                for signed in (await self._source.signed_records()).values():
+                    self.note(signed)
+                self._refreshed_s = self._now_s()
+        return {p: record for p, (_, record) in self._known.items() if self._valid(record)}

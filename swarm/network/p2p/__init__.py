@@ -1,0 +1,14 @@
+"""The real network: libp2p by p2pd, discovery by a DHT. The only part that touches hivemind.
+
+    network = await PeerNetwork.start(identity, run_id, NetworkConfig(port=4700), ...)
+    await network.publish(record)
+    pong = await network.call(peer, Ping(), Pong, timedelta(seconds=3))
+    await network.shutdown()
+
+`daemon` runs one p2pd process, `directory` keeps signed records in the DHT, `network` joins the
+swarm and stays in it. Every workaround of hivemind 1.1.12 lives here, beside its reason.
+"""
+
+from swarm.network.p2p.network import NetworkConfig, PeerNetwork
+
+__all__ = ["NetworkConfig", "PeerNetwork"]

@@ -1,0 +1,290 @@
+"""One p2pd process: start, connect, call, stop, without a trace left behind.
+
+p2pd exits by itself when its owner dies (its control connection or its standard output closes;
+measured: 10 to 60 ms after SIGKILL of the owner, also in the middle of its start), so no process
+outlives a node. Its Unix sockets live in a private directory that each start sweeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import ipaddress
+import os
+import socket
+import stat
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import hivemind.p2p.p2p_daemon as hivemind_p2p_daemon
+from hivemind.p2p import P2P, P2PDaemonError, P2PHandlerError, PeerID
+from hivemind.utils.logging import use_hivemind_log_handler
+from hivemind.utils.multiaddr import Multiaddr
+
+from swarm.errors import Code, SwarmError
+from swarm.network.envelope import MAX_ENVELOPE_BYTES
+
+# hivemind prints to stderr by its own handler and asks p2pd for as much; its messages go to the
+# "hivemind" logger like those of any library. GOLOG_LOG_LEVEL in the environment still wins.
+use_hivemind_log_handler("nowhere")
+hivemind_p2p_daemon.loglevel = "ERROR"
+
+# p2pd drops what is larger without a word to us, so it must let through what we refuse and count.
+P2PD_MESSAGE_LIMIT = 2 * MAX_ENVELOPE_BYTES
+PORT_WAIT = timedelta(seconds=1)
+STOP_WAIT = timedelta(seconds=3)
+SOCKET_ROOT = Path("/tmp")  # Unix socket paths must be short: 104 bytes on macOS
+
+Handler = Callable[[str, bytes], Awaitable[bytes]]
+PROBLEMS = (P2PDaemonError, P2PHandlerError, OSError, EOFError, ValueError)
+
+
+class Daemon:
+    """A running p2pd. Peers are named by peer id, addresses are multiaddrs as strings.
+
+    Attributes:
+        p2p: hivemind's handle, for the DHT.
+        exited: set once the process is gone, whoever ended it.
+    """
+
+    def __init__(self, p2p: Any, sockets: Path, output: collections.deque[str]) -> None:
+        self.p2p = p2p
+        self.peer_id: str = p2p.peer_id.to_base58()
+        self.exited = asyncio.Event()
+        self._control = p2p._client.control
+        self._sockets = sockets
+        self._output = output
+        # hivemind's reader dies of InvalidStateError when an answer arrives in the same turn of
+        # the event loop in which its call is cancelled (by a timeout), and with it all later calls.
+        self._control._pending_calls = _LiveCalls(self._control._pending_calls)
+        self._exit_watch = asyncio.create_task(self._watch_exit())
+
+    @classmethod
+    async def start(
+        cls, key_file: Path, host: str, port: int, *, listen: bool, timeout: timedelta
+    ) -> Daemon:
+        """Start p2pd with the identity in `key_file`, listening on TCP only.
+
+        TCP only since averaging over QUIC loses data in p2pd (its stream close cuts the tail).
+        Raises `PORT_IN_USE`, `P2P_START_FAILED` or `STAGE_TIMEOUT`.
+        """
+        sockets = make_socket_dir()
+        output: collections.deque[str] = collections.deque(maxlen=20)
+        handle: Any = type("NodeP2P", (P2P,), {})
+        handle._UNIX_SOCKET_PREFIX = f"/unix{sockets}/"
+        handle._log_p2pd_message = staticmethod(output.append)
+        try:
+            p2p = await handle.create(
+                identity_path=str(key_file),
+                check_if_identity_free=False,  # knows RSA keys only; see network.py
+                host_maddrs=[f"{ip_multiaddr(host)}/tcp/{port}"],
+                no_listen=not listen,
+                nat_port_map=False,
+                idle_timeout=10,
+                startup_timeout=timeout.total_seconds(),
+                persistent_conn_max_msg_size=P2PD_MESSAGE_LIMIT,
+            )
+        except (*PROBLEMS, asyncio.TimeoutError) as error:
+            remove_socket_dir(sockets)
+            raise _start_error(error, output, host, port) from error
+        return cls(p2p, sockets, output)
+
+    async def addresses(self) -> list[str]:
+        """Multiaddrs under which this peer listens, with its peer id."""
+        maddrs = await self.p2p.get_visible_maddrs(latest=True)
+        return [str(maddr) for maddr in maddrs]
+
+    async def connect(self, peer: str, addresses: Iterable[str], timeout: timedelta) -> None:
+        """Make sure of a connection. Raises `PEER_UNREACHABLE`."""
+        try:
+            await asyncio.wait_for(
+                self.p2p._client.connect(
+                    PeerID.from_base58(peer), [encode_multiaddr(a, peer) for a in addresses]
+                ),
+                timeout.total_seconds(),
+            )
+        except (*PROBLEMS, asyncio.TimeoutError) as error:
+            raise unreachable(peer, _reason(error)) from error
+
+    async def connections(self) -> dict[str, list[str]]:
+        """Remote multiaddrs of the live connections of each connected peer."""
+        found: dict[str, list[str]] = {}
+        with suppress(*PROBLEMS):
+            for info in await self.p2p.list_peers():
+                addresses = found.setdefault(info.peer_id.to_base58(), [])
+                addresses += [str(address) for address in info.addrs]
+        return found
+
+    async def serve(self, protocol: str, handler: Handler) -> None:
+        """Answer requests with `await handler(authenticated peer id, data)`."""
+
+        async def answer(data: bytes, remote: PeerID) -> bytes:
+            return await handler(remote.to_base58(), data)
+
+        await self.p2p._client.add_unary_handler(protocol, answer)
+
+    async def call(self, peer: str, protocol: str, data: bytes, timeout: timedelta) -> bytes:
+        """Send `data` and return the answer. Raises `PEER_UNREACHABLE`."""
+        if self.exited.is_set():
+            raise unreachable(peer, "this node's p2pd has ended")
+        try:
+            answer = await asyncio.wait_for(
+                self.p2p._client.call_unary_handler(PeerID.from_base58(peer), protocol, data),
+                timeout.total_seconds(),
+            )
+        except asyncio.TimeoutError as error:
+            raise unreachable(peer, f"no answer in {timeout.total_seconds():.1f} s") from error
+        except PROBLEMS as error:
+            raise unreachable(peer, _reason(error)) from error
+        return bytes(answer)
+
+    async def stop(self) -> None:
+        """End the process and remove its sockets; never raises, never hangs."""
+        self._exit_watch.cancel()
+        self.exited.set()
+        self._fail_pending()
+        try:
+            await asyncio.wait_for(self.p2p.shutdown(), STOP_WAIT.total_seconds())
+        except asyncio.TimeoutError:
+            with suppress(ProcessLookupError):
+                self.p2p._child.kill()
+            await self.p2p._child.wait()
+        remove_socket_dir(self._sockets)
+
+    async def _watch_exit(self) -> None:
+        await self.p2p._child.wait()
+        self.exited.set()
+        self._fail_pending()
+
+    def _fail_pending(self) -> None:
+        # hivemind leaves calls in flight waiting for ever when p2pd is gone.
+        for future in self._control._pending_calls.values():
+            if not future.done():
+                future.set_exception(P2PDaemonError("p2pd has ended"))
+
+
+class _LiveCalls(dict[Any, Any]):
+    """hivemind's calls in flight; one whose waiter is gone counts as unknown."""
+
+    def __contains__(self, call_id: object) -> bool:
+        future = self.get(call_id)
+        return future is not None and not future.done()
+
+
+def unreachable(peer: str, reason: str) -> SwarmError:
+    """A `PEER_UNREACHABLE` error about `peer`."""
+    return SwarmError(Code.PEER_UNREACHABLE, f"{peer}: {reason}")
+
+
+def ip_multiaddr(host: str) -> str:
+    """ "/ip4/HOST" or "/ip6/HOST". Raises `CONFIG_INVALID` unless `host` is an IP address."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError as error:
+        raise SwarmError(
+            Code.CONFIG_INVALID,
+            f"host: {host!r} is not an IP address",
+            "use 0.0.0.0 to listen on every interface",
+        ) from error
+    return f"/ip{address.version}/{address}"
+
+
+def encode_multiaddr(address: str, peer: str) -> Multiaddr:
+    """`address` in the form that p2pd's connect takes, without its final /p2p/PEER.
+
+    hivemind writes a peer id inside an address (of a relay) as a CIDv1, which p2pd refuses with
+    "length greater than remaining number of bytes in buffer"; it wants the bare multihash.
+    """
+    maddr = Multiaddr(address.removesuffix(f"/p2p/{peer}"))
+    ed25519_cid, ed25519_hash = b"\xa5\x03\x28\x01\x72\x00\x24", b"\xa5\x03\x26\x00\x24"
+    return Multiaddr(maddr.to_bytes().replace(ed25519_cid, ed25519_hash))
+
+
+async def wait_for_port(host: str, port: int, timeout: timedelta = PORT_WAIT) -> None:
+    """Wait until `port` can be bound: a p2pd whose node was killed takes some milliseconds to go.
+
+    p2pd itself listens with SO_REUSEPORT, so two nodes on one port would both start and share
+    the connections at random. Raises `PORT_IN_USE`.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    deadline = time.monotonic() + timeout.total_seconds()
+    while True:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise port_in_use(host, port, error.strerror or str(error)) from error
+            else:
+                return
+        await asyncio.sleep(0.02)
+
+
+def port_in_use(host: str, port: int, reason: str) -> SwarmError:
+    """A `PORT_IN_USE` error."""
+    return SwarmError(
+        Code.PORT_IN_USE,
+        f"can not listen on {host} port {port}: {reason}",
+        f"see who has it with: ss -ltnp 'sport = :{port}', or choose another port",
+    )
+
+
+def make_socket_dir() -> Path:
+    """A new private directory for the sockets of one p2pd; those of dead owners are removed."""
+    root = SOCKET_ROOT / f"expertswarm-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    status = root.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise SwarmError(Code.P2P_START_FAILED, f"{root} belongs to another user", f"rm -r {root}")
+    for path in root.iterdir():
+        if not _process_exists(path.name.partition("-")[0]):
+            remove_socket_dir(path)
+    for number in range(1000):
+        path = root / f"{os.getpid()}-{number}"
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+            return path
+    raise SwarmError(Code.P2P_START_FAILED, f"too many p2pd of one process in {root}")
+
+
+def remove_socket_dir(path: Path) -> None:
+    """Remove the directory, its sockets, and the parent if it is empty then."""
+    with suppress(OSError):
+        for entry in path.iterdir():
+            entry.unlink(missing_ok=True)
+        path.rmdir()
+    with suppress(OSError):
+        path.parent.rmdir()
+
+
+def _process_exists(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _start_error(error: BaseException, output: Sequence[str], host: str, port: int) -> SwarmError:
+    text = " | ".join([*list(output)[-3:], str(error)])
+    if "address already in use" in text:
+        return port_in_use(host, port, "address already in use")
+    if "failed to start in" in text or isinstance(error, asyncio.TimeoutError):
+        hint = "the machine may be very busy; try again"
+        return SwarmError(Code.STAGE_TIMEOUT, f"p2pd: {text}", hint)
+    return SwarmError(
+        Code.P2P_START_FAILED, f"p2pd: {text}", "reinstall hivemind if its p2pd does not run here"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, asyncio.TimeoutError):
+        return "no connection in time"
+    return str(error).replace("Connect failed. msg=", "") or type(error).__name__

@@ -1,0 +1,442 @@
+"""`PeerNetwork`: join the swarm in stages, call peers, publish records, stay connected.
+
+Start-up stages, each with its own time limit and error code:
+key (IDENTITY_*), port (PORT_IN_USE), p2pd (P2P_START_FAILED, STAGE_TIMEOUT, IDENTITY_IN_USE),
+bootstrap (BOOTSTRAP_UNREACHABLE, RUN_MISMATCH), dht.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from swarm.config import PROTOCOL_VERSION
+from swarm.errors import Code, SwarmError
+from swarm.identity import Identity
+from swarm.network import records
+from swarm.network.contacts import Contacts, path_of, peer_of
+from swarm.network.p2p.daemon import Daemon, unreachable, wait_for_port
+from swarm.network.p2p.directory import PEERS, Directory
+from swarm.network.transport import Clock, Endpoint, Reply, Request
+from swarm.wire.control_pb2 import Locate, LocateReply, Ping, Pong
+from swarm.wire.membership_pb2 import NamedValue, PeerRecord
+
+logger = logging.getLogger(__name__)
+
+CONTROL_PROTOCOL = f"/expertswarm/control/{PROTOCOL_VERSION}"
+CONNECT_WAIT = timedelta(seconds=5)
+GREET_WAIT = timedelta(seconds=3)
+PROBE_WAIT = timedelta(seconds=2)
+FAREWELL_WAIT = timedelta(seconds=1.5)
+DHT_WAIT = timedelta(seconds=8)
+OTHERS_WAIT = timedelta(seconds=1)  # for the other bootstrap peers once one has answered
+WATCH_INTERVAL = timedelta(seconds=1)
+FINAL = (Code.RUN_MISMATCH, Code.PEER_REFUSED, Code.MESSAGE_VERSION)  # trying again is no use
+
+StageCallback = Callable[[str, str], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Where to listen and whom to join.
+
+    Attributes:
+        host: IP address to listen on; 0.0.0.0 for every interface.
+        port: TCP port of p2pd; 0 for any free one.
+        initial_peers: multiaddrs of which at least one must answer; empty for the first peer.
+        known_peers: multiaddrs from earlier runs, tried as well but not needed.
+        start_timeout: limit of the p2pd stage.
+        bootstrap_timeout: limit of the bootstrap stage.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    initial_peers: tuple[str, ...] = ()
+    known_peers: tuple[str, ...] = ()
+    start_timeout: timedelta = timedelta(seconds=20)
+    bootstrap_timeout: timedelta = timedelta(seconds=30)
+
+
+class PeerNetwork:
+    """A `Transport` over libp2p, with the run's directory of peers. Made by `start`.
+
+    A background task dials again whoever is missing, renews this peer's record at a third of
+    its lease, and starts p2pd again if it dies.
+
+    Attributes:
+        identity: this peer's key.
+        incarnation: 16 random bytes of this start; goes into the peer record.
+        refused: messages and records that were not let in, by error code.
+        addresses: multiaddrs to give to other peers.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        key_file: Path,
+        run_id: bytes,
+        config: NetworkConfig,
+        on_stage: StageCallback,
+        now: Clock,
+    ) -> None:
+        self.identity = identity
+        self.incarnation = secrets.token_bytes(16)
+        self.addresses: list[str] = []
+        self._key_file = key_file
+        self._run_id = run_id
+        self._config = config
+        self._port = config.port
+        self._on_stage = on_stage
+        self._now = now
+        self._started_ms = self._now_ms()
+        self._endpoint = Endpoint(identity, run_id, now)
+        self._contacts = Contacts(identity.peer_id)
+        self._connected: set[str] = set()
+        self._record: PeerRecord | None = None
+        self._expires_ms = 0  # of the record that the DHT has
+        self._publishing = asyncio.Lock()
+        self._daemon: Daemon | None = None
+        self._directory: Directory | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self.serve(Ping, self._answer_ping)
+        self.serve(Locate, self._answer_locate)
+
+    # ---- start and stop ----
+
+    @classmethod
+    async def start(
+        cls,
+        key_file: Path,
+        run_id: bytes,
+        config: NetworkConfig,
+        *,
+        on_stage: StageCallback = lambda name, message: None,
+        now: Clock = time.time,
+    ) -> PeerNetwork:
+        """Load or make the key, start p2pd, and join the run's DHT.
+
+        `on_stage(name, message)` is called at the end of each stage. Raises the errors of the
+        module's first lines; nothing is left running then.
+        """
+        is_new = not key_file.exists()
+        identity = Identity.load_or_create(key_file)
+        on_stage("key", identity.peer_id)
+        network = cls(identity, key_file, run_id, config, on_stage, now)
+        try:
+            for address in (*config.initial_peers, *config.known_peers):
+                network._contacts.learn(peer_of(address), [address])
+            for address in config.initial_peers:
+                network._contacts.add(address)
+            await network._bring_up(check_twin=not is_new)
+            await network._bootstrap()
+        except BaseException:
+            await network.shutdown()
+            raise
+        network._watcher = asyncio.create_task(network._watch())
+        return network
+
+    async def shutdown(self) -> None:
+        """Say goodbye, leave the DHT, end p2pd, remove its sockets. Never raises for peers."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+        if self._record is not None and self._directory is not None:
+            farewell = PeerRecord()
+            farewell.CopyFrom(self._record)
+            farewell.state = records.LEFT
+            with suppress(SwarmError, asyncio.TimeoutError):
+                await asyncio.wait_for(self.publish(farewell), FAREWELL_WAIT.total_seconds())
+        await self._take_down()
+
+    async def _bring_up(self, *, check_twin: bool) -> None:
+        config = self._config
+        if self._port:
+            await wait_for_port(config.host, self._port)
+            self._on_stage("port", f"{config.host}:{self._port} is free")
+        starting = asyncio.create_task(
+            Daemon.start(
+                self._key_file, config.host, self._port, listen=True, timeout=config.start_timeout
+            )
+        )
+        try:
+            if check_twin:
+                await look_for_twin(
+                    self.peer_id,
+                    self.incarnation,
+                    self._run_id,
+                    self._targets(),
+                    config.start_timeout,
+                )
+        finally:
+            self._daemon = await starting
+        self.addresses = await self._daemon.addresses()
+        self._port = int(self.addresses[0].split("/tcp/")[1].split("/")[0])
+        self._on_stage("p2pd", f"listening on {', '.join(self.addresses)}")
+        self._directory = await Directory.start(
+            self._daemon, self._run_id, self._now, self._endpoint.refused
+        )
+        await self._daemon.serve(CONTROL_PROTOCOL, self._endpoint.answer)
+
+    async def _take_down(self) -> None:
+        daemon, directory = self._daemon, self._directory
+        self._daemon = self._directory = None
+        self._connected.clear()
+        if directory is not None:
+            await directory.stop()
+        if daemon is not None:
+            await daemon.stop()
+
+    # ---- joining and staying connected ----
+
+    async def _bootstrap(self) -> None:
+        targets = [a for a in self._targets() if peer_of(a) != self.peer_id]
+        if not targets:
+            self._on_stage("bootstrap", "no peers given: the first peer of the swarm")
+            return
+        limit = self._config.bootstrap_timeout if self._config.initial_peers else GREET_WAIT
+        met = await bootstrap(
+            lambda address: self._greet(peer_of(address), [address]),
+            targets,
+            limit,
+            required=bool(self._config.initial_peers),
+        )
+        self._on_stage("bootstrap", f"{met} of {len(targets)} peers answered")
+        assert self._directory is not None
+        await self._directory.explore()
+        self._on_stage("dht", f"{len(self._directory.known())} peers known")
+
+    async def _greet(self, peer: str, addresses: Iterable[str]) -> None:
+        """Connect, check that both are of one run, and enter each other's routing table."""
+        daemon, directory = self._running()
+        await daemon.connect(peer, addresses, CONNECT_WAIT)
+        self._connected.add(peer)
+        await self.call(peer, Ping(), Pong, GREET_WAIT)
+        await directory.meet(peer)
+        self._contacts.met(peer)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL.total_seconds())
+            try:
+                if self._daemon is None or self._daemon.exited.is_set():
+                    logger.warning("p2pd has ended; starting it again")
+                    await self._take_down()
+                    await self._bring_up(check_twin=False)
+                await self._dial_missing()
+                await self._renew()
+            except SwarmError as error:
+                logger.warning("network watch: %s", error)
+
+    async def _dial_missing(self) -> None:
+        _, directory = self._running()
+        due = self._contacts.due(directory.known(), time.monotonic())
+        if any(await asyncio.gather(*(self._dial(peer) for peer in due))):
+            await directory.explore()
+            if self._record is not None:
+                await self.publish(self._record)
+
+    async def _dial(self, peer: str) -> bool:
+        try:
+            await self._greet(peer, self._contacts.addresses(peer))
+        except SwarmError as error:
+            logger.debug("dialling %s: %s", peer, error)
+            self._contacts.failed(peer, time.monotonic())
+            return False
+        logger.info("connected to %s", peer)
+        return True
+
+    async def _renew(self) -> None:
+        record = self._record
+        if record is not None:
+            age_ms = self._now_ms() - record.issued_at_ms
+            if age_ms * 3 > record.lease_ttl_ms:
+                await self.publish(record)
+
+    # ---- control messages ----
+
+    @property
+    def peer_id(self) -> str:
+        """This peer's id."""
+        return self.identity.peer_id
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Messages and records that were not let in, by error code."""
+        return self._endpoint.refused
+
+    @property
+    def port(self) -> int:
+        """TCP port of p2pd."""
+        return self._port
+
+    async def call(
+        self, peer: str, request: Message, reply_type: type[Reply], timeout: timedelta
+    ) -> Reply:
+        """See `swarm.network.transport.Transport.call`."""
+        data = self._endpoint.seal(peer, request)
+        if peer == self.peer_id:
+            answer = await self._endpoint.answer(peer, data)
+            return self._endpoint.open_reply(peer, answer, reply_type)
+        deadline_s = time.monotonic() + timeout.total_seconds()
+        daemon, _ = self._running()
+        if peer not in self._connected:
+            await daemon.connect(peer, self._contacts.addresses(peer), timeout)
+            self._connected.add(peer)
+        left = timedelta(seconds=max(0.05, deadline_s - time.monotonic()))
+        try:
+            answer = await daemon.call(peer, CONTROL_PROTOCOL, data, left)
+        except SwarmError:
+            # Dial its announced addresses next time: p2pd alone may try stale ones for 10 s.
+            self._connected.discard(peer)
+            raise
+        return self._endpoint.open_reply(peer, answer, reply_type)
+
+    def serve(
+        self, request_type: type[Request], handler: Callable[[str, Request], Awaitable[Message]]
+    ) -> None:
+        """See `swarm.network.transport.Transport.serve`. Ping and Locate are answered already."""
+        self._endpoint.serve(request_type, handler)
+
+    async def paths(self) -> dict[str, str]:
+        """How each connected peer is reached: "lan", "direct" or "relay"."""
+        daemon, _ = self._running()
+        return {peer: path_of(found) for peer, found in (await daemon.connections()).items()}
+
+    async def path_of(self, peer: str) -> str:
+        """How `peer` is reached: "self", "lan", "direct", "relay" or "none"."""
+        return "self" if peer == self.peer_id else (await self.paths()).get(peer, "none")
+
+    @property
+    def known_addresses(self) -> list[str]:
+        """Addresses worth keeping over a restart (`NetworkConfig.known_peers`)."""
+        return self._contacts.all_addresses()
+
+    @property
+    def peers_known(self) -> set[str]:
+        """Peers in the DHT's routing table; empty means alone or cut off."""
+        return self._directory.known() if self._directory is not None else set()
+
+    async def _answer_ping(self, sender: str, request: Ping) -> Pong:
+        return Pong(sequence=request.sequence, incarnation=self.incarnation)
+
+    async def _answer_locate(self, sender: str, request: Locate) -> LocateReply:
+        if request.peer_id == self.peer_id:
+            return LocateReply(alive=True, incarnation=self.incarnation)
+        daemon, _ = self._running()
+        if not self._contacts.addresses(request.peer_id):
+            if request.peer_id not in await daemon.connections():
+                return LocateReply(alive=False)
+        try:
+            pong = await self.call(request.peer_id, Ping(), Pong, PROBE_WAIT)
+        except SwarmError:
+            return LocateReply(alive=False)
+        return LocateReply(alive=True, incarnation=pong.incarnation)
+
+    # ---- records ----
+
+    async def publish(self, record: PeerRecord) -> None:
+        """Put this peer's record into the DHT and keep it there until the next `publish`.
+
+        Fills in peer_id, run_id, protocol, incarnation, p2p_addresses and the time of issue.
+        Raises `IDENTITY_IN_USE` if another process publishes under this id since our start.
+        """
+        _, directory = self._running()
+        async with self._publishing:
+            mine = PeerRecord()
+            mine.CopyFrom(record)
+            mine.peer_id, mine.run_id = self.peer_id, self._run_id
+            mine.protocol, mine.incarnation = PROTOCOL_VERSION, self.incarnation
+            del mine.p2p_addresses[:]
+            mine.p2p_addresses.extend(self.addresses)
+            if not self._expires_ms:
+                self._expires_ms = await self._own_expiry(directory)
+            for _ in range(2):
+                issued = records.issue(mine, self._now_ms(), self._expires_ms)
+                signed = records.sign_record(self.identity, issued)
+                self._expires_ms = records.expires_at_ms(issued)
+                if await _limited(directory.store(PEERS, signed, self.peer_id, self._expires_ms)):
+                    break
+                self._expires_ms = await self._own_expiry(directory)
+            mine.issued_at_ms = issued.issued_at_ms
+            self._record = mine
+
+    async def records(self) -> dict[str, PeerRecord]:
+        """Valid records of all peers that are in the run now, this one's included."""
+        _, directory = self._running()
+        found = await _limited(directory.peers())
+        for peer, record in list(found.items()):
+            if record.state == records.LEFT:
+                self._contacts.forget(peer)
+                del found[peer]
+            else:
+                self.learn(record)
+        return found
+
+    def learn(self, record: PeerRecord) -> None:
+        """Remember the addresses of a verified record that came by another way."""
+        self._contacts.learn(record.peer_id, record.p2p_addresses)
+
+    async def store_value(self, name: str, value: bytes, lease: timedelta) -> None:
+        """Put this peer's value under `name`, up to 1 MiB, in place of its earlier one.
+
+        It is not renewed: store it again before `lease` (1 hour at most) ends.
+        """
+        _, directory = self._running()
+        mine = NamedValue(peer_id=self.peer_id, run_id=self._run_id, name=name, value=value)
+        mine.lease_ttl_ms = int(lease.total_seconds() * 1000)
+        replaced = (await _limited(directory.values(name))).get(self.peer_id)
+        after_ms = records.expires_at_ms(replaced) if replaced is not None else 0
+        mine = records.issue(mine, self._now_ms(), after_ms)
+        signed = records.sign_value(self.identity, mine)
+        expires_ms = records.expires_at_ms(mine)
+        await _limited(directory.store(name, signed, self.peer_id, expires_ms))
+
+    async def get_values(self, name: str) -> dict[str, bytes]:
+        """Each peer's value under `name`, by peer id; signatures and leases are checked."""
+        _, directory = self._running()
+        found = await _limited(directory.values(name))
+        return {peer: value.value for peer, value in found.items()}
+
+    async def _own_expiry(self, directory: Directory) -> int:
+        """When the record that the DHT has of this peer expires; 0 if it has none."""
+        record = (await _limited(directory.peers())).get(self.peer_id)
+        if record is None:
+            return 0
+        if record.incarnation != self.incarnation and record.issued_at_ms > self._started_ms:
+            raise twin_error(self.peer_id)
+        return records.expires_at_ms(record)
+
+    # ---- small helpers ----
+
+    def _running(self) -> tuple[Daemon, Directory]:
+        if self._daemon is None or self._directory is None:
+            raise unreachable(self.peer_id, "this node's network is not running")
+        return self._daemon, self._directory
+
+    def _targets(self) -> list[str]:
+        return list(dict.fromkeys((*self._config.initial_peers, *self._config.known_peers)))
+
+    def _now_ms(self) -> int:
+        return int(self._now() * 1000)
+
+
+async def _limited(operation: Awaitable[T]) -> T:
+    """A DHT operation under a time limit. Raises `STAGE_TIMEOUT`."""
+    try:
+        return await asyncio.wait_for(operation, DHT_WAIT.total_seconds())
+    except asyncio.TimeoutError:
+        message = f"the DHT did not answer in {DHT_WAIT.total_seconds():.0f} s"
+        raise SwarmError(Code.STAGE_TIMEOUT, message) from None

@@ -1,0 +1,106 @@
+"""A run's policy over fragments, as the round protocol needs it (`swarm.collective.member.Policy`).
+
+Made from the manifest alone: which fragments a peer keeps, their initial state, the outer step, and
+who holds which experts. All of it is pure and gives the same bits on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from swarm.collective.state import FragmentState
+from swarm.config import RunManifest
+from swarm.errors import Code, SwarmError
+from swarm.experts.assignment import assign_experts
+from swarm.model.fragments import FragmentLayout, initial_fragment, state_root
+from swarm.training.outer import update_fragment
+from swarm.wire import collective_pb2 as pb
+
+F32 = npt.NDArray[np.float32]
+
+
+class RunPolicy:
+    """See the module docstring. `me` is the peer whose copy this is; None keeps everything."""
+
+    def __init__(self, manifest: RunManifest, me: str | None = None) -> None:
+        self.manifest = manifest
+        self.layout = FragmentLayout.of(
+            manifest.model, manifest.sync.trunk_fragments, manifest.sync.router_rows
+        )
+        self.numel: Mapping[str, int] = {n: self.layout.numel(n) for n in self.layout.names}
+        self._me = me
+        self._initial: dict[str, FragmentState] = {}
+
+    def held_experts(self, record: pb.RoundRecord | None) -> list[int]:
+        """Experts that the record assigns to this peer."""
+        assignments = record.assignments if record is not None else []
+        return next((list(a.experts) for a in assignments if a.peer == self._me), [])
+
+    def trainable(self, record: pb.RoundRecord | None) -> list[str]:
+        """Fragments that this peer trains: the trunk and its experts."""
+        experts = self.held_experts(record)
+        return [*self.layout.trunk_names, *(self.layout.expert_name(e) for e in experts)]
+
+    def wanted(self, record: pb.RoundRecord | None) -> Collection[str]:
+        """Fragments that this peer keeps: all of them, or with `held` what it trains."""
+        if self._me is None or self.manifest.sync.forward == "full":
+            return self.layout.names
+        return self.trainable(record)
+
+    def initial(self, fragment: str) -> FragmentState:
+        """The fragment at genesis, computed once."""
+        if fragment not in self._initial:
+            seed = self.manifest.genesis.seed
+            theta = initial_fragment(self.manifest.model, self.layout, fragment, seed)
+            self._initial[fragment] = FragmentState.initial(theta)
+        return self._initial[fragment]
+
+    def check_genesis(self) -> dict[str, FragmentState]:
+        """All fragments at genesis.
+
+        Raises `CONFIG_INVALID` when they are not those that the manifest was made with.
+        """
+        states = {name: self.initial(name) for name in self.layout.names}
+        root = state_root({name: state.theta_sha256 for name, state in states.items()}).hex()
+        if self.manifest.genesis.state_root not in ("", root):
+            raise SwarmError(
+                Code.CONFIG_INVALID,
+                f"genesis.state_root: this version makes {root[:16]}, not the manifest's "
+                f"{self.manifest.genesis.state_root[:16]}",
+                "use the version of expertswarm that made the manifest",
+            )
+        return states
+
+    def forget_initial(self) -> None:
+        """Free the initial fragments once a commit has replaced them."""
+        self._initial.clear()
+
+    def apply(
+        self, fragment: str, mean: F32, state: FragmentState, contributors: int
+    ) -> FragmentState:
+        """The outer step on one fragment."""
+        theta, momentum = np.empty_like(state.theta), np.empty_like(state.momentum)
+        update_fragment(
+            self.manifest.outer,
+            contributors,
+            state.theta,
+            state.momentum,
+            mean,
+            out_theta=theta,
+            out_momentum=momentum,
+        )
+        return FragmentState.of(theta, momentum, state.version + 1)
+
+    def assign(
+        self, roster: Sequence[str], previous: Mapping[str, Sequence[int]]
+    ) -> Mapping[str, Sequence[int]]:
+        """Experts of each member of the roster."""
+        return assign_experts(
+            roster,
+            previous,
+            self.manifest.model.num_experts,
+            self.manifest.sync.experts_per_peer,
+        )

@@ -1,0 +1,274 @@
+"""The round protocol end to end on a fake network, sunny and with one death at a time."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from swarm.collective.consensus import verify_commit
+from swarm.identity import verify
+from swarm.simulation.swarm import SimulatedSwarm, toy_manifest
+from swarm.wire import collective_pb2 as pb
+
+
+def run(story):
+    asyncio.run(asyncio.wait_for(story, 60))
+
+
+def test_four_peers_found_a_run_and_commit_identical_rounds():
+    async def story():
+        swarm = SimulatedSwarm(4)
+        await swarm.start()
+        for expected_round in (1, 2, 3):
+            records = await swarm.round()
+            swarm.assert_level()
+            assert {r.round for r in records} == {expected_round}
+            assert {r.outcome for r in records} == {pb.FULL}
+            assert all(
+                o.advanced and o.state.version == expected_round for o in records[0].fragments
+            )
+        verify_commit(swarm.peers[0].ledger.commit, swarm.manifest.run_id, verify)
+        await swarm.close()
+
+    run(story())
+
+
+def test_the_committed_trunk_is_the_outer_step_on_the_mean_of_all_updates():
+    async def story():
+        swarm = SimulatedSwarm(3)
+        await swarm.start()
+        base = swarm.peers[0].state.fragments["trunk.0"]
+        deltas = [p.delta("trunk.0", 1) for p in sorted(swarm.peers, key=lambda p: p.peer_id)]
+        await swarm.round()
+        mean = np.mean(np.stack(deltas).astype(np.float64), axis=0)
+        expected = swarm.policy.apply("trunk.0", mean.astype(np.float32), base, 3)
+        got = swarm.peers[0].state.fragments["trunk.0"]
+        np.testing.assert_allclose(got.theta, expected.theta, rtol=1e-5, atol=1e-6)
+        await swarm.close()
+
+    run(story())
+
+
+@pytest.mark.parametrize("codec", ["bf16", "int8"])
+def test_lossy_codecs_keep_all_peers_bit_identical(codec):
+    async def story():
+        swarm = SimulatedSwarm(4, manifest=toy_manifest(min_peers=4, codec=codec))
+        await swarm.start()
+        for _ in range(2):
+            await swarm.round()
+            swarm.assert_level()
+        await swarm.close()
+
+    run(story())
+
+
+def test_each_expert_is_its_holders_own_update():
+    async def story():
+        swarm = SimulatedSwarm(4)
+        await swarm.start()
+        holders = {e: a.peer for a in swarm.peers[0].ledger.record.assignments for e in a.experts}
+        assert sorted(holders) == list(range(8))
+        record = (await swarm.round())[0]
+        for outcome in record.fragments:
+            if outcome.state.fragment.startswith("expert."):
+                expert = int(outcome.state.fragment.split(".")[1])
+                assert list(outcome.contributors) == [holders[expert]]
+        await swarm.close()
+
+    run(story())
+
+
+@pytest.mark.parametrize("rank", range(4))
+def test_member_killed_before_the_round_survivors_go_on(rank):
+    """Rank 0 is the round's leader, rank 1 its successor."""
+
+    async def story():
+        swarm = SimulatedSwarm(4)
+        await swarm.start()
+        await swarm.round()
+        order = swarm.peers[0].member.succession()
+        victim = next(p for p in swarm.peers if p.peer_id == order[rank])
+        swarm.kill(victim)
+        records = await swarm.round()
+        swarm.assert_level()
+        assert victim.peer_id not in records[0].roster
+        assert [m.peer for m in records[0].missing] == [victim.peer_id]
+        assert records[0].outcome == pb.PARTIAL
+        assert next(o for o in records[0].fragments if o.state.fragment == "trunk.0").advanced
+        await swarm.close()
+
+    run(story())
+
+
+@pytest.mark.parametrize("rank", range(4))
+def test_reducer_killed_mid_reduce_survivors_agree(rank):
+    async def story():
+        numel = {"trunk.0": 1_500_000, **{f"expert.{e}": 1000 for e in range(8)}}
+        swarm = SimulatedSwarm(4, numel=numel)
+        await swarm.start()
+        order = swarm.peers[0].member.succession()
+        victim = next(p for p in swarm.peers if p.peer_id == order[rank])
+        loop = asyncio.get_running_loop()
+        killed = asyncio.Event()
+
+        def kill_on_first_chunk(source, target, frame):
+            if frame.WhichOneof("frame") == "chunk" and source == victim.peer_id:
+                if swarm.bulk._served.pop(victim.peer_id, None):
+                    loop.call_soon_threadsafe(killed.set)
+
+        swarm.bulk.on_frame = kill_on_first_chunk
+        dying = asyncio.create_task(victim.round())
+        survivors = [p for p in swarm.peers if p is not victim]
+        rounds = [asyncio.create_task(p.round()) for p in survivors]
+        await asyncio.wait_for(killed.wait(), 20)
+        swarm.kill(victim)
+        dying.cancel()
+        await victim.member.close()
+        records = await asyncio.wait_for(asyncio.gather(*rounds), 30)
+        swarm.assert_level()
+        assert {r.round for r in records} == {1}
+        trunk = next(o for o in records[0].fragments if o.state.fragment == "trunk.0")
+        assert trunk.advanced and victim.peer_id not in trunk.contributors
+        assert sorted(trunk.contributors) == sorted(p.peer_id for p in survivors)
+        await swarm.close()
+
+    run(story())
+
+
+def test_late_joiner_enters_at_a_boundary_and_changes_no_denominator():
+    async def story():
+        swarm = SimulatedSwarm(3)
+        await swarm.start()
+        await swarm.round()
+        newcomer = swarm.add()
+        others = [p for p in swarm.peers if p is not newcomer]
+        joining = asyncio.create_task(swarm.join(newcomer))
+        while newcomer.ledger.record is None:
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
+        records = await asyncio.gather(*(p.round() for p in others))
+        await joining
+        assert list(records[0].joined) == [newcomer.peer_id]
+        for outcome in records[0].fragments:
+            assert newcomer.peer_id not in outcome.contributors
+        assert records[0].outcome == pb.FULL
+        swarm.assert_level()
+        records = await swarm.round()
+        trunk = next(o for o in records[0].fragments if o.state.fragment == "trunk.0")
+        assert newcomer.peer_id in trunk.contributors
+        await swarm.close()
+
+    run(story())
+
+
+def test_killed_peer_restarts_gets_its_experts_back_and_votes_again():
+    async def story():
+        swarm = SimulatedSwarm(4)
+        await swarm.start()
+        await swarm.round()
+        victim = swarm.peers[1]
+        before = victim.trainable()
+        swarm.kill(victim)
+        await swarm.round()
+        returned = swarm.add(victim.identity, victim.ledger)
+        joining = asyncio.create_task(swarm.join(returned))
+        await asyncio.sleep(0.3)
+        await asyncio.gather(*(p.round() for p in swarm.peers if p is not returned))
+        await joining
+        assert returned.trainable() == before
+        await swarm.round()
+        swarm.assert_level()
+        voters = {v.voter for v in swarm.peers[0].ledger.commit.votes}
+        assert returned.peer_id in voters
+        await swarm.close()
+
+    run(story())
+
+
+def test_peer_with_wrong_bits_is_given_the_agreed_ones():
+    async def story():
+        swarm = SimulatedSwarm(4)
+        await swarm.start()
+        liar = swarm.peers[0]
+        apply = swarm.policy.apply
+
+        class Wrong:
+            numel = swarm.policy.numel
+            wanted = swarm.policy.wanted
+            initial = swarm.policy.initial
+            assign = swarm.policy.assign
+
+            def apply(self, fragment, mean, state, contributors):
+                return apply(fragment, mean + np.float32(1e-3), state, contributors)
+
+        liar.member.context.policy = Wrong()
+        records = await swarm.round()
+        swarm.assert_level()
+        assert next(o for o in records[0].fragments if o.state.fragment == "trunk.0").advanced
+        assert any(e.name == "resync" for e in liar.events)
+        await swarm.close()
+
+    run(story())
+
+
+def test_update_that_is_not_finite_is_refused_and_named():
+    async def story():
+        swarm = SimulatedSwarm(4)
+        await swarm.start()
+        bad = swarm.peers[2]
+        delta = bad.delta
+
+        def poisoned(fragment, round_index):
+            values = delta(fragment, round_index)
+            if fragment == "trunk.0":
+                values[17] = np.nan
+            return values
+
+        bad.delta = poisoned
+        records = await swarm.round()
+        swarm.assert_level()
+        assert [(m.peer, m.reason) for m in records[0].missing] == [
+            (bad.peer_id, "its update is not finite")
+        ]
+        assert bad.peer_id in records[0].roster
+        await swarm.close()
+
+    run(story())
+
+
+def test_survivors_without_a_majority_branch_after_the_lease_and_say_so():
+    async def story():
+        from swarm.config import TimeoutPolicy
+
+        quick = TimeoutPolicy(
+            heartbeat_s=0.3, chunk_s=0.5, attempt_s=1.0, round_s=1.5, join_s=2.0, lease_s=2.5
+        )
+        swarm = SimulatedSwarm(3, manifest=toy_manifest(min_peers=3, timeouts=quick))
+        await swarm.start()
+        first_branch = swarm.peers[0].ledger.branch
+        for victim in list(swarm.peers[1:]):
+            swarm.kill(victim)
+        records = await swarm.round()
+        assert records[0].branch != first_branch and records[0].unanimous
+        assert list(records[0].roster) == [swarm.peers[0].peer_id]
+        await swarm.close()
+
+    run(story())
+
+
+def test_cut_off_minority_cannot_commit_and_resyncs_when_the_cut_heals():
+    async def story():
+        swarm = SimulatedSwarm(4)
+        await swarm.start()
+        loner, majority = swarm.peers[0], swarm.peers[1:]
+        swarm.hub.partition([loner.peer_id], [p.peer_id for p in majority])
+        stuck = asyncio.create_task(loner.round())
+        await asyncio.wait_for(asyncio.gather(*(p.round() for p in majority)), 30)
+        assert loner.ledger.record.round == 0 and not stuck.done()
+        swarm.hub.heal()
+        record = await asyncio.wait_for(stuck, 20)
+        assert record.round == 1
+        swarm.assert_level()
+        await swarm.close()
+
+    run(story())
