@@ -1,7 +1,7 @@
 """Client of a daemon's control API: gRPC over the Unix socket in the node's directory.
 
-    with ControlClient(directory) as control:
-        print(control.status().state)
+with ControlClient(directory) as control:
+    print(control.status().state)
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ControlClient:
         self._channel = grpc.insecure_channel(
             f"unix:{socket_path(directory)}", options=CHANNEL_OPTIONS
         )
-        self._stub = node_pb2_grpc.NodeControlStub(self._channel)
+        self._stub: Any = node_pb2_grpc.NodeControlStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> ControlClient:
         return self
@@ -49,9 +49,7 @@ class ControlClient:
 
     def stop(self, reason: str) -> bool:
         """Ask the daemon to stop; returns at once. Errors as for `status`."""
-        reply: node_pb2.StopReply = self._call(
-            self._stub.Stop, node_pb2.StopRequest(reason=reason)
-        )
+        reply: node_pb2.StopReply = self._call(self._stub.Stop, node_pb2.StopRequest(reason=reason))
         return reply.stopping
 
     def history(self, after_round: int = 0) -> list[node_pb2.RoundSummary]:

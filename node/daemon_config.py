@@ -51,4 +51,4 @@ class DaemonConfig:
 
 def data_directory(node_directory: Path) -> Path:
     """Where the node in `node_directory` keeps its prepared tokens."""
-    return node_directory / "data"
+    return node_directory / "shards"

@@ -22,8 +22,8 @@ import numpy.typing as npt
 from swarm.collective.consensus import better_history, commit_id, verify_commit
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
-from swarm.identity import Identity, verify
-from swarm.model.fragments import FragmentLayout, fragment_sha256
+from swarm.identity import verify
+from swarm.model.fragments import FragmentLayout
 from swarm.network.data_plane import DataPlane
 from swarm.network.p2p import NetworkConfig, PeerNetwork
 from swarm.network.records import verify_record
@@ -31,6 +31,7 @@ from swarm.wire.collective_pb2 import GetCommit, GetCommitReply, RoundRecord
 from swarm.wire.membership_pb2 import PeerRecord
 
 ASK_LIMIT = timedelta(seconds=10)
+DOWNLOAD_LIMIT = timedelta(seconds=120)
 FIND_LIMIT = timedelta(seconds=20)
 FIND_EVERY_S = 1.0
 
@@ -47,9 +48,7 @@ class RunState:
     fragments: dict[str, F32]
 
 
-async def fetch_newest(
-    manifest: RunManifest, addresses: Sequence[str], report: Report
-) -> RunState:
+async def fetch_newest(manifest: RunManifest, addresses: Sequence[str], report: Report) -> RunState:
     """Ask the peers for the newest commit, check its votes, and download what it names.
 
     `addresses` are multiaddrs of peers, one of which must answer. Raises `BOOTSTRAP_UNREACHABLE`,
@@ -57,7 +56,6 @@ async def fetch_newest(
     """
     with tempfile.TemporaryDirectory(prefix="fetch-") as temporary:
         key_file = Path(temporary) / "identity.key"
-        identity = Identity.load_or_create(key_file)
         network = await PeerNetwork.start(
             key_file,
             manifest.run_id,
@@ -71,7 +69,7 @@ async def fetch_newest(
             sources = _sources(replies, await network.records(), manifest.run_id)
         finally:
             await network.shutdown()
-        plane = DataPlane(identity, manifest.run_id)
+        plane = DataPlane(network.identity, manifest.run_id)
         try:
             fragments = await asyncio.to_thread(
                 download_all, plane, manifest, record, sources, report
@@ -150,21 +148,15 @@ def _download(
     plane: DataPlane, name: str, sha256: bytes, numel: int, sources: Sequence[PeerRecord]
 ) -> F32:
     values: F32 = np.empty(numel, dtype="<f4")
-    reasons = []
-    for source in sources:
-        try:
-            plane.download_blob(source, sha256, into=memoryview(values).cast("B"))
-        except SwarmError as error:
-            reasons.append(f"{source.display_name or source.peer_id}: {error.message}")
-            continue
-        if fragment_sha256(values) == sha256:
-            return values
-        reasons.append(f"{source.display_name or source.peer_id}: wrong bytes")
-    raise SwarmError(
-        Code.FRAGMENT_UNAVAILABLE,
-        f"{name} from none of {len(sources)} peers: {'; '.join(reasons)}",
-        "wait until its holders are back, or name them with --peer",
-    )
+    try:
+        plane.download_blob(sources, sha256, values.data, DOWNLOAD_LIMIT)
+    except SwarmError as error:
+        raise SwarmError(
+            Code.FRAGMENT_UNAVAILABLE,
+            f"{name} from none of {len(sources)} peers: {error.message}",
+            "wait until its holders are back, or name them with --peer",
+        ) from error
+    return values
 
 
 async def _ask_peers(network: PeerNetwork) -> dict[str, GetCommitReply]:
@@ -197,7 +189,8 @@ def _sources(
         for member in reply.members:
             if member.peer not in found:
                 try:
-                    found[member.peer] = verify_record(member.record, run_id=run_id, now_ms=0)
+                    record = verify_record(member.record, run_id=run_id, now_ms=None)
                 except SwarmError:
                     continue
+                found[record.peer_id] = record
     return [record for record in found.values() if record.data_addresses]

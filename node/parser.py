@@ -34,7 +34,6 @@ class Parser(argparse.ArgumentParser):
         """Called by argparse for wrong arguments."""
         raise SwarmError(Code.USAGE, message, f"see: {self.prog} --help")
 
-
     def _check_value(self, action: argparse.Action, value: object) -> None:
         """Called by argparse for arguments with choices; names the nearest one."""
         if action.choices is None or value in action.choices:

@@ -146,15 +146,15 @@ class Recorder:
 
     def _round(self, number: int) -> RoundResult:
         told = [node.summaries[number] for node in self.nodes if number in node.summaries]
-        fullest = max(told, key=lambda summary: (len(summary.voters), summary.seconds))
+        fullest = max(told, key=lambda summary: (len(summary.contributors), summary.seconds))
         same = {(summary.commit_id, summary.state_root) for summary in told}
         names = self.names()
         return RoundResult(
             round=number,
             outcome=fullest.outcome,
             seconds=max(summary.seconds for summary in told),
-            contributors=tuple(names.get(peer, peer) for peer in fullest.contributors),
-            voters=tuple(names.get(peer, peer) for peer in fullest.voters),
+            contributors=tuple(sorted(names.get(peer, peer) for peer in fullest.contributors)),
+            voters=tuple(sorted({names.get(p, p) for summary in told for p in summary.voters})),
             missing=tuple(_with_names(text, names) for text in fullest.missing),
             attempts=max(summary.attempts for summary in told),
             commit_id=fullest.commit_id,

@@ -16,7 +16,7 @@ from rich.text import Text
 from node.status_view import STATE_STYLES, human_bytes, human_seconds, numbers
 
 BARS = "▁▂▃▄▅▆▇█"
-SPARK_WIDTH = 12
+SPARK_WIDTH = 10
 ROUNDS_SHOWN = 6
 
 
@@ -107,7 +107,7 @@ def _peer_table(peers: Sequence[PeerView]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("peer", no_wrap=True, min_width=8)
     table.add_column("state", no_wrap=True, min_width=9)
-    for column, width in (("for", 5), ("round", 5), ("experts", 7), ("tok/s", 6)):
+    for column, width in (("for", 4), ("round", 5), ("experts", 7), ("tok/s", 6)):
         table.add_column(column, no_wrap=True, justify="right", min_width=width)
     table.add_column("loss", no_wrap=True, min_width=5 + SPARK_WIDTH)
     table.add_column("up", no_wrap=True, justify="right", min_width=8)

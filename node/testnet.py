@@ -157,8 +157,7 @@ class LocalTestnet:
         self, manifest_path: Path, peers: Sequence[PeerPlan], root: Path, threads: int = 1
     ) -> None:
         self.nodes = [
-            NodeProcess(plan, root / plan.name, manifest_path.absolute(), threads)
-            for plan in peers
+            NodeProcess(plan, root / plan.name, manifest_path.absolute(), threads) for plan in peers
         ]
 
     def __enter__(self) -> LocalTestnet:

@@ -42,9 +42,7 @@ class TestnetWatch:
         statuses = self._testnet.statuses()
         histories = [
             node.history(self.recorder.next_round(index)) if status else []
-            for index, (node, status) in enumerate(
-                zip(self._testnet.nodes, statuses, strict=True)
-            )
+            for index, (node, status) in enumerate(zip(self._testnet.nodes, statuses, strict=True))
         ]
         self.recorder.observe(time.monotonic(), statuses, histories)
         self._screen.show(

@@ -23,9 +23,7 @@ def register(verbs: Verbs) -> None:
         "--seconds", type=positive_int, default=240, metavar="N",
         help="training time: half the swarm, half the peers alone (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write all results to this file"
-    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     parser.add_argument(
         "--out", type=Path, metavar="DIR",
         help="keep models, logs and nodes here (default: temporary)",

@@ -103,7 +103,9 @@ def found_run(manifest: RunManifest, path: Path) -> RunManifest:
     genesis = dataclasses.replace(manifest.genesis, state_root=state_root(hashes).hex())
     identity = Identity.load_or_create(key_path)
     complete = dataclasses.replace(
-        manifest, genesis=genesis, run_public_key=public_key_of(identity.peer_id).public_bytes_raw().hex()
+        manifest,
+        genesis=genesis,
+        run_public_key=public_key_of(identity.peer_id).public_bytes_raw().hex(),
     )
     write_atomic(path, complete.to_toml().encode())
     return complete

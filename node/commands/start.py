@@ -54,7 +54,10 @@ def register(verbs: Verbs) -> None:
         help="a peer to join through, several are better; none: be the first",
     )  # fmt: skip
     parser.add_argument(
-        "--dir", type=Path, metavar="DIR", help="directory of this node (default: by the run's name)"
+        "--dir",
+        type=Path,
+        metavar="DIR",
+        help="directory of this node (default: by the run's name)",
     )
     parser.add_argument("--name", help="display name (default: the domain)")
     parser.add_argument(

@@ -40,7 +40,10 @@ def register(verbs: Verbs) -> None:
         "more peers (default: demo:python, demo:cpp, demo:maths, demo:english)",
     )  # fmt: skip
     parser.add_argument(
-        "--dir", type=Path, metavar="DIR", help="keep the nodes' directories here (default: temporary)"
+        "--dir",
+        type=Path,
+        metavar="DIR",
+        help="keep the nodes' directories here (default: temporary)",
     )
     parser.add_argument(
         "--seconds", type=positive_int, metavar="N", help="stop after so long (default: never)"

@@ -16,14 +16,12 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
-from node.cli import report_error
 from node.commands.run import found_run
 from node.demo.baselines import SoloRuns
 from node.demo.comparison import Comparison, compare
@@ -47,23 +45,27 @@ PACKAGES = ("expertswarm", "torch", "hivemind", "numpy", "protobuf", "grpcio")
 
 def run_demo(seconds: float, json_path: Path | None, out: Path | None, *, plain: bool) -> int:
     """Run everything, show it, and write `json_path` whatever happens; returns the exit code."""
+    result: dict[str, Any] = {"ok": False}
     with Screen(plain=plain) as screen:
-        demo: Demo | None = None
-        result: dict[str, Any] = {"ok": False}
+        directory = _make_directory(out)
+        keep = out is not None
         try:
-            with _directory(out) as directory:
-                demo = Demo(DemoSettings(seconds, directory), screen)
-                result = demo.run()
-                if not result["ok"] and out is None:
-                    raise _KeepDirectory
+            result = Demo(DemoSettings(seconds, directory), screen).run()
+            keep = keep or not result["ok"]
+            return OK if result["ok"] else FAILED
         except SwarmError as error:
-            result = {"ok": False, "error": str(error)}
-            return report_error(error)
+            keep = True
+            result["error"] = str(error)
+            raise
         finally:
+            screen.freeze()
+            if keep:
+                screen.say(f"models and logs: {directory}")
+            else:
+                shutil.rmtree(directory, ignore_errors=True)
             if json_path is not None:
                 write_atomic(json_path, (json.dumps(result, indent=1) + "\n").encode())
                 screen.say(f"results: {json_path}")
-    return OK if result["ok"] else FAILED
 
 
 class Demo:
@@ -119,9 +121,7 @@ class Demo:
         trial = self.settings.out / "trial.toml"
         make_directory(self.settings.out)
         found_run(demo_manifest(self.settings.swarm_s, 1.0), trial)
-        with SoloRuns(
-            self.settings, trial, dict.fromkeys(DOMAINS, MEASURE_S), save=False
-        ) as runs:
+        with SoloRuns(self.settings, trial, dict.fromkeys(DOMAINS, MEASURE_S), save=False) as runs:
             reports = runs.wait(lambda reports: None)
         speeds = [report["tokens_per_second"] for report in reports.values()]
         speed = sum(speeds) / len(speeds)
@@ -184,35 +184,14 @@ class Demo:
             console.print(Text("all parts succeeded", style="green"))
 
 
-class _KeepDirectory(Exception):
-    """Leaves the temporary directory in place, for its logs."""
-
-
-@contextlib.contextmanager
-def _directory(out: Path | None) -> Iterator[Path]:
-    """The given directory, which must be new or empty, or a temporary one.
-
-    A temporary one is kept when the demo failed, so that its logs can be read.
-    """
-    if out is not None:
-        if out.exists() and any(out.iterdir()):
-            raise SwarmError(Code.USAGE, f"{out} is not empty", "name a new directory with --out")
-        make_directory(out)
-        yield out.absolute()
-        return
-    temporary = Path(tempfile.mkdtemp(prefix="expertswarm-demo-"))
-    try:
-        yield temporary
-    except _KeepDirectory:
-        print(f"logs are kept in {temporary}")
-    except SwarmError:
-        print(f"logs are kept in {temporary}")
-        raise
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    else:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _make_directory(out: Path | None) -> Path:
+    """The given directory, which must be new or empty, or a temporary one."""
+    if out is None:
+        return Path(tempfile.mkdtemp(prefix="expertswarm-demo-"))
+    if out.exists() and any(out.iterdir()):
+        raise SwarmError(Code.USAGE, f"{out} is not empty", "name a new directory with --out")
+    make_directory(out)
+    return out.absolute()
 
 
 def _versions() -> dict[str, str]:

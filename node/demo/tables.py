@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -14,11 +15,16 @@ SHADES = " ░▒▓█"
 
 def score_table(scores: Scores) -> Table:
     """Bits per byte: rows domains, columns models; the best of a row is bold."""
-    table = Table(title="bits per byte on held-out text (lower is better)", title_justify="left")
+    table = Table(
+        title="bits per byte on held-out text (lower is better)",
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("domain")
     columns = {"initial": scores.initial}
-    columns |= {f"{peer} alone": by_domain for peer, by_domain in scores.solo.items()}
-    columns["assembled"] = scores.assembled
+    columns |= {f"{peer}\nalone": by_domain for peer, by_domain in scores.solo.items()}
+    columns["swarm,\nassembled"] = scores.assembled
     for name in columns:
         table.add_column(name, justify="right")
     for domain in scores.initial:
@@ -30,7 +36,12 @@ def score_table(scores: Scores) -> Table:
 
 def routing_table(shares: Mapping[str, Sequence[float]], holders: Mapping[int, str]) -> Table:
     """Share of each domain's tokens that go to each expert; `holders` says who trained it."""
-    table = Table(title="share of tokens by expert", title_justify="left")
+    table = Table(
+        title="share of tokens by expert and who trained it",
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("domain")
     experts = len(next(iter(shares.values())))
     for expert in range(experts):
@@ -38,7 +49,7 @@ def routing_table(shares: Mapping[str, Sequence[float]], holders: Mapping[int, s
         table.add_column(f"{expert}\n{holder}", justify="right")
     for domain, row in shares.items():
         top = max(row)
-        cells = (f"{SHADES[round(s / top * (len(SHADES) - 1))]} {s:4.0%}" for s in row)
+        cells = (f"{SHADES[round(s / top * (len(SHADES) - 1))]}{s:4.0%}" for s in row)
         table.add_row(domain, *cells)
     return table
 

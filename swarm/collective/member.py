@@ -104,8 +104,10 @@ class Bulk(Protocol):
         """Open a reduce stream to a peer."""
         ...
 
-    def download_blob(self, record: PeerRecord, sha256: bytes, into: memoryview) -> None:
-        """Fetch verified bytes; raises a typed error."""
+    def download_blob(
+        self, sources: Sequence[PeerRecord], sha256: bytes, into: memoryview, timeout: timedelta
+    ) -> None:
+        """Fetch verified bytes from any source; raises a typed error."""
         ...
 
 
@@ -179,7 +181,6 @@ class RoundMember:
 
     def _serve(self) -> None:
         serve = self.context.transport.serve
-        serve(Ping, self._on_ping)
         serve(pb.Ready, self._on_ready)
         serve(pb.Plan, self._on_plan)
         serve(pb.Report, self._on_report)
@@ -211,10 +212,6 @@ class RoundMember:
             except SwarmError:
                 await asyncio.sleep(pause_s)
         return False
-
-    async def _on_ping(self, sender: str, request: Ping) -> Pong:
-        self.heard[sender] = self.context.clock()
-        return Pong(sequence=request.sequence)
 
     async def _on_ready(self, sender: str, ready: pb.Ready) -> pb.ReadyReply:
         self._heard_from(sender)
@@ -574,7 +571,7 @@ class RoundMember:
         for version in lacking:
             numel = self.context.policy.numel[version.fragment]
             state = await asyncio.to_thread(
-                fetch_fragment, self.context.bulk, sources, version, numel
+                fetch_fragment, self.context.bulk, sources, version, numel, self.timeouts.join
             )
             if state is not None and version in self._lacking:
                 self.state.put(version.fragment, state)

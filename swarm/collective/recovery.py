@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Protocol
 
 import numpy as np
@@ -17,24 +18,27 @@ from swarm.wire.membership_pb2 import PeerRecord
 class Downloader(Protocol):
     """The part of the data plane that recovery needs."""
 
-    def download_blob(self, record: PeerRecord, sha256: bytes, into: memoryview) -> None:
-        """Fetch exactly `len(into)` bytes with that hash; raises a typed error."""
+    def download_blob(
+        self, sources: Sequence[PeerRecord], sha256: bytes, into: memoryview, timeout: timedelta
+    ) -> None:
+        """Fetch exactly `len(into)` bytes with that hash from any source; raises a typed error."""
         ...
 
 
 def fetch_fragment(
-    bulk: Downloader, sources: Sequence[PeerRecord], version: pb.FragmentVersion, numel: int
+    bulk: Downloader,
+    sources: Sequence[PeerRecord],
+    version: pb.FragmentVersion,
+    numel: int,
+    timeout: timedelta,
 ) -> FragmentState | None:
     """Parameters and momentum of a fragment; blocking. None when no source could serve it."""
-    theta = _fetch_array(bulk, sources, version.theta_sha256, numel)
-    if theta is None:
-        return None
-    zeros = np.zeros(numel, dtype=np.float32)
-    if sha256_of(zeros) == version.momentum_sha256:
-        momentum: F32 | None = zeros
-    else:
-        momentum = _fetch_array(bulk, sources, version.momentum_sha256, numel)
-    if momentum is None:
+    momentum = np.zeros(numel, dtype="<f4")
+    try:
+        theta = _fetch_array(bulk, sources, version.theta_sha256, numel, timeout)
+        if sha256_of(momentum) != version.momentum_sha256:
+            momentum = _fetch_array(bulk, sources, version.momentum_sha256, numel, timeout)
+    except SwarmError:
         return None
     return FragmentState(
         theta, momentum, version.version, version.theta_sha256, version.momentum_sha256
@@ -42,14 +46,12 @@ def fetch_fragment(
 
 
 def _fetch_array(
-    bulk: Downloader, sources: Sequence[PeerRecord], sha256: bytes, numel: int
-) -> F32 | None:
+    bulk: Downloader,
+    sources: Sequence[PeerRecord],
+    sha256: bytes,
+    numel: int,
+    timeout: timedelta,
+) -> F32:
     values = np.empty(numel, dtype="<f4")
-    for source in sources:
-        try:
-            bulk.download_blob(source, sha256, values.data.cast("B"))
-        except SwarmError:
-            continue
-        if sha256_of(values) == sha256:
-            return values
-    return None
+    bulk.download_blob(sources, sha256, values.data.cast("B"), timeout)
+    return values

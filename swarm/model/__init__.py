@@ -1,0 +1,1 @@
+"""The `flex_olmo` transformer, its fragments, and its Hugging Face format."""

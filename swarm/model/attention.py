@@ -7,6 +7,7 @@ heads, C head_dim.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -41,8 +42,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and type as `x`."""
-        y: Tensor = _Normalize.apply(x.float(), self.weight, self.eps)
-        return y.to(x.dtype)
+        return _normalize(x.float(), self.weight, self.eps).to(x.dtype)
 
 
 class _Normalize(torch.autograd.Function):
@@ -50,7 +50,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         return (x * scale).mul_(weight)
@@ -67,11 +67,12 @@ class _Normalize(torch.autograd.Function):
         return dx, dweight, None
 
 
+_normalize: Callable[[Tensor, Tensor, float], Tensor] = _Normalize.apply
+
+
 def rotary_tables(head_dim: int, length: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines [length, 1, head_dim / 2] of the rotary embedding (arXiv 2104.09864)."""
-    frequencies = 1.0 / theta ** (
-        torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
-    )
+    frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2).float() / head_dim)
     angles = torch.arange(length).float()[:, None] * frequencies
     return angles.cos()[:, None, :], angles.sin()[:, None, :]
 
@@ -88,9 +89,13 @@ class _Rotate(torch.autograd.Function):
         return _rotated(x, cos, sin, 1.0)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _rotated(grads[0], cos, sin, -1.0), None, None
+        return _rotated(grad, cos, sin, -1.0), None, None
+
+
+_rotate: Callable[[Tensor, Tensor, Tensor], Tensor] = _Rotate.apply
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: float) -> Tensor:
@@ -125,8 +130,8 @@ class Attention(nn.Module):
         q_BTHC = self.q_norm(self.q_proj(x_BTD)).view(B, T, self.heads, self.head_dim)
         k_BTGC = self.k_norm(self.k_proj(x_BTD)).view(B, T, self.kv_heads, self.head_dim)
         v_BGSC = self.v_proj(x_BTD).view(B, T, self.kv_heads, self.head_dim).transpose(1, 2)
-        q_BHTC = _Rotate.apply(q_BTHC, *rotary).transpose(1, 2)
-        k_BGSC = _Rotate.apply(k_BTGC, *rotary).transpose(1, 2)
+        q_BHTC = _rotate(q_BTHC, *rotary).transpose(1, 2)
+        k_BGSC = _rotate(k_BTGC, *rotary).transpose(1, 2)
 
         mask_TS = None
         if cache is not None:
@@ -142,4 +147,5 @@ class Attention(nn.Module):
             is_causal=mask_TS is None and T > 1,
             enable_gqa=self.heads != self.kv_heads,
         )
-        return self.o_proj(y_BHTC.transpose(1, 2).reshape(B, T, -1))
+        out_BTD: Tensor = self.o_proj(y_BHTC.transpose(1, 2).reshape(B, T, -1))
+        return out_BTD

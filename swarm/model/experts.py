@@ -8,8 +8,8 @@ K experts per token, R = N * K rows sorted by expert, D d_model, F hidden width 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,6 @@ from torch.autograd.function import once_differentiable
 
 from swarm.model.config import ModelConfig
 from swarm.model.router import Router, RouterStats, Routing
-
-Spans = tuple[slice, ...]  # rows of each expert that has tokens
 
 
 class Expert(nn.Module):
@@ -49,16 +47,19 @@ class MixtureOfExperts(nn.Module):
         """[B, T, D] to [B, T, D]: the weighted sum of the chosen experts' outputs."""
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
         routing: Routing = self.gate(x_ND)
-        spans, matrices, start = [], [], 0
-        for expert, count in zip(self.experts.values(), routing.counts_M.tolist(), strict=True):
+        spans: list[slice] = []
+        matrices: list[Tensor] = []
+        start = 0
+        for index, count in enumerate(routing.counts_M.tolist()):
             if count:
                 spans.append(slice(start, start + count))
-                matrices += expert.matrices
+                matrices += self._expert(index).matrices
                 start += count
-        y_ND = _GroupedExperts.apply(
-            x_ND, routing.weights_KN, routing.chosen_KN, tuple(spans), *matrices
-        )
+        y_ND = _grouped_experts(x_ND, routing.weights_KN, routing.chosen_KN, spans, *matrices)
         return y_ND.view_as(x_BTD), routing.stats
+
+    def _expert(self, index: int) -> Expert:
+        return cast(Expert, self.experts[str(self.gate.held[index])])
 
 
 class _GroupedExperts(torch.autograd.Function):
@@ -75,7 +76,7 @@ class _GroupedExperts(torch.autograd.Function):
         x_ND: Tensor,
         weights_KN: Tensor,
         chosen_KN: Tensor,
-        spans: Spans,
+        spans: list[slice],  # rows of each expert that has tokens
         *matrices: Tensor,
     ) -> Tensor:
         order_R = chosen_KN.flatten().argsort(stable=True)
@@ -83,7 +84,8 @@ class _GroupedExperts(torch.autograd.Function):
         weight_R1 = weights_KN.reshape(-1, 1).index_select(0, order_R)
         out_ND = torch.zeros_like(x_ND)
         saved = []
-        for rows, (gate, up, down) in zip(spans, _triples(matrices, x_ND.dtype), strict=True):
+        for i, rows in enumerate(spans):
+            gate, up, down = (matrix.to(x_ND.dtype) for matrix in matrices[3 * i : 3 * i + 3])
             x_rD = x_ND.index_select(0, token_R[rows])
             gate_rF, up_rF = x_rD @ gate.t(), x_rD @ up.t()
             y_rD = F.silu(gate_rF).mul_(up_rF) @ down.t()
@@ -123,7 +125,4 @@ class _GroupedExperts(torch.autograd.Function):
         return dx_ND, dweights.view(-1, len(grad_ND)), None, None, *grads
 
 
-def _triples(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Iterator[list[Tensor]]:
-    """The tensors in threes, cast to `dtype` if given."""
-    for i in range(0, len(tensors), 3):
-        yield [tensor if dtype is None else tensor.to(dtype) for tensor in tensors[i : i + 3]]
+_grouped_experts: Callable[..., Tensor] = _GroupedExperts.apply

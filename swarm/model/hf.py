@@ -123,7 +123,7 @@ def _model_config(content: Any) -> ModelConfig:
     for key, value in _FIXED.items():
         if content.get(key, value) != value:
             raise ValueError(f"{CONFIG}: {key} {content[key]!r} is not supported, only {value!r}")
-    values = {}
+    values: dict[str, Any] = {}
     for ours, theirs in _FIELDS.items():
         if theirs not in content:
             raise ValueError(f"{CONFIG} has no {theirs}")
@@ -142,7 +142,7 @@ def _load_weights(directory: Path, model: Transformer) -> None:
         expected.setdefault(match[1] if match else name, []).append(parameter.data)
     for path in _weight_files(directory):
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  (not a mapping)
+            for name in file.keys():
                 if name not in expected:
                     raise ValueError(f"{path.name} has the unknown tensor {name}")
                 _copy(name, file.get_tensor(name), expected.pop(name))

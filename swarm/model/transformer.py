@@ -85,6 +85,8 @@ class Transformer(nn.Module):
             self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.to_empty(device="cpu")
         cos, sin = rotary_tables(config.head_dim, config.context_length, config.rope_theta)
+        self.rotary_cos: Tensor
+        self.rotary_sin: Tensor
         self.register_buffer("rotary_cos", cos, persistent=False)
         self.register_buffer("rotary_sin", sin, persistent=False)
         if seed is not None:

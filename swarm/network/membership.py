@@ -3,6 +3,7 @@
     directory = PeerDirectory(network, run_id, now_ms)
     await directory.records()          # peer id -> PeerRecord, refreshed from the DHT when old
     directory.note(signed)             # a record that came with a message
+    # `on_record` hears of every valid one, for the addresses in it
 
 Records are only ever taken when their signature, run and lease hold.
 """
@@ -32,8 +33,15 @@ class RecordSource(Protocol):
 class PeerDirectory:
     """See the module docstring."""
 
-    def __init__(self, source: RecordSource, run_id: bytes, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        source: RecordSource,
+        run_id: bytes,
+        now_s: Callable[[], float],
+        on_record: Callable[[PeerRecord], None] = lambda record: None,
+    ) -> None:
         self._source = source
+        self._on_record = on_record
         self._run_id = run_id
         self._now_s = now_s
         self._known: dict[str, tuple[SignedRecord, PeerRecord]] = {}
@@ -52,6 +60,7 @@ class PeerDirectory:
         known = self._known.get(record.peer_id)
         if known is None or known[1].issued_at_ms <= record.issued_at_ms:
             self._known[record.peer_id] = (signed, record)
+            self._on_record(record)
         return record
 
     def signed(self, peer: str) -> SignedRecord | None:

@@ -9,9 +9,10 @@ plane.on_frame = lambda source, target, frame: None   # called for each frame se
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -70,13 +71,18 @@ class LocalBulk:
         """Open a reduce stream to a peer."""
         return LocalStream(self._hub, self._peer, record.peer_id, frames)
 
-    def download_blob(self, record: PeerRecord, sha256: bytes, into: memoryview) -> None:
-        """Copy a blob of a peer. Raises `FRAGMENT_UNAVAILABLE`."""
-        blob = self._hub.served(record.peer_id).blob(sha256)
-        if blob is None or len(blob) != len(into):
-            raise SwarmError(Code.FRAGMENT_UNAVAILABLE, f"{record.peer_id} does not have it")
-        self._hub.downloads += 1
-        into[:] = blob
+    def download_blob(
+        self, sources: Sequence[PeerRecord], sha256: bytes, into: memoryview, timeout: timedelta
+    ) -> None:
+        """Copy a blob of the first peer that has it. Raises `FRAGMENT_UNAVAILABLE`."""
+        for record in sources:
+            with contextlib.suppress(SwarmError):
+                blob = self._hub.served(record.peer_id).blob(sha256)
+                if blob is not None and len(blob) == len(into):
+                    self._hub.downloads += 1
+                    into[:] = blob
+                    return
+        raise SwarmError(Code.FRAGMENT_UNAVAILABLE, f"nobody has {sha256.hex()}")
 
 
 class LocalStream:

@@ -26,12 +26,13 @@ from swarm.collective.member import Context, Offer, RoundEvent, RoundMember
 from swarm.collective.state import CanonicalState, FragmentState
 from swarm.config import MembershipConfig, RunManifest, SyncConfig, TimeoutPolicy
 from swarm.experts.assignment import assign_experts
-from swarm.identity import Identity, verify
+from swarm.identity import Identity
 from swarm.network.membership import PeerDirectory
 from swarm.network.records import sign_record
 from swarm.simulation.local_bulk import LocalBulkHub
 from swarm.simulation.local_transport import LocalHub, LocalTransport
 from swarm.wire import collective_pb2 as pb
+from swarm.wire.control_pb2 import Ping, Pong
 from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
 FAST = TimeoutPolicy(
@@ -121,6 +122,7 @@ class SimulatedPeer:
                 emit=self.events.append,
             )
         )
+        self.transport.serve(Ping, self._answer_ping)
         swarm.bulk.attach(self.peer_id, self.member.registry.handle, self.state.blob)
         self.publish()
 
@@ -128,6 +130,9 @@ class SimulatedPeer:
     def peer_id(self) -> str:
         """The peer's id."""
         return self.identity.peer_id
+
+    async def _answer_ping(self, sender: str, request: Ping) -> Pong:
+        return Pong(sequence=request.sequence)
 
     def publish(self) -> None:
         """Put this peer's record where the others look."""
@@ -235,7 +240,3 @@ class SimulatedSwarm:
             assert record is not None and peer.ledger.commit_id == self.peers[0].ledger.commit_id
             for outcome in record.fragments:
                 assert peer.state.fragments[outcome.state.fragment].matches(outcome.state)
-
-    def verify(self, peer: str, data: bytes, signature: bytes) -> bool:
-        """Signature check, as the real network does it."""
-        return verify(peer, data, signature)

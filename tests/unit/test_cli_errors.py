@@ -51,9 +51,7 @@ def test_a_typed_error_is_one_line_and_its_hint(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     missing = tmp_path / "RUN.toml"
-    code, out, err = outcome(
-        capsys, "start", "--run", str(missing), "--data", "x", "--domain", "y"
-    )
+    code, out, err = outcome(capsys, "start", "--run", str(missing), "--data", "x", "--domain", "y")
     assert code == exit_codes.CONFIG
     assert out == ""
     assert err.splitlines()[0].startswith(f"error CONFIG_UNREADABLE: {missing}: ")

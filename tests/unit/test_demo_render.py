@@ -39,13 +39,19 @@ SNAPSHOT = Snapshot(
     events=("maths is killed (SIGKILL)",),
 )  # fmt: skip
 
+PEERS = ("python", "cpp", "maths", "english")
 SCORES = Scores(
-    initial={"python": 8.1, "cpp": 8.0},
-    assembled={"python": 2.9, "cpp": 2.5},
-    solo={"python": {"python": 2.8, "cpp": 4.4}, "cpp": {"python": 5.0, "cpp": 2.4}},
+    initial=dict.fromkeys(PEERS, 8.02),
+    assembled={"python": 2.9, "cpp": 2.5, "maths": 3.1, "english": 3.0},
+    solo={peer: {domain: 2.75 if domain == peer else 4.125 for domain in PEERS} for peer in PEERS},
 )
-ROUTING = {"python": [0.5, 0.25, 0.25, 0.0], "cpp": [0.1, 0.1, 0.4, 0.4]}
-HOLDERS = {0: "python", 1: "python", 2: "cpp", 3: "cpp"}
+ROUTING = {
+    "python": [0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.0],
+    "english": [0.0, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.4],
+}
+HOLDERS = {
+    e: name for e, name in enumerate("python python cpp cpp maths maths english english".split())
+}
 
 
 def text_of(*renderables: object, width: int) -> str:

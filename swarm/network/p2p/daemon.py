@@ -14,24 +14,21 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import hivemind.p2p.p2p_daemon as hivemind_p2p_daemon
-from hivemind.p2p import P2P, P2PDaemonError, P2PHandlerError, PeerID
-from hivemind.utils.logging import use_hivemind_log_handler
-from hivemind.utils.multiaddr import Multiaddr
-
 from swarm.errors import Code, SwarmError
 from swarm.network.envelope import MAX_ENVELOPE_BYTES
-
-# hivemind prints to stderr by its own handler and asks p2pd for as much; its messages go to the
-# "hivemind" logger like those of any library. GOLOG_LOG_LEVEL in the environment still wins.
-use_hivemind_log_handler("nowhere")
-hivemind_p2p_daemon.loglevel = "ERROR"
+from swarm.network.p2p.hivemind_parts import (
+    P2P,
+    Multiaddr,
+    P2PDaemonError,
+    P2PHandlerError,
+    PeerID,
+)
 
 # p2pd drops what is larger without a word to us, so it must let through what we refuse and count.
 P2PD_MESSAGE_LIMIT = 2 * MAX_ENVELOPE_BYTES
@@ -98,14 +95,26 @@ class Daemon:
         maddrs = await self.p2p.get_visible_maddrs(latest=True)
         return [str(maddr) for maddr in maddrs]
 
-    async def connect(self, peer: str, addresses: Iterable[str], timeout: timedelta) -> None:
-        """Make sure of a connection. Raises `PEER_UNREACHABLE`."""
+    async def connect(self, peer: str, addresses: Sequence[str], timeout: timedelta) -> None:
+        """Make sure of a connection. Raises `PEER_UNREACHABLE`.
+
+        Each address is tried by a plain TCP connection first: libp2p does not dial an address
+        again for 5 s and more after it refused once ("dial backoff"), and peers that start
+        together do refuse at first.
+        """
+        if peer in await self.connections():
+            return
+        deadline_s = time.monotonic() + timeout.total_seconds()
+        problems = await asyncio.gather(*(tcp_problem(a, timeout) for a in addresses))
+        usable = [a for a, problem in zip(addresses, problems, strict=True) if not problem]
+        if addresses and not usable:
+            raise unreachable(peer, "; ".join(dict.fromkeys(p for p in problems if p)))
         try:
             await asyncio.wait_for(
                 self.p2p._client.connect(
-                    PeerID.from_base58(peer), [encode_multiaddr(a, peer) for a in addresses]
+                    PeerID.from_base58(peer), [encode_multiaddr(a, peer) for a in usable]
                 ),
-                timeout.total_seconds(),
+                max(0.1, deadline_s - time.monotonic()),
             )
         except (*PROBLEMS, asyncio.TimeoutError) as error:
             raise unreachable(peer, _reason(error)) from error
@@ -204,6 +213,24 @@ def encode_multiaddr(address: str, peer: str) -> Multiaddr:
     return Multiaddr(maddr.to_bytes().replace(ed25519_cid, ed25519_hash))
 
 
+async def tcp_problem(address: str, timeout: timedelta) -> str | None:
+    """Why a multiaddr can not be reached by TCP, or None if it can (or is not plain TCP)."""
+    parts = address.split("/")
+    if "p2p-circuit" in parts or parts[1] not in ("ip4", "ip6", "dns4", "dns6", "dns"):
+        return None
+    host, port = parts[2], parts[4]
+    try:
+        _, writer = await asyncio.wait_for(
+            asyncio.open_connection(host, int(port)), timeout.total_seconds()
+        )
+    except asyncio.TimeoutError:
+        return f"{host} port {port}: no answer in {timeout.total_seconds():.0f} s"
+    except OSError as error:
+        return f"{host} port {port}: {os.strerror(error.errno) if error.errno else error}"
+    writer.close()
+    return None
+
+
 async def wait_for_port(host: str, port: int, timeout: timedelta = PORT_WAIT) -> None:
     """Wait until `port` can be bound: a p2pd whose node was killed takes some milliseconds to go.
 
@@ -242,7 +269,7 @@ def make_socket_dir() -> Path:
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise SwarmError(Code.P2P_START_FAILED, f"{root} belongs to another user", f"rm -r {root}")
     for path in root.iterdir():
-        if not _process_exists(path.name.partition("-")[0]):
+        if _is_stale(path):
             remove_socket_dir(path)
     for number in range(1000):
         path = root / f"{os.getpid()}-{number}"
@@ -260,6 +287,18 @@ def remove_socket_dir(path: Path) -> None:
         path.rmdir()
     with suppress(OSError):
         path.parent.rmdir()
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether the owner is gone. Process ids mean nothing between containers that share /tmp, so
+    nobody must be listening any more either."""
+    if _process_exists(path.name.partition("-")[0]):
+        return False
+    for entry in path.glob("*.sock"):
+        with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+            probe.connect(str(entry))
+            return False
+    return True
 
 
 def _process_exists(pid: str) -> bool:

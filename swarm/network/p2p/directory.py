@@ -9,30 +9,36 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
-from hivemind.dht.node import DHTID, DHTNode
-from hivemind.dht.protocol import ValidationError
-from hivemind.dht.validation import DHTRecord, RecordValidatorBase
-from hivemind.p2p import PeerID
-from hivemind.utils import MSGPackSerializer
 
 from swarm.errors import Code, SwarmError
 from swarm.network import records
 from swarm.network.p2p.daemon import Daemon, unreachable
+from swarm.network.p2p.hivemind_parts import (
+    DHTID,
+    DHTNode,
+    DHTRecord,
+    MSGPackSerializer,
+    PeerID,
+    RecordValidatorBase,
+    ValidationError,
+)
 from swarm.network.transport import Clock
 from swarm.wire.membership_pb2 import NamedValue, PeerRecord, SignedRecord
 
 RPC_WAIT = timedelta(seconds=2)
+DHT_WAIT = timedelta(seconds=8)
 PEERS = "peers"
+T = TypeVar("T")
 
 
 class Directory:
-    """This node's view of the DHT.
+    """This node's view of the DHT. Operations that take too long raise `PEER_UNREACHABLE`.
 
     Attributes:
         refused: entries that were not let in, by error code.
@@ -91,23 +97,26 @@ class Directory:
     async def store(self, name: str, signed: SignedRecord, owner: str, expires_ms: int) -> bool:
         """Put the owner's entry; False when no peer took it (a later one exists)."""
         return bool(
-            await self._node.store(
-                self._key(name),
-                signed.SerializeToString(),
-                expires_ms / 1000,
-                subkey=owner,
-                await_all_replicas=False,
+            await _limited(
+                self._node.store(
+                    self._key(name),
+                    signed.SerializeToString(),
+                    expires_ms / 1000,
+                    subkey=owner,
+                    await_all_replicas=False,
+                )
             )
         )
 
-    async def peers(self) -> dict[str, PeerRecord]:
+    async def peers(self) -> dict[str, tuple[SignedRecord, PeerRecord]]:
         """Unexpired records of all peers, this one's and those of leavers included."""
         found = {}
         for owner, signed in await self._entries(PEERS):
             with self._counting():
-                found[owner] = records.verify_record(
+                record = records.verify_record(
                     signed, run_id=self._run_id, now_ms=self._now_ms(), peer_id=owner
                 )
+                found[owner] = signed, record
         return found
 
     async def values(self, name: str) -> dict[str, NamedValue]:
@@ -126,7 +135,7 @@ class Directory:
             await asyncio.wait_for(self._node.shutdown(), RPC_WAIT.total_seconds())
 
     async def _entries(self, name: str) -> Iterable[tuple[str, SignedRecord]]:
-        found = await self._node.get(self._key(name), latest=True)
+        found = await _limited(self._node.get(self._key(name), latest=True))
         if found is None or not isinstance(found.value, dict):
             return []
         entries = []
@@ -202,6 +211,14 @@ class _Counting:
             self.failed = True
             return True
         return False
+
+
+async def _limited(operation: Awaitable[T]) -> T:
+    try:
+        return await asyncio.wait_for(operation, DHT_WAIT.total_seconds())
+    except asyncio.TimeoutError:
+        message = f"the DHT did not answer in {DHT_WAIT.total_seconds():.0f} s"
+        raise SwarmError(Code.PEER_UNREACHABLE, message) from None
 
 
 def entry_key(run_id: bytes, name: str) -> str:

@@ -12,40 +12,36 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from swarm.config import PROTOCOL_VERSION
-from swarm.errors import Code, SwarmError
+from swarm.errors import SwarmError
 from swarm.identity import Identity
-from swarm.network import records
 from swarm.network.contacts import Contacts, path_of, peer_of
+from swarm.network.p2p.bootstrap import bootstrap
 from swarm.network.p2p.daemon import Daemon, unreachable, wait_for_port
-from swarm.network.p2p.directory import PEERS, Directory
+from swarm.network.p2p.directory import Directory
+from swarm.network.p2p.publisher import Publisher
+from swarm.network.p2p.twin import CONTROL_PROTOCOL, look_for_twin
+from swarm.network.records import LEFT
 from swarm.network.transport import Clock, Endpoint, Reply, Request
 from swarm.wire.control_pb2 import Locate, LocateReply, Ping, Pong
-from swarm.wire.membership_pb2 import NamedValue, PeerRecord
+from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
 logger = logging.getLogger(__name__)
 
-CONTROL_PROTOCOL = f"/expertswarm/control/{PROTOCOL_VERSION}"
 CONNECT_WAIT = timedelta(seconds=5)
 GREET_WAIT = timedelta(seconds=3)
 PROBE_WAIT = timedelta(seconds=2)
 FAREWELL_WAIT = timedelta(seconds=1.5)
-DHT_WAIT = timedelta(seconds=8)
-OTHERS_WAIT = timedelta(seconds=1)  # for the other bootstrap peers once one has answered
 WATCH_INTERVAL = timedelta(seconds=1)
-FINAL = (Code.RUN_MISMATCH, Code.PEER_REFUSED, Code.MESSAGE_VERSION)  # trying again is no use
 
 StageCallback = Callable[[str, str], None]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +96,10 @@ class PeerNetwork:
         self._port = config.port
         self._on_stage = on_stage
         self._now = now
-        self._started_ms = self._now_ms()
         self._endpoint = Endpoint(identity, run_id, now)
         self._contacts = Contacts(identity.peer_id)
         self._connected: set[str] = set()
-        self._record: PeerRecord | None = None
-        self._expires_ms = 0  # of the record that the DHT has
-        self._publishing = asyncio.Lock()
+        self._publisher = Publisher(identity, run_id, self.incarnation, now)
         self._daemon: Daemon | None = None
         self._directory: Directory | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -153,10 +146,10 @@ class PeerNetwork:
             self._watcher.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watcher
-        if self._record is not None and self._directory is not None:
+        if self._publisher.record is not None and self._directory is not None:
             farewell = PeerRecord()
-            farewell.CopyFrom(self._record)
-            farewell.state = records.LEFT
+            farewell.CopyFrom(self._publisher.record)
+            farewell.state = LEFT
             with suppress(SwarmError, asyncio.TimeoutError):
                 await asyncio.wait_for(self.publish(farewell), FAREWELL_WAIT.total_seconds())
         await self._take_down()
@@ -218,7 +211,7 @@ class PeerNetwork:
         await self._directory.explore()
         self._on_stage("dht", f"{len(self._directory.known())} peers known")
 
-    async def _greet(self, peer: str, addresses: Iterable[str]) -> None:
+    async def _greet(self, peer: str, addresses: Sequence[str]) -> None:
         """Connect, check that both are of one run, and enter each other's routing table."""
         daemon, directory = self._running()
         await daemon.connect(peer, addresses, CONNECT_WAIT)
@@ -236,7 +229,8 @@ class PeerNetwork:
                     await self._take_down()
                     await self._bring_up(check_twin=False)
                 await self._dial_missing()
-                await self._renew()
+                if (record := self._publisher.due()) is not None:
+                    await self.publish(record)
             except SwarmError as error:
                 logger.warning("network watch: %s", error)
 
@@ -245,8 +239,8 @@ class PeerNetwork:
         due = self._contacts.due(directory.known(), time.monotonic())
         if any(await asyncio.gather(*(self._dial(peer) for peer in due))):
             await directory.explore()
-            if self._record is not None:
-                await self.publish(self._record)
+            if self._publisher.record is not None:
+                await self.publish(self._publisher.record)
 
     async def _dial(self, peer: str) -> bool:
         try:
@@ -257,13 +251,6 @@ class PeerNetwork:
             return False
         logger.info("connected to %s", peer)
         return True
-
-    async def _renew(self) -> None:
-        record = self._record
-        if record is not None:
-            age_ms = self._now_ms() - record.issued_at_ms
-            if age_ms * 3 > record.lease_ttl_ms:
-                await self.publish(record)
 
     # ---- control messages ----
 
@@ -353,37 +340,20 @@ class PeerNetwork:
         Fills in peer_id, run_id, protocol, incarnation, p2p_addresses and the time of issue.
         Raises `IDENTITY_IN_USE` if another process publishes under this id since our start.
         """
-        _, directory = self._running()
-        async with self._publishing:
-            mine = PeerRecord()
-            mine.CopyFrom(record)
-            mine.peer_id, mine.run_id = self.peer_id, self._run_id
-            mine.protocol, mine.incarnation = PROTOCOL_VERSION, self.incarnation
-            del mine.p2p_addresses[:]
-            mine.p2p_addresses.extend(self.addresses)
-            if not self._expires_ms:
-                self._expires_ms = await self._own_expiry(directory)
-            for _ in range(2):
-                issued = records.issue(mine, self._now_ms(), self._expires_ms)
-                signed = records.sign_record(self.identity, issued)
-                self._expires_ms = records.expires_at_ms(issued)
-                if await _limited(directory.store(PEERS, signed, self.peer_id, self._expires_ms)):
-                    break
-                self._expires_ms = await self._own_expiry(directory)
-            mine.issued_at_ms = issued.issued_at_ms
-            self._record = mine
+        await self._publisher.publish(self._running()[1], record, self.addresses)
 
     async def records(self) -> dict[str, PeerRecord]:
         """Valid records of all peers that are in the run now, this one's included."""
-        _, directory = self._running()
-        found = await _limited(directory.peers())
-        for peer, record in list(found.items()):
-            if record.state == records.LEFT:
-                self._contacts.forget(peer)
-                del found[peer]
-            else:
-                self.learn(record)
-        return found
+        return {peer: record for peer, (_, record) in (await self._present()).items()}
+
+    async def signed_records(self) -> dict[str, SignedRecord]:
+        """As `records`, with the signatures, to be passed on to others."""
+        return {peer: signed for peer, (signed, _) in (await self._present()).items()}
+
+    @property
+    def signed_record(self) -> SignedRecord | None:
+        """This peer's own record as last published."""
+        return self._publisher.signed
 
     def learn(self, record: PeerRecord) -> None:
         """Remember the addresses of a verified record that came by another way."""
@@ -394,30 +364,22 @@ class PeerNetwork:
 
         It is not renewed: store it again before `lease` (1 hour at most) ends.
         """
-        _, directory = self._running()
-        mine = NamedValue(peer_id=self.peer_id, run_id=self._run_id, name=name, value=value)
-        mine.lease_ttl_ms = int(lease.total_seconds() * 1000)
-        replaced = (await _limited(directory.values(name))).get(self.peer_id)
-        after_ms = records.expires_at_ms(replaced) if replaced is not None else 0
-        mine = records.issue(mine, self._now_ms(), after_ms)
-        signed = records.sign_value(self.identity, mine)
-        expires_ms = records.expires_at_ms(mine)
-        await _limited(directory.store(name, signed, self.peer_id, expires_ms))
+        await self._publisher.store_value(self._running()[1], name, value, lease)
 
     async def get_values(self, name: str) -> dict[str, bytes]:
         """Each peer's value under `name`, by peer id; signatures and leases are checked."""
-        _, directory = self._running()
-        found = await _limited(directory.values(name))
+        found = await self._running()[1].values(name)
         return {peer: value.value for peer, value in found.items()}
 
-    async def _own_expiry(self, directory: Directory) -> int:
-        """When the record that the DHT has of this peer expires; 0 if it has none."""
-        record = (await _limited(directory.peers())).get(self.peer_id)
-        if record is None:
-            return 0
-        if record.incarnation != self.incarnation and record.issued_at_ms > self._started_ms:
-            raise twin_error(self.peer_id)
-        return records.expires_at_ms(record)
+    async def _present(self) -> dict[str, tuple[SignedRecord, PeerRecord]]:
+        found = await self._running()[1].peers()
+        for peer, (_, record) in list(found.items()):
+            if record.state == LEFT:
+                self._contacts.forget(peer)
+                del found[peer]
+            else:
+                self.learn(record)
+        return found
 
     # ---- small helpers ----
 
@@ -428,15 +390,3 @@ class PeerNetwork:
 
     def _targets(self) -> list[str]:
         return list(dict.fromkeys((*self._config.initial_peers, *self._config.known_peers)))
-
-    def _now_ms(self) -> int:
-        return int(self._now() * 1000)
-
-
-async def _limited(operation: Awaitable[T]) -> T:
-    """A DHT operation under a time limit. Raises `STAGE_TIMEOUT`."""
-    try:
-        return await asyncio.wait_for(operation, DHT_WAIT.total_seconds())
-    except asyncio.TimeoutError:
-        message = f"the DHT did not answer in {DHT_WAIT.total_seconds():.0f} s"
-        raise SwarmError(Code.STAGE_TIMEOUT, message) from None

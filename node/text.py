@@ -1,0 +1,29 @@
+"""Text that came from a model or another peer, made safe for a terminal."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Iterator
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, escape sequences' start included, made visible."""
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else REPLACEMENT
+        for character in text
+    )
+
+
+def stream_text(tokens: Iterable[int]) -> Iterator[str]:
+    """Pieces of text as byte tokens arrive; a character of several bytes comes when complete."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for token in tokens:
+        if token < 256:
+            piece = decoder.decode(bytes([token]))
+            if piece:
+                yield piece
+    tail = decoder.decode(b"", final=True)
+    if tail:
+        yield tail
