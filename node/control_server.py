@@ -48,7 +48,7 @@ async def control_server(directory: Path, servicer: NodeControl) -> Any:
     path = socket_path(directory)
     path.unlink(missing_ok=True)  # of a node that was killed; the directory's lock is ours
     server = grpc.aio.server()
-    node_pb2_grpc.add_NodeControlServicer_to_server(servicer, server)
+    node_pb2_grpc.add_NodeControlServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     old_mask = os.umask(0o177)
     try:
         server.add_insecure_port(f"unix:{path}")

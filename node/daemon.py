@@ -25,9 +25,10 @@ from node.shared_buffers import SharedBuffers
 from node.worker_link import RoundResult, WorkerProcess, WorkerSettings
 from node.worker_protocol import Message
 from swarm import __version__
-from swarm.collective.join import in_roster, join, watch_branches
+from swarm.collective.context import Context, Offer, RoundEvent
+from swarm.collective.join import discover, in_roster, join, watch_branches
 from swarm.collective.ledger import Ledger
-from swarm.collective.member import Context, Offer, RoundEvent, RoundMember
+from swarm.collective.member import RoundMember
 from swarm.collective.state import CanonicalState
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
@@ -116,6 +117,7 @@ class Daemon:
         self.on_stop(reason)
 
     async def _live(self, member: RoundMember) -> None:
+        await discover(member)
         while True:
             if not in_roster(member):
                 self.status.enter(State.JOINING, "asking to enter the roster")
@@ -455,7 +457,7 @@ class Daemon:
 
     async def _save(self) -> None:
         """Write fragments to disk; a full disk is said and does not end the training."""
-        if self.member is None or not self.member.level.is_set():
+        if self.member is None or not self.member.level:
             return
         try:
             await asyncio.to_thread(save_fragments, self.store, dict(self.member.state.fragments))
@@ -467,7 +469,7 @@ class Daemon:
         self.status.enter(State.FINISHING, "saving and leaving")
         steps: list[Callable[[], Coroutine[None, None, None]]] = []
         if self.member is not None:
-            steps.append(self.member.close)
+            steps += [self.member.resign, self.member.close]
         if self.worker is not None:
             steps += [self._save, self._stop_worker]
         if self.network is not None:

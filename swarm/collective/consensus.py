@@ -47,6 +47,21 @@ def vote_text(run_id: bytes, ballot: pb.Ballot, record: bytes) -> bytes:
     return b"|".join((*fields, commit_id(record)))
 
 
+def resignation_text(run_id: bytes, base_commit: bytes) -> bytes:
+    """What a member signs that gives up its vote in the round after `base_commit`."""
+    return b"|".join((b"expertswarm-resignation-1", run_id, base_commit))
+
+
+def verify_resignation(
+    resignation: pb.Resignation, run_id: bytes, base_commit: bytes, verify: Verifier
+) -> bool:
+    """True when it is that peer's word for exactly the round after `base_commit`."""
+    text = resignation_text(run_id, base_commit)
+    return resignation.base_commit == base_commit and verify(
+        resignation.peer, text, resignation.signature
+    )
+
+
 @dataclass
 class Acceptor:
     """What one peer has promised and accepted for one decision. Must be on disk before it answers.
@@ -125,15 +140,20 @@ def verify_commit(commit: pb.Commit, run_id: bytes, verify: Verifier) -> pb.Roun
     electorate = set(record.electorate)
     if not electorate or len(electorate) != len(record.electorate):
         raise SwarmError(Code.COMMIT_INVALID, "electorate is empty or names a peer twice")
+    resigned = {
+        r.peer
+        for r in record.resignations
+        if r.peer in electorate and verify_resignation(r, run_id, record.previous, verify)
+    }
     by_ballot: dict[BallotKey, set[str]] = {}
     for vote in commit.votes:
         voters = by_ballot.setdefault(ballot_key(vote.ballot), set())
-        if vote.voter not in electorate or vote.voter in voters:
+        if vote.voter not in electorate - resigned or vote.voter in voters:
             raise SwarmError(Code.COMMIT_INVALID, f"{vote.voter} has no vote, or voted twice")
         if not verify_vote(vote, commit.record, run_id, verify):
             raise SwarmError(Code.COMMIT_INVALID, f"vote of {vote.voter} is not valid")
         voters.add(vote.voter)
-    needed = quorum(len(electorate), record.unanimous)
+    needed = quorum(len(electorate - resigned), record.unanimous)
     most = max((len(voters) for voters in by_ballot.values()), default=0)
     if most < needed:
         raise SwarmError(Code.COMMIT_INVALID, f"{most} votes of one ballot, {needed} needed")

@@ -8,7 +8,6 @@ the survivors until a record is committed, here or by somebody else.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import median
@@ -17,16 +16,14 @@ from typing import TYPE_CHECKING
 from swarm.collective.consensus import (
     BallotKey,
     ballot_key,
-    fragment_results,
     make_ballot,
-    outcome_of,
     parse_record,
     quorum,
     record_to_adopt,
     verify_vote,
 )
 from swarm.collective.plan import PlanInputs, make_plan
-from swarm.collective.state import version_message
+from swarm.collective.record import RecordInputs, agreed, build_record
 from swarm.errors import SwarmError
 from swarm.identity import verify
 from swarm.wire import collective_pb2 as pb
@@ -73,7 +70,9 @@ class RoundLeader:
         self._changed = asyncio.Condition()
         self._attempt = 0
         self._attempts = 0
-        self._dead: dict[str, str] = {}  # leave the roster with this round's commit
+        self._dead: dict[str, str] = {
+            p: "left" for p in member.resignations
+        }  # leave the roster with this round's commit
         self._excluded: dict[str, str] = {}  # alive, but not in this round's attempts
         self._accused: dict[str, int] = {}
 
@@ -117,6 +116,11 @@ class RoundLeader:
                     await asyncio.sleep(RETRY_S * (1 + random.random()))
         finally:
             self.finished = True
+
+    def note_resignation(self, peer: str) -> None:
+        """A member left in good order."""
+        self._dead[peer] = "left"
+        self._member.spawn(self._notify())
 
     def _open(self) -> bool:
         ledger = self._member.ledger
@@ -163,7 +167,9 @@ class RoundLeader:
         silent = [p for p in peers if member.heard.get(p, 0.0) < horizon and p != member.me]
         answers = await asyncio.gather(*(member.alive(p) for p in silent))
         for peer, alive in zip(silent, answers, strict=True):
-            if alive:
+            if peer in member.resignations:
+                self._dead[peer] = "left"
+            elif alive:
                 self._dead.pop(peer, None)
             else:
                 self._dead[peer] = "does not answer"
@@ -184,7 +190,8 @@ class RoundLeader:
                 return True
             self._attempt = max(self._attempt, promise.promised.attempt)
         granted = {p for p, promise in promises.items() if promise.granted}
-        if len(granted & set(electorate)) < quorum(len(electorate), unanimous):
+        voters = set(electorate) - set(member.resignations)
+        if len(granted & voters) < quorum(len(voters), unanimous):
             await self._bury(p for p in electorate if p not in promises)
             return False
         refused = [m.peer for m in plan.members if m.peer not in granted]
@@ -200,7 +207,7 @@ class RoundLeader:
         return await self._decide(ballot, record)
 
     def _branching(self) -> bool:
-        roster = self._roster()
+        roster = [p for p in self._roster() if p not in self._member.resignations]
         living = [p for p in roster if p not in self._dead]
         return self._member.may_branch() and len(living) < quorum(len(roster))
 
@@ -210,7 +217,8 @@ class RoundLeader:
     def _plan(self, ballot: pb.Ballot, electorate: Sequence[str], unanimous: bool) -> pb.Plan:
         member = self._member
         manifest = member.context.manifest
-        base = {f: self._agreed(f).theta_sha256 for f in member.context.policy.numel}
+        policy = member.context.policy
+        base = {f: agreed(f, member.ledger.record, policy).theta_sha256 for f in policy.numel}
         offers: dict[str, dict[str, float]] = {}
         for peer, ready in self._ready.items():
             left_out = peer in self._dead or peer in self._excluded or ready.joining
@@ -320,85 +328,35 @@ class RoundLeader:
 
     def _record(self, plan: pb.Plan, reports: dict[str, pb.Report]) -> pb.RoundRecord:
         member = self._member
-        previous = member.ledger.record
-        advanced = fragment_results(plan, reports)
-        contributors = {m.peer for m in plan.members}
-        roster = self._roster()
-        joined = [p for p in self._living_joiners() if p not in roster]
-        staying = sorted({p for p in roster if p not in self._dead} | set(joined))
-        missing = self._missing(roster, contributors)
-        tokens = sum(self._ready[p].tokens for p in contributors)
-        record = pb.RoundRecord(
-            run_id=member.run_id,
-            branch=self._branch(plan),
-            round=self.key[1],
-            previous=self.key[0],
-            electorate=plan.electorate,
-            unanimous=plan.unanimous,
-            roster=staying,
-            missing=missing,
-            joined=sorted(joined),
-            left=sorted(p for p in roster if p not in staying),
-            committed_tokens=(previous.committed_tokens if previous else 0) + tokens,
-            routed_tokens=self._routed(contributors),
-            loss=sum(self._ready[p].loss * self._ready[p].tokens for p in contributors)
-            / max(1, tokens),
-            proposer=member.me,
-            attempts=self._attempts,
-            decided_at_ms=round(1000 * member.context.wall_clock()),
+        return build_record(
+            RecordInputs(
+                plan=plan,
+                previous=member.ledger.record,
+                reports=reports,
+                ready=self._ready,
+                roster=self._roster(),
+                joiners=self._living_joiners(),
+                dead=self._dead,
+                excluded=self._excluded,
+                resignations=member.resignations,
+                proposer=member.me,
+                attempts=self._attempts,
+                decided_at_ms=round(1000 * member.context.wall_clock()),
+            ),
+            member.context.policy,
         )
-        planned = {f.fragment: f for f in plan.fragments}
-        for name in sorted(member.context.policy.numel):
-            outcome = record.fragments.add(advanced=name in advanced)
-            outcome.state.CopyFrom(advanced[name] if name in advanced else self._agreed(name))
-            if name in advanced:
-                outcome.contributors.extend(planned[name].contributors)
-                outcome.weights.extend(planned[name].weights)
-        held = {a.peer: list(a.experts) for a in previous.assignments} if previous else {}
-        for peer, experts in sorted(member.context.policy.assign(staying, held).items()):
-            record.assignments.add(peer=peer, experts=experts)
-        record.outcome = (
-            pb.FOUNDED if self._founding else outcome_of(list(advanced), list(planned), missing)
-        )
-        return record
-
-    def _agreed(self, fragment: str) -> pb.FragmentVersion:
-        """What everybody agrees a fragment is before this round."""
-        previous = self._member.ledger.record
-        if previous is None:
-            return version_message(fragment, self._member.context.policy.initial(fragment))
-        return next(o.state for o in previous.fragments if o.state.fragment == fragment)
-
-    def _branch(self, plan: pb.Plan) -> bytes:
-        if not plan.unanimous:
-            return bytes(plan.branch)
-        founders = ",".join(plan.electorate).encode()
-        seed = b"|".join((plan.run_id, plan.base_commit, founders, b"branch"))
-        return hashlib.sha256(seed).digest()[:16]
 
     def _living_joiners(self) -> list[str]:
         horizon = self._member.context.clock() - self._member.timeouts.heartbeat_s
         return [p for p in self._ready if self._member.heard.get(p, 0.0) >= horizon]
 
-    def _missing(self, roster: Sequence[str], contributors: Collection[str]) -> list[pb.Suspect]:
-        if self._founding:
-            return []
-        reasons = {p: "not ready in time" for p in roster if p not in contributors}
-        reasons.update({p: "has just joined" for p in reasons if p in self._ready})
-        reasons.update({p: w for p, w in self._excluded.items() if p in reasons})
-        reasons.update({p: w for p, w in self._dead.items() if p in reasons})
-        return [pb.Suspect(peer=p, reason=reasons[p]) for p in sorted(reasons)]
-
-    def _routed(self, contributors: Collection[str]) -> list[int]:
-        rows = [list(self._ready[p].routed_tokens) for p in sorted(contributors)]
-        width = max((len(row) for row in rows), default=0)
-        return [sum(row[i] for row in rows if len(row) == width) for i in range(width)]
-
     async def _decide(self, ballot: pb.Ballot, record: bytes) -> bool:
         """Have the record voted and tell everybody. True when it was committed."""
         member = self._member
         parsed = parse_record(record)
-        needed = quorum(len(parsed.electorate), parsed.unanimous)
+        resigned = {r.peer for r in parsed.resignations}
+        voters = [p for p in parsed.electorate if p not in resigned]
+        needed = quorum(len(voters), parsed.unanimous)
         accept = pb.Accept(ballot=ballot, record=record)
         votes: dict[str, pb.Vote] = {}
 
@@ -413,7 +371,7 @@ class RoundLeader:
             if verify_vote(reply.vote, record, member.run_id, verify) and reply.vote.voter == peer:
                 votes[peer] = reply.vote
 
-        peers = [p for p in parsed.electorate if p not in self._dead or parsed.unanimous]
+        peers = [p for p in voters if p not in self._dead or parsed.unanimous]
         tasks = [asyncio.create_task(ask(p)) for p in peers]
         try:
             for next_done in asyncio.as_completed(tasks):
@@ -430,7 +388,7 @@ class RoundLeader:
         if not self._founding:
             member.arrival_spreads.append(max(self._arrived.values()) - self._started)
         await member.adopt(commit)
-        others = sorted({*parsed.electorate, *parsed.roster} - {member.me})
+        others = sorted({*voters, *parsed.roster} - {member.me})
         await asyncio.gather(*(self._tell(p, commit) for p in others))
         return True
 

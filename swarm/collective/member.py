@@ -2,9 +2,9 @@
 
 `RoundMember` answers the protocol's messages and drives this peer's own progress:
 
-    member = RoundMember(context)         # see Context for what it needs
+    member = RoundMember(context)         # context.py says what it needs
     await member.run_round(offer)         # returns when the round is decided and the state is level
-    await member.join()                   # swarm/collective/join.py, built on this
+    await join(member)                    # swarm/collective/join.py, built on this
 
 The leader's side is `swarm/collective/leader.py`. Nothing here trains or knows a model: the outer
 step, the assignment and the initial state come in through `Policy`.
@@ -15,14 +15,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Coroutine
 from datetime import timedelta
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from swarm.collective.codecs import F32
+from swarm.collective.attempts import Attempts
 from swarm.collective.consensus import (
     ballot_key,
     better_history,
@@ -30,123 +29,24 @@ from swarm.collective.consensus import (
     follows,
     make_ballot,
     parse_record,
+    resignation_text,
     verify_commit,
+    verify_resignation,
     vote_text,
 )
-from swarm.collective.exchange import Exchange, ExchangeRegistry, Stream
+from swarm.collective.context import Context, Offer, RoundEvent
+from swarm.collective.exchange import ExchangeRegistry
 from swarm.collective.leader import RoundLeader
-from swarm.collective.ledger import Ledger
 from swarm.collective.plan import rendezvous_order, round_key
-from swarm.collective.recovery import fetch_fragment
-from swarm.collective.reduce import AttemptFailedError
-from swarm.collective.state import CanonicalState, FragmentState, version_message
-from swarm.config import RunManifest
-from swarm.errors import Code, SwarmError
-from swarm.identity import Identity, verify
-from swarm.network.transport import Transport
+from swarm.collective.recovery import Resync
+from swarm.errors import SwarmError
+from swarm.identity import verify
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.control_pb2 import Ping, Pong
-from swarm.wire.data_pb2 import ReduceFrame
-from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
 R = TypeVar("R", bound=Message)
+RESIGN_WAIT = timedelta(seconds=1)
 READY_INTERVAL = timedelta(seconds=1)
-
-
-class Policy(Protocol):
-    """What a run decides about fragments; pure."""
-
-    numel: Mapping[str, int]
-
-    def wanted(self, record: pb.RoundRecord | None) -> Collection[str]:
-        """Fragments that this peer keeps under the assignments of `record`."""
-        ...
-
-    def initial(self, fragment: str) -> FragmentState:
-        """The fragment at genesis."""
-        ...
-
-    def apply(
-        self, fragment: str, mean: F32, state: FragmentState, contributors: int
-    ) -> FragmentState:
-        """The outer step; the same bits on every machine. `version` is one higher."""
-        ...
-
-    def assign(
-        self, roster: Sequence[str], previous: Mapping[str, Sequence[int]]
-    ) -> Mapping[str, Sequence[int]]:
-        """Experts of each member of the new roster."""
-        ...
-
-
-class Directory(Protocol):
-    """Who is known: signed records of live peers of this run."""
-
-    async def records(self) -> Mapping[str, PeerRecord]:
-        """Records that are valid now, this peer's own included."""
-        ...
-
-    def signed(self, peer: str) -> SignedRecord | None:
-        """The signed form of a record seen earlier, or None."""
-        ...
-
-    def note(self, signed: SignedRecord) -> PeerRecord | None:
-        """Take a record from a message; None when it is not valid."""
-        ...
-
-
-class Bulk(Protocol):
-    """The data plane as the collective uses it."""
-
-    def reduce_stream(
-        self, record: PeerRecord, frames: Iterator[ReduceFrame], timeout: timedelta
-    ) -> Stream:
-        """Open a reduce stream to a peer."""
-        ...
-
-    def download_blob(
-        self, sources: Sequence[PeerRecord], sha256: bytes, into: memoryview, timeout: timedelta
-    ) -> None:
-        """Fetch verified bytes from any source; raises a typed error."""
-        ...
-
-
-@dataclass
-class Offer:
-    """What a peer brings to a round: pseudo-gradients (base minus local) and their weights."""
-
-    deltas: Mapping[str, F32]
-    weights: Mapping[str, float]
-    steps: int = 0
-    tokens: int = 0
-    loss: float = 0.0
-    routed_tokens: Sequence[int] = ()
-
-
-@dataclass(frozen=True)
-class RoundEvent:
-    """Something worth logging; `name` is stable, `detail` is for people."""
-
-    name: str
-    round: int
-    detail: str = ""
-
-
-@dataclass
-class Context:
-    """Everything a member works with."""
-
-    manifest: RunManifest
-    identity: Identity
-    transport: Transport
-    bulk: Bulk
-    directory: Directory
-    ledger: Ledger
-    state: CanonicalState
-    policy: Policy
-    clock: Callable[[], float]  # monotonic seconds
-    wall_clock: Callable[[], float]  # Unix seconds
-    emit: Callable[[RoundEvent], None] = field(default=lambda event: None)
 
 
 class RoundMember:
@@ -163,19 +63,18 @@ class RoundMember:
         self.boundary_since: float | None = None  # when this peer became ready for the open round
         self.changed = asyncio.Condition()  # notified when the newest commit changes
         self.suspects: dict[str, str] = {}
+        self.resignations: dict[str, pb.Resignation] = {}  # of the open round
         self.heard: dict[str, float] = {}
         self.arrival_spreads: deque[float] = deque(maxlen=20)
-        self.registry = ExchangeRegistry(self.timeouts.chunk)
-        self.level = asyncio.Event()  # our state equals the newest commit
-        self._lacking: list[pb.FragmentVersion] = []
-        self._attempt: asyncio.Task[None] | None = None
-        self._exchange: Exchange | None = None
+        self._attempts = Attempts(context, self._send_report)
+        self._resync = Resync(context)
         self._leading: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self.leader: RoundLeader | None = None
+        self._resigned = False
         self._serve()
         if self.ledger.record is not None:
-            self._level_with(self.ledger.record)
+            self._resync.adopt(self.ledger.record)
 
     # ---- messages -------------------------------------------------------------------------
 
@@ -187,6 +86,7 @@ class RoundMember:
         serve(pb.Accept, self._on_accept)
         serve(pb.Commit, self._on_commit)
         serve(pb.GetCommit, self._on_get_commit)
+        serve(pb.Resignation, self._on_resignation)
 
     async def call(
         self, peer: str, request: Message, reply: type[R], timeout: timedelta | None = None
@@ -257,8 +157,9 @@ class RoundMember:
             promised = make_ballot(self.ledger.acceptor().promised)
             return pb.Promise(granted=False, promised=promised, reason="promised a higher ballot")
         acceptor = self.ledger.acceptor()
-        if self.me in [m.peer for m in plan.members] and not acceptor.record and plan.fragments:
-            self._start_attempt(plan)
+        takes_part = self.me in [m.peer for m in plan.members] and plan.fragments
+        if takes_part and self.offer is not None and not acceptor.record:
+            self._attempts.start(plan, self.offer)
         return pb.Promise(
             granted=True,
             accepted_ballot=make_ballot(acceptor.accepted),
@@ -275,7 +176,9 @@ class RoundMember:
 
     def _refuse_plan(self, sender: str, plan: pb.Plan) -> pb.Promise | None:
         reason = ""
-        if plan.run_id != self.run_id or plan.ballot.leader != sender:
+        if self._resigned:
+            reason = "this peer has left"
+        elif plan.run_id != self.run_id or plan.ballot.leader != sender:
             reason = "the plan is not of this run, or not its leader's"
         elif plan.base_commit != self.ledger.commit_id or plan.round != self.ledger.next_round:
             newer = self.ledger.find(plan.round)
@@ -311,7 +214,8 @@ class RoundMember:
         self._heard_from(sender)
         record = parse_record(accept.record)
         legitimate = (
-            record.run_id == self.run_id
+            not self._resigned
+            and record.run_id == self.run_id
             and accept.ballot.leader == sender
             and self.me in record.electorate
             and follows(record, self.ledger.commit_id, self.ledger.record)
@@ -346,6 +250,41 @@ class RoundMember:
                 reply.members.append(pb.Member(peer=peer, record=signed))
         return reply
 
+    async def _on_resignation(
+        self, sender: str, resignation: pb.Resignation
+    ) -> pb.ResignationReply:
+        known = self.ledger.commit_id
+        if sender == resignation.peer and verify_resignation(
+            resignation, self.run_id, known, verify
+        ):
+            self.resignations[sender] = resignation
+            self.suspects[sender] = "left"
+            if self.leader is not None and not self.leader.finished:
+                self.leader.note_resignation(sender)
+        return pb.ResignationReply()
+
+    async def resign(self) -> None:
+        """Leave the roster in good order: the others need not wait for this peer's vote.
+
+        After it this member promises and votes no more. A peer that has voted in the open round
+        can not take that back; it simply goes.
+        """
+        others = [p for p in self._roster() if p != self.me]
+        if self.me not in self._roster() or self.ledger.acceptor().record:
+            return
+        self._resigned = True
+        base = self.ledger.commit_id
+        text = resignation_text(self.run_id, base)
+        word = pb.Resignation(
+            peer=self.me, base_commit=base, signature=self.context.identity.sign(text)
+        )
+
+        async def tell(peer: str) -> None:
+            with contextlib.suppress(SwarmError):
+                await self.call(peer, word, pb.ResignationReply, RESIGN_WAIT)
+
+        await asyncio.gather(*(tell(p) for p in others))
+
     # ---- commits --------------------------------------------------------------------------
 
     async def adopt(self, commit: pb.Commit) -> pb.CommitReply:
@@ -354,10 +293,11 @@ class RoundMember:
         if not self._accepts(record):
             return pb.CommitReply(adopted=False, reason="not newer than the one known here")
         self.ledger.adopt(commit)
-        self._level_with(record)
+        self._resync.adopt(record)
         self.boundary_since = None
+        self.resignations.clear()
         self.offer = None
-        self._end_attempt("the round is decided")
+        self._attempts.end("the round is decided")
         self.context.emit(RoundEvent("committed", record.round, pb.Outcome.Name(record.outcome)))
         async with self.changed:
             self.changed.notify_all()
@@ -369,12 +309,15 @@ class RoundMember:
             return True
         return better_history(record, current)
 
-    def _level_with(self, record: pb.RoundRecord) -> None:
-        self._lacking = self.state.adopt(record, self.context.policy.wanted(record))
-        if self._lacking:
-            self.level.clear()
-        else:
-            self.level.set()
+    @property
+    def level(self) -> bool:
+        """True when this peer has exactly what the newest commit says."""
+        return self._resync.level
+
+    @property
+    def registry(self) -> ExchangeRegistry:
+        """Where the data plane finds the attempt of an incoming stream."""
+        return self._attempts.registry
 
     async def catch_up(self, peer: str) -> None:
         """Ask a peer that seems ahead for its newest commit."""
@@ -384,64 +327,6 @@ class RoundMember:
                 for member in reply.members:
                     self.context.directory.note(member.record)
                 await self.adopt(reply.commit)
-
-    # ---- attempts -------------------------------------------------------------------------
-
-    def _start_attempt(self, plan: pb.Plan) -> None:
-        if self._exchange is not None and self._exchange.key[2] == ballot_key(plan.ballot):
-            return
-        self._end_attempt("a newer attempt began")
-        offer = self.offer
-        if offer is None:
-            return
-        exchange = Exchange(plan, self.me, offer.deltas, self._opener(plan), self.timeouts.chunk)
-        self._exchange = exchange
-        self.registry.add(exchange)
-        self._attempt = self.spawn(self._run_attempt(plan, exchange))
-
-    def _opener(self, plan: pb.Plan) -> Callable[[str, Iterator[ReduceFrame]], Stream]:
-        records = {m.peer: self.context.directory.note(m.record) for m in plan.members}
-
-        def open_stream(peer: str, frames: Iterator[ReduceFrame]) -> Stream:
-            record = records.get(peer)
-            if record is None:
-                raise SwarmError(Code.PEER_UNREACHABLE, f"no valid record of {peer} in the plan")
-            limit = timedelta(milliseconds=plan.attempt_timeout_ms)
-            return self.context.bulk.reduce_stream(record, frames, limit)
-
-        return open_stream
-
-    def _end_attempt(self, reason: str) -> None:
-        if self._exchange is not None:
-            self.registry.remove(self._exchange)
-            self._exchange.cancel(reason)
-            self._exchange = None
-
-    async def _run_attempt(self, plan: pb.Plan, exchange: Exchange) -> None:
-        report = pb.Report(round=plan.round, branch=plan.branch, ballot=plan.ballot)
-        try:
-            base = self.state.fragments
-            means = await asyncio.to_thread(exchange.run)
-            shadow = await asyncio.to_thread(self._shadow, plan, means, base)
-            if self._exchange is not exchange:
-                return
-            self.state.add_shadow(shadow)
-            report.results.extend(version_message(f, s) for f, s in sorted(shadow.items()))
-        except AttemptFailedError as error:
-            if self._exchange is not exchange:
-                return
-            self.context.emit(RoundEvent("attempt_failed", plan.round, error.message))
-            report.failure = error.message
-            for peer, reason in error.suspects.items():
-                report.suspects.append(pb.Suspect(peer=peer, reason=reason))
-        await self._send_report(plan.ballot.leader, report)
-
-    def _shadow(
-        self, plan: pb.Plan, means: Mapping[str, F32], base: Mapping[str, FragmentState]
-    ) -> dict[str, FragmentState]:
-        contributors = {f.fragment: len(f.contributors) for f in plan.fragments}
-        apply = self.context.policy.apply
-        return {name: apply(name, means[name], base[name], contributors[name]) for name in means}
 
     async def _send_report(self, leader: str, report: pb.Report) -> None:
         if leader == self.me:
@@ -545,46 +430,12 @@ class RoundMember:
             self.context.emit(RoundEvent("leading", ready.round))
         self.leader.note_ready(sender, ready)
 
-    # ---- level with the commit ------------------------------------------------------------
-
     async def resync(self) -> None:
         """Download what this peer lacks of the newest commit, from anyone who has it.
 
         Raises `FRAGMENT_UNAVAILABLE` when nobody serves it within the join limit.
         """
-        deadline = self.context.clock() + self.timeouts.join_s
-        while self._lacking:
-            lacking = list(self._lacking)
-            done = await self._fetch_all(lacking)
-            if lacking == self._lacking:
-                self._lacking = [v for v in lacking if v.fragment not in done]
-            if self._lacking and self.context.clock() > deadline:
-                names = ", ".join(v.fragment for v in self._lacking)
-                raise SwarmError(Code.FRAGMENT_UNAVAILABLE, f"no peer serves {names}")
-            if self._lacking:
-                await asyncio.sleep(0.5)
-        self.level.set()
-
-    async def _fetch_all(self, lacking: Sequence[pb.FragmentVersion]) -> set[str]:
-        sources = await self._sources()
-        done: set[str] = set()
-        for version in lacking:
-            numel = self.context.policy.numel[version.fragment]
-            state = await asyncio.to_thread(
-                fetch_fragment, self.context.bulk, sources, version, numel, self.timeouts.join
-            )
-            if state is not None and version in self._lacking:
-                self.state.put(version.fragment, state)
-                done.add(version.fragment)
-        if done:
-            self.context.emit(RoundEvent("resync", self.ledger.next_round - 1, f"{len(done)}"))
-        return done
-
-    async def _sources(self) -> list[PeerRecord]:
-        roster = set(self._roster())
-        records = await self.context.directory.records()
-        others = [r for p, r in records.items() if p != self.me]
-        return sorted(others, key=lambda r: (r.peer_id not in roster, r.round < 1, r.peer_id))
+        await self._resync.run(self._roster)
 
     # ---- life -----------------------------------------------------------------------------
 
@@ -597,7 +448,7 @@ class RoundMember:
 
     async def close(self) -> None:
         """End every task and stream of this member."""
-        self._end_attempt("this peer is stopping")
+        await self._attempts.close()
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

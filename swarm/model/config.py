@@ -5,6 +5,7 @@ Lives beside the model, imports nothing of the library but the error type.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from swarm.errors import Code, SwarmError
@@ -37,35 +38,26 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        checks = [
-            (self.d_model % self.num_heads == 0, "d_model", "must be a multiple of num_heads"),
-            (
-                self.num_heads % max(1, self.num_kv_heads) == 0,
-                "num_heads",
-                "must be a multiple of num_kv_heads",
-            ),
-            (
-                (self.d_model // max(1, self.num_heads)) % 2 == 0,
-                "d_model",
-                "must give an even head size",
-            ),
-            (1 <= self.top_k <= self.num_experts, "top_k", "must be in 1..num_experts"),
-            (
-                min(
-                    self.vocab_size,
-                    self.num_layers,
-                    self.d_ff,
-                    self.num_kv_heads,
-                    self.context_length,
-                )
-                >= 1,
-                "dimensions",
-                "must all be at least 1",
-            ),
-        ]
-        for holds, name, problem in checks:
-            if not holds:
-                raise SwarmError(Code.CONFIG_INVALID, f"model.{name}: {problem}")
+        for name in ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff"):
+            self._require(getattr(self, name) >= 1, name, "must be at least 1")
+        self._require(self.context_length >= 1, "context_length", "must be at least 1")
+        for name in ("rope_theta", "rms_norm_eps", "init_std"):
+            self._require(0 < getattr(self, name) < math.inf, name, "must be positive")
+        self._require(1 <= self.top_k <= self.num_experts, "top_k", "must be in 1..num_experts")
+        self._require(
+            self.d_model % self.num_heads == 0, "d_model", "must be a multiple of num_heads"
+        )
+        self._require(self.head_dim % 2 == 0, "d_model", "must give an even head size")
+        self._require(
+            self.num_heads % self.num_kv_heads == 0,
+            "num_heads",
+            "must be a multiple of num_kv_heads",
+        )
+
+    @staticmethod
+    def _require(holds: bool, name: str, problem: str) -> None:
+        if not holds:
+            raise SwarmError(Code.CONFIG_INVALID, f"model.{name}: {problem}")
 
     @property
     def head_dim(self) -> int:

@@ -46,6 +46,8 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, RouterStats]:
         """[B, T, D] to [B, T, D]: the weighted sum of the chosen experts' outputs."""
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
+        if torch.is_autocast_enabled(x_ND.device.type):  # does not reach the hand-written part
+            x_ND = x_ND.to(torch.get_autocast_dtype(x_ND.device.type))
         routing: Routing = self.gate(x_ND)
         spans: list[slice] = []
         matrices: list[Tensor] = []

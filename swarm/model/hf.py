@@ -24,10 +24,13 @@ from safetensors.numpy import save
 from swarm.errors import Code, SwarmError
 from swarm.files import write_atomic
 from swarm.model.config import BYTE_VOCAB, ModelConfig
+from swarm.model.fragments import FragmentLayout
 from swarm.model.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+_MAX_CONTEXT = 2**20
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _ROUTER_ROW = re.compile(r"(.*\.mlp\.gate\.weight)\.(\d+)")
 _FIELDS = {  # ours: theirs
     "vocab_size": "vocab_size",
@@ -108,11 +111,13 @@ def load_hf(directory: Path) -> Transformer:
     """
     try:
         config = _model_config(json.loads((directory / CONFIG).read_text(encoding="utf-8")))
+        paths = _weight_files(directory)
+        _check_shapes(paths, config)  # before memory is taken for what the files may not hold
         model = Transformer(config, seed=None)
-        _load_weights(directory, model)
+        _load_weights(paths, model)
     except SwarmError as error:
         raise _unreadable(directory, error.message) from error
-    except (OSError, UnicodeDecodeError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(directory, str(error)) from error
     return model
 
@@ -127,35 +132,15 @@ def _model_config(content: Any) -> ModelConfig:
     for ours, theirs in _FIELDS.items():
         if theirs not in content:
             raise ValueError(f"{CONFIG} has no {theirs}")
-        kind = type(getattr(ModelConfig, ours))
-        value = float(content[theirs]) if kind is float else content[theirs]
+        kind, value = type(getattr(ModelConfig, ours)), content[theirs]
+        if kind is float and type(value) is int:
+            value = float(value)
         if type(value) is not kind:
             raise ValueError(f"{CONFIG}: {theirs} must be {kind.__name__}, is {value!r}")
         values[ours] = value
+    if values["context_length"] > _MAX_CONTEXT:
+        raise ValueError(f"{CONFIG}: max_position_embeddings is above {_MAX_CONTEXT}")
     return ModelConfig(**values)
-
-
-def _load_weights(directory: Path, model: Transformer) -> None:
-    expected: dict[str, list[torch.Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        match = _ROUTER_ROW.fullmatch(name)
-        expected.setdefault(match[1] if match else name, []).append(parameter.data)
-    for path in _weight_files(directory):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():
-                if name not in expected:
-                    raise ValueError(f"{path.name} has the unknown tensor {name}")
-                _copy(name, file.get_tensor(name), expected.pop(name))
-    if expected:
-        raise ValueError(f"{len(expected)} tensors are missing, the first is {min(expected)}")
-
-
-def _copy(name: str, values: torch.Tensor, targets: list[torch.Tensor]) -> None:
-    rows = values.unbind() if values.dim() == 2 and targets[0].dim() == 1 else (values,)
-    if [row.shape for row in rows] != [target.shape for target in targets]:
-        raise ValueError(f"{name} has the shape {tuple(values.shape)}, not that of {CONFIG}")
-    for row, target in zip(rows, targets, strict=True):
-        target.copy_(row)
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -163,10 +148,60 @@ def _weight_files(directory: Path) -> list[Path]:
     if not index.exists():
         return [directory / WEIGHTS]
     content = json.loads(index.read_text(encoding="utf-8"))
-    names = sorted(set(content["weight_map"].values()))
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict):
+        raise ValueError(f"{index.name} has no weight_map")
+    names = sorted({str(name) for name in weight_map.values()})
     if any(Path(name).name != name for name in names):
         raise ValueError(f"{index.name} names files outside the directory")
     return [directory / name for name in names]
+
+
+def _check_shapes(paths: list[Path], config: ModelConfig) -> None:
+    """Compare the files' headers with `config`, without reading or allocating tensors."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():
+                header = file.get_slice(name)
+                if header.get_dtype() not in _FLOATS:
+                    raise ValueError(f"{name} has the type {header.get_dtype()}, not a float")
+                found[name] = tuple(header.get_shape())
+    if config.num_layers * config.num_experts > len(found):
+        raise ValueError(f"{CONFIG} describes more layers or experts than the {len(found)} tensors")
+    expected: dict[str, tuple[int, ...]] = {}
+    layout = FragmentLayout.of(config, trunk_fragments=1)
+    for part in (part for name in layout.names for part in layout.tensors(name)):
+        if match := _ROUTER_ROW.fullmatch(part.name):
+            expected[match[1]] = (config.num_experts, config.d_model)
+        else:
+            expected[part.name] = part.shape
+    for name in sorted(found.keys() | expected.keys()):
+        if name not in expected:
+            raise ValueError(f"unknown tensor {name}")
+        if name not in found:
+            raise ValueError(f"tensor {name} is missing")
+        if found[name] != expected[name]:
+            raise ValueError(f"{name} has the shape {found[name]}, {CONFIG} says {expected[name]}")
+
+
+def _load_weights(paths: list[Path], model: Transformer) -> None:
+    """Copy the tensors, whose names and shapes have been checked."""
+    targets: dict[str, list[torch.Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        match = _ROUTER_ROW.fullmatch(name)
+        targets.setdefault(match[1] if match else name, []).append(parameter.data)
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():
+                values = file.get_tensor(name)
+                rows = values.unbind() if _is_router(name) else (values,)
+                for target, row in zip(targets[name], rows, strict=True):
+                    target.copy_(row)
+
+
+def _is_router(name: str) -> bool:
+    return name.endswith(".mlp.gate.weight")
 
 
 def _unreadable(directory: Path, problem: str) -> SwarmError:

@@ -67,7 +67,7 @@ class Stream:
         return self
 
     def outgoing(self, frames: Iterator[ReduceFrame]) -> Iterator[ReduceFrame]:
-        """Count and check `frames` on their way; an error in them ends the call."""
+        """Count and check `frames` on their way, mark their end; an error in them ends the call."""
         try:
             for frame in frames:
                 size = frame.ByteSize()
@@ -77,6 +77,7 @@ class Stream:
                     )
                 self._traffic.add_sent(self.peer, size)
                 yield frame
+            yield ReduceFrame(end=True)
         except Exception as error:
             self._failure = error
             self.cancel()

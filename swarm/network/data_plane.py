@@ -129,8 +129,8 @@ class DataPlane:
     def set_reduce_handler(self, handler: ReduceHandler) -> None:
         """Answer Reduce calls: `handler(peer, frames)` yields the frames to send back.
 
-        `frames` raises `PEER_UNREACHABLE` when the caller's stream is cut; a `SwarmError` out of
-        the handler reaches the caller as `PEER_REFUSED`.
+        `frames` ends when the caller has sent everything and raises `PEER_UNREACHABLE` when its
+        stream is cut. A `SwarmError` out of the handler reaches the caller as `PEER_REFUSED`.
         """
         self._servicer.reduce_handler = handler
 

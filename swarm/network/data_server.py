@@ -162,6 +162,8 @@ class DataServicer(DataPlaneServicer):  # type: ignore[misc]
     ) -> Iterator[ReduceFrame]:
         try:
             for frame in frames:
+                if frame.WhichOneof("frame") == "end":
+                    return
                 size = frame.ByteSize()
                 if size > MAX_FRAME_BYTES:
                     self.refused[Code.MESSAGE_OVERSIZED.value] += 1
@@ -171,8 +173,10 @@ class DataServicer(DataPlaneServicer):  # type: ignore[misc]
                 self._traffic.add_received(peer, size)
                 self._idle.touch(context)
                 yield frame
-        except grpc.RpcError as error:
-            raise SwarmError(Code.PEER_UNREACHABLE, f"{peer}: its stream was cut") from error
+        except grpc.RpcError:
+            pass
+        # gRPC may end the iterator of a cancelled call as if the caller had finished.
+        raise SwarmError(Code.PEER_UNREACHABLE, f"{peer}: its stream was cut")
 
 
 def _text(error: SwarmError) -> str:

@@ -20,9 +20,10 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from swarm.collective.codecs import F32
+from swarm.collective.context import Context, Offer, RoundEvent
 from swarm.collective.join import join, watch_branches
 from swarm.collective.ledger import Ledger
-from swarm.collective.member import Context, Offer, RoundEvent, RoundMember
+from swarm.collective.member import RoundMember
 from swarm.collective.state import CanonicalState, FragmentState
 from swarm.config import MembershipConfig, RunManifest, SyncConfig, TimeoutPolicy
 from swarm.experts.assignment import assign_experts

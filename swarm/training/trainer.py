@@ -139,6 +139,7 @@ class Trainer:
         Raises `NON_FINITE` before anything is changed when the loss or a gradient is not finite.
         """
         assert not self._unset, f"parameters were never loaded: {sorted(self._unset)}"
+        assert self.held or self._full, "with sync.forward = held a peer needs an expert to train"
         batch_BT = torch.from_numpy(self.sampler.next_batch()).to(self.device)
         loss, routed_LE = self._forward_backward(batch_BT)
         grad_norm = self._clip_gradients()
@@ -200,7 +201,8 @@ class Trainer:
     def _build_model(self, held: list[int]) -> Transformer:
         """A model with unset parameters; in `full` all experts exist."""
         self.held = tuple(held)
-        experts = None if self._full else held
+        # A newcomer holds nothing before its first assignment; a stand-in lets the model exist.
+        experts = None if self._full else held or [0]
         return Transformer(self.manifest.model, experts, seed=None).to(self.device)
 
     def _train_held(self) -> None:

@@ -230,8 +230,22 @@ class Assignment(_message.Message):
     experts: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, peer: _Optional[str] = ..., experts: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class Resignation(_message.Message):
+    __slots__ = ("peer", "base_commit", "signature")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    BASE_COMMIT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    base_commit: bytes
+    signature: bytes
+    def __init__(self, peer: _Optional[str] = ..., base_commit: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class ResignationReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class RoundRecord(_message.Message):
-    __slots__ = ("run_id", "branch", "round", "previous", "electorate", "unanimous", "roster", "fragments", "assignments", "outcome", "missing", "joined", "left", "committed_tokens", "routed_tokens", "loss", "proposer", "attempts", "decided_at_ms")
+    __slots__ = ("run_id", "branch", "round", "previous", "electorate", "unanimous", "roster", "fragments", "assignments", "outcome", "missing", "joined", "left", "committed_tokens", "routed_tokens", "loss", "proposer", "attempts", "decided_at_ms", "resignations")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -251,6 +265,7 @@ class RoundRecord(_message.Message):
     PROPOSER_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     DECIDED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    RESIGNATIONS_FIELD_NUMBER: _ClassVar[int]
     run_id: bytes
     branch: bytes
     round: int
@@ -270,7 +285,8 @@ class RoundRecord(_message.Message):
     proposer: str
     attempts: int
     decided_at_ms: int
-    def __init__(self, run_id: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., round: _Optional[int] = ..., previous: _Optional[bytes] = ..., electorate: _Optional[_Iterable[str]] = ..., unanimous: bool = ..., roster: _Optional[_Iterable[str]] = ..., fragments: _Optional[_Iterable[_Union[FragmentOutcome, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., missing: _Optional[_Iterable[_Union[Suspect, _Mapping]]] = ..., joined: _Optional[_Iterable[str]] = ..., left: _Optional[_Iterable[str]] = ..., committed_tokens: _Optional[int] = ..., routed_tokens: _Optional[_Iterable[int]] = ..., loss: _Optional[float] = ..., proposer: _Optional[str] = ..., attempts: _Optional[int] = ..., decided_at_ms: _Optional[int] = ...) -> None: ...
+    resignations: _containers.RepeatedCompositeFieldContainer[Resignation]
+    def __init__(self, run_id: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., round: _Optional[int] = ..., previous: _Optional[bytes] = ..., electorate: _Optional[_Iterable[str]] = ..., unanimous: bool = ..., roster: _Optional[_Iterable[str]] = ..., fragments: _Optional[_Iterable[_Union[FragmentOutcome, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., missing: _Optional[_Iterable[_Union[Suspect, _Mapping]]] = ..., joined: _Optional[_Iterable[str]] = ..., left: _Optional[_Iterable[str]] = ..., committed_tokens: _Optional[int] = ..., routed_tokens: _Optional[_Iterable[int]] = ..., loss: _Optional[float] = ..., proposer: _Optional[str] = ..., attempts: _Optional[int] = ..., decided_at_ms: _Optional[int] = ..., resignations: _Optional[_Iterable[_Union[Resignation, _Mapping]]] = ...) -> None: ...
 
 class Accept(_message.Message):
     __slots__ = ("ballot", "record")

@@ -24,14 +24,16 @@ class ReduceChunk(_message.Message):
     def __init__(self, job: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ReduceFrame(_message.Message):
-    __slots__ = ("hello", "chunk", "failure")
+    __slots__ = ("hello", "chunk", "failure", "end")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     hello: ReduceHello
     chunk: ReduceChunk
     failure: str
-    def __init__(self, hello: _Optional[_Union[ReduceHello, _Mapping]] = ..., chunk: _Optional[_Union[ReduceChunk, _Mapping]] = ..., failure: _Optional[str] = ...) -> None: ...
+    end: bool
+    def __init__(self, hello: _Optional[_Union[ReduceHello, _Mapping]] = ..., chunk: _Optional[_Union[ReduceChunk, _Mapping]] = ..., failure: _Optional[str] = ..., end: bool = ...) -> None: ...
 
 class DownloadRequest(_message.Message):
     __slots__ = ("sha256", "offset")

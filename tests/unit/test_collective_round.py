@@ -272,3 +272,24 @@ def test_cut_off_minority_cannot_commit_and_resyncs_when_the_cut_heals():
         await swarm.close()
 
     run(story())
+
+
+def test_members_who_leave_in_good_order_take_their_votes_with_them():
+    """Three of five leave: the two who stay are no majority of five, and need not be."""
+
+    async def story():
+        swarm = SimulatedSwarm(5)
+        await swarm.start()
+        branch = swarm.peers[0].ledger.branch
+        for leaver in list(swarm.peers[2:]):
+            await leaver.member.resign()
+            await leaver.member.close()
+            swarm.kill(leaver)
+        records = await swarm.round(timeout_s=10)
+        assert list(records[0].roster) == sorted(p.peer_id for p in swarm.peers)
+        assert records[0].branch == branch and len(records[0].resignations) == 3
+        verify_commit(swarm.peers[0].ledger.commit, swarm.manifest.run_id, verify)
+        swarm.assert_level()
+        await swarm.close()
+
+    run(story())

@@ -165,6 +165,22 @@ def test_held_forward_keeps_only_held_experts_in_memory() -> None:
     assert stats.routed_LE.sum() == stats.tokens * 2 * 2
 
 
+@pytest.mark.parametrize("manifest", [MANIFEST, HELD_FORWARD], ids=["full", "held"])
+def test_a_newcomer_without_an_assignment_waits_for_its_first_experts(
+    manifest: RunManifest,
+) -> None:
+    peer = trainer(held=[], manifest=manifest)
+    assert peer.trainable_names == ("trunk.0", "trunk.1")
+    if manifest is HELD_FORWARD:
+        with pytest.raises(AssertionError, match="needs an expert"):
+            peer.train_step()
+    peer.set_held([2, 3])
+    peer.load_initial()
+    before = fragments(peer)
+    peer.train_step()
+    assert fragments(peer)["expert.2"].tobytes() != before["expert.2"].tobytes()
+
+
 def test_the_pseudo_gradient_is_base_minus_local() -> None:
     peer = trainer()
     base = fragments(peer)

@@ -1,0 +1,119 @@
+"""What a `RoundMember` works with: the run's policy, the outside world, and what is exchanged.
+
+The protocols here are the collective's whole view of models, networks and disks, so it can be used
+and tested without them (`swarm/simulation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+from swarm.collective.codecs import F32
+from swarm.collective.exchange import Stream
+from swarm.collective.ledger import Ledger
+from swarm.collective.state import CanonicalState, FragmentState
+from swarm.config import RunManifest
+from swarm.identity import Identity
+from swarm.network.transport import Transport
+from swarm.wire import collective_pb2 as pb
+from swarm.wire.data_pb2 import ReduceFrame
+from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
+
+
+class Policy(Protocol):
+    """What a run decides about fragments; pure."""
+
+    numel: Mapping[str, int]
+
+    def wanted(self, record: pb.RoundRecord | None) -> Collection[str]:
+        """Fragments that this peer keeps under the assignments of `record`."""
+        ...
+
+    def initial(self, fragment: str) -> FragmentState:
+        """The fragment at genesis."""
+        ...
+
+    def apply(
+        self, fragment: str, mean: F32, state: FragmentState, contributors: int
+    ) -> FragmentState:
+        """The outer step; the same bits on every machine. `version` is one higher."""
+        ...
+
+    def assign(
+        self, roster: Sequence[str], previous: Mapping[str, Sequence[int]]
+    ) -> Mapping[str, Sequence[int]]:
+        """Experts of each member of the new roster."""
+        ...
+
+
+class Directory(Protocol):
+    """Who is known: signed records of live peers of this run."""
+
+    async def records(self) -> Mapping[str, PeerRecord]:
+        """Records that are valid now, this peer's own included."""
+        ...
+
+    def signed(self, peer: str) -> SignedRecord | None:
+        """The signed form of a record seen earlier, or None."""
+        ...
+
+    def note(self, signed: SignedRecord) -> PeerRecord | None:
+        """Take a record from a message; None when it is not valid."""
+        ...
+
+
+class Bulk(Protocol):
+    """The data plane as the collective uses it."""
+
+    def reduce_stream(
+        self, record: PeerRecord, frames: Iterator[ReduceFrame], timeout: timedelta
+    ) -> Stream:
+        """Open a reduce stream to a peer."""
+        ...
+
+    def download_blob(
+        self, sources: Sequence[PeerRecord], sha256: bytes, into: memoryview, timeout: timedelta
+    ) -> None:
+        """Fetch verified bytes from any source; raises a typed error."""
+        ...
+
+
+@dataclass
+class Offer:
+    """What a peer brings to a round: pseudo-gradients (base minus local) and their weights."""
+
+    deltas: Mapping[str, F32]
+    weights: Mapping[str, float]
+    steps: int = 0
+    tokens: int = 0
+    loss: float = 0.0
+    routed_tokens: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class RoundEvent:
+    """Something worth logging; `name` is stable, `detail` is for people."""
+
+    name: str
+    round: int
+    detail: str = ""
+
+
+@dataclass
+class Context:
+    """Everything a member works with."""
+
+    manifest: RunManifest
+    identity: Identity
+    transport: Transport
+    bulk: Bulk
+    directory: Directory
+    ledger: Ledger
+    state: CanonicalState
+    policy: Policy
+    clock: Callable[[], float]  # monotonic seconds
+    wall_clock: Callable[[], float]  # Unix seconds
+    emit: Callable[[RoundEvent], None] = field(default=lambda event: None)
