@@ -1,7 +1,8 @@
 """Whom to dial, under which addresses, and when to try again (pure: the clock is passed in).
 
-Permanent contacts come from the user (`--peer`) and are tried for ever. Others are learned from
-peer records and dropped after they did not answer for `FORGET_AFTER`.
+Permanent contacts come from the user (`--peer`): a node stays connected to them and tries for
+ever. Others are learned from peer records, dialled only while few peers are known (a large swarm
+is no full mesh), and dropped when they did not answer for `FORGET_AFTER`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from swarm.identity import public_key_of
 
 FIRST_DELAY = timedelta(seconds=1)
 LONGEST_DELAY = timedelta(seconds=30)
+LONGEST_DELAY_PERMANENT = timedelta(seconds=5)
+ENOUGH_PEERS = 16
 FORGET_AFTER = timedelta(minutes=10)
 
 
@@ -70,16 +73,21 @@ class Contacts:
             c.addresses[0] for p, c in self._contacts.items() if p != self._own_id and c.addresses
         ]
 
-    def due(self, known: set[str], now_s: float, limit: int = 16) -> list[str]:
-        """Contacts that are not `known` (alive) and should be tried now, longest waiting first."""
-        for peer in known & self._contacts.keys():
-            self.met(peer)
-        missing = [
-            peer
-            for peer, contact in self._contacts.items()
-            if peer not in known and peer != self._own_id and contact.next_try_s <= now_s
-        ]
-        return sorted(missing, key=lambda peer: self._contacts[peer].next_try_s)[:limit]
+    def due(self, known: set[str], connected: set[str], now_s: float, limit: int = 16) -> list[str]:
+        """Contacts that should be dialled now, longest waiting first.
+
+        `known`: peers in the routing table, who answered when last asked, maybe long ago.
+        `connected`: peers with a live connection; a peer that dies loses it at once.
+        """
+        missing = []
+        for peer, contact in self._contacts.items():
+            here = peer in known and (peer in connected or not contact.permanent)
+            if here:
+                self.met(peer)
+            elif peer != self._own_id and (contact.permanent or len(known) < ENOUGH_PEERS):
+                missing.append(peer)
+        waiting = [peer for peer in missing if self._contacts[peer].next_try_s <= now_s]
+        return sorted(waiting, key=lambda peer: self._contacts[peer].next_try_s)[:limit]
 
     def met(self, peer: str) -> None:
         """`peer` answered."""
@@ -97,7 +105,8 @@ class Contacts:
         if contact.failing_since_s is None:
             contact.failing_since_s = now_s
         contact.next_try_s = now_s + contact.delay_s
-        contact.delay_s = min(2 * contact.delay_s, LONGEST_DELAY.total_seconds())
+        longest = LONGEST_DELAY_PERMANENT if contact.permanent else LONGEST_DELAY
+        contact.delay_s = min(2 * contact.delay_s, longest.total_seconds())
         if now_s - contact.failing_since_s > FORGET_AFTER.total_seconds():
             self.forget(peer)
 

@@ -122,7 +122,7 @@ def _stat(pid: int) -> list[str]:
 
 def socket_dirs(pid: int) -> list[Path]:
     """Directories with p2pd sockets that belong to process `pid`."""
-    return list(Path("/tmp").glob(f"expertswarm-*/{pid}-*"))
+    return list(Path("/tmp").glob(f"expertswarm-{os.getuid()}-{pid}-*"))
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> float:

@@ -182,7 +182,7 @@ def test_bf16_autocast_stays_near_fp32_and_gives_fp32_gradients():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = loss(model)
     rough.backward()
-    assert float(rough) == pytest.approx(float(exact), rel=0.05)
+    assert rough.item() == pytest.approx(exact.item(), rel=0.05)
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             assert parameter.grad.dtype == torch.float32, name

@@ -18,24 +18,42 @@ def test_missing_contacts_are_due_and_known_ones_are_not():
     contacts.add(address(ALICE))
     contacts.learn(BOB, [address(BOB)])
     contacts.learn(ME, [address(ME)])
-    assert set(contacts.due(set(), 0.0)) == {ALICE, BOB}
-    assert contacts.due({ALICE}, 0.0) == [BOB]
+    assert set(contacts.due(set(), set(), 0.0)) == {ALICE, BOB}
+    assert contacts.due({ALICE}, {ALICE}, 0.0) == [BOB]
+    assert contacts.due({ALICE, BOB}, {ALICE}, 0.0) == []
 
 
-def test_waits_between_tries_grow_up_to_half_a_minute_and_start_anew_after_a_success():
+def test_contact_of_the_user_that_lost_its_connection_is_due_at_once():
     contacts = Contacts(ME)
     contacts.add(address(ALICE))
-    now, waits = 0.0, []
-    for _ in range(8):
-        contacts.failed(ALICE, now)
-        began = now
-        while not contacts.due(set(), now):
-            now += 0.5
-        waits.append(now - began)
-    assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert contacts.due({ALICE}, set(), 0.0) == [ALICE]
+
+
+def test_large_swarm_is_not_made_a_full_mesh():
+    contacts = Contacts(ME)
+    contacts.add(address(ALICE))
+    contacts.learn(BOB, [address(BOB)])
+    others = {f"peer{n}" for n in range(16)}
+    assert contacts.due(others, others, 0.0) == [ALICE]
+
+
+def test_waits_between_tries_grow_and_start_anew_after_a_success():
+    contacts = Contacts(ME)
+    contacts.add(address(ALICE))
+    contacts.learn(BOB, [address(BOB)])
+    waits = {ALICE: [], BOB: []}
+    for peer in waits:
+        now = 0.0
+        for _ in range(7):
+            contacts.failed(peer, now)
+            began = now
+            while peer not in contacts.due(set(), set(), now):
+                now += 0.5
+            waits[peer].append(now - began)
+    assert waits == {ALICE: [1, 2, 4, 5, 5, 5, 5], BOB: [1, 2, 4, 8, 16, 30, 30]}
     contacts.met(ALICE)
     contacts.failed(ALICE, now)
-    assert contacts.due(set(), now + 1) == [ALICE]
+    assert ALICE in contacts.due(set(), set(), now + 1)
 
 
 def test_learned_contact_is_given_up_after_ten_minutes_but_never_one_of_the_user():
@@ -45,7 +63,7 @@ def test_learned_contact_is_given_up_after_ten_minutes_but_never_one_of_the_user
     for now in (0.0, 300.0, 601.0):
         contacts.failed(ALICE, now)
         contacts.failed(BOB, now)
-    assert contacts.due(set(), 10_000.0) == [ALICE]
+    assert contacts.due(set(), set(), 10_000.0) == [ALICE]
 
 
 def test_peer_that_said_goodbye_is_forgotten_unless_the_user_named_it():

@@ -11,8 +11,8 @@ import asyncio
 import collections
 import ipaddress
 import os
+import secrets
 import socket
-import stat
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -263,36 +263,29 @@ def port_in_use(host: str, port: int, reason: str) -> SwarmError:
 
 def make_socket_dir() -> Path:
     """A new private directory for the sockets of one p2pd; those of dead owners are removed."""
-    root = SOCKET_ROOT / f"expertswarm-{os.getuid()}"
-    root.mkdir(mode=0o700, exist_ok=True)
-    status = root.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise SwarmError(Code.P2P_START_FAILED, f"{root} belongs to another user", f"rm -r {root}")
-    for path in root.iterdir():
-        if _is_stale(path):
+    prefix = f"expertswarm-{os.getuid()}-"
+    for path in SOCKET_ROOT.glob(f"{prefix}*"):
+        if _is_stale(path, path.name[len(prefix) :].partition("-")[0]):
             remove_socket_dir(path)
-    for number in range(1000):
-        path = root / f"{os.getpid()}-{number}"
+    while True:
+        path = SOCKET_ROOT / f"{prefix}{os.getpid()}-{secrets.token_hex(3)}"
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
             return path
-    raise SwarmError(Code.P2P_START_FAILED, f"too many p2pd of one process in {root}")
 
 
 def remove_socket_dir(path: Path) -> None:
-    """Remove the directory, its sockets, and the parent if it is empty then."""
+    """Remove the directory and its sockets, as far as they are ours."""
     with suppress(OSError):
         for entry in path.iterdir():
             entry.unlink(missing_ok=True)
         path.rmdir()
-    with suppress(OSError):
-        path.parent.rmdir()
 
 
-def _is_stale(path: Path) -> bool:
+def _is_stale(path: Path, owner_pid: str) -> bool:
     """Whether the owner is gone. Process ids mean nothing between containers that share /tmp, so
     nobody must be listening any more either."""
-    if _process_exists(path.name.partition("-")[0]):
+    if path.is_symlink() or _process_exists(owner_pid):
         return False
     for entry in path.glob("*.sock"):
         with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):

@@ -187,9 +187,9 @@ class PeerNetwork:
         daemon, directory = self._daemon, self._directory
         self._daemon = self._directory = None
         self._connected.clear()
-        if directory is not None:
-            await directory.stop()
         if daemon is not None:
+            if directory is not None and not daemon.exited.is_set():
+                await directory.stop()
             await daemon.stop()
 
     # ---- joining and staying connected ----
@@ -235,8 +235,9 @@ class PeerNetwork:
                 logger.warning("network watch: %s", error)
 
     async def _dial_missing(self) -> None:
-        _, directory = self._running()
-        due = self._contacts.due(directory.known(), time.monotonic())
+        daemon, directory = self._running()
+        connected = set(await daemon.connections())
+        due = self._contacts.due(directory.known(), connected, time.monotonic())
         if any(await asyncio.gather(*(self._dial(peer) for peer in due))):
             await directory.explore()
             if self._publisher.record is not None:
