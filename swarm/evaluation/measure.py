@@ -164,5 +164,5 @@ def _windows(tokens: Tokens, length: int, batch_size: int) -> Iterator[Tensor]:
         batch = np.stack([tokens[row * length : (row + 1) * length + 1] for row in rows])
         yield torch.from_numpy(batch.astype(np.int64))
     rest = tokens[full * length :]
-    if False:
+    if len(rest) > 1:
         yield torch.from_numpy(rest.astype(np.int64))[None]

@@ -1,4 +1,4 @@
-"""Tokens per second of forward and backward against transformers' FlexOlmo, same weights.
+"""Tokens per second of training and decoding against transformers' FlexOlmo, same weights.
 
     .venv/bin/python tests/benchmarks/bench_moe.py
 
@@ -9,6 +9,7 @@ several, so a noisy machine hurts both alike. Prints one JSON line.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 
@@ -17,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import FlexOlmoConfig, FlexOlmoForCausalLM
 
+from swarm.inference.engine import generate
 from swarm.model.config import ModelConfig
 from swarm.model.hf import hf_config, hf_tensors
 from swarm.model.transformer import Transformer
 
-BATCH, LENGTH, REPEATS = 16, 128, 12
+BATCH, LENGTH, DECODED, REPEATS = 16, 128, 64, 12
 
 
 def step(forward: Callable[[Tensor], Tensor], tokens: Tensor, parameters: list[Tensor]) -> float:
@@ -34,28 +36,53 @@ def step(forward: Callable[[Tensor], Tensor], tokens: Tensor, parameters: list[T
     return time.perf_counter() - start
 
 
+def decode(stream: Callable[[], object]) -> float:
+    """Seconds of a greedy continuation."""
+    start = time.perf_counter()
+    stream()
+    return time.perf_counter() - start
+
+
 def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = ModelConfig(d_model=128, num_layers=4, d_ff=256)
     ours = Transformer(config)
-    theirs = FlexOlmoForCausalLM(FlexOlmoConfig(**hf_config(config))).train()
+    theirs = FlexOlmoForCausalLM(FlexOlmoConfig(**hf_config(config)))
     theirs.load_state_dict({k: torch.from_numpy(v) for k, v in hf_tensors(ours).items()})
     held = Transformer(config, experts=[0, 1])
-    models = {
+    frozen = Transformer(config)
+    for name, parameter in frozen.named_parameters():
+        parameter.requires_grad_(".experts." not in name or ".experts.0." in name)
+    tokens = torch.randint(0, 256, (BATCH, LENGTH + 1))
+    prompt = tokens[:1, :16]
+    steps = {
         "ours": (lambda x: ours(x).logits_BTV, list(ours.parameters())),
         "transformers": (lambda x: theirs(x, use_cache=False).logits, list(theirs.parameters())),
+        "ours_1_of_8_trained": (lambda x: frozen(x).logits_BTV, list(frozen.parameters())),
         "ours_held_2": (lambda x: held(x).logits_BTV, list(held.parameters())),
     }
-    tokens = torch.randint(0, config.vocab_size, (BATCH, LENGTH + 1))
-    best = dict.fromkeys(models, float("inf"))
+    streams = {
+        "ours": lambda: list(generate(ours, prompt[0].tolist(), DECODED, temperature=0)),
+        "transformers": lambda: theirs.generate(
+            prompt, do_sample=False, min_new_tokens=DECODED, max_new_tokens=DECODED
+        ),
+    }
+    step_s, decode_s = dict.fromkeys(steps, math.inf), dict.fromkeys(streams, math.inf)
     for _ in range(REPEATS):
-        for name, (forward, parameters) in models.items():
-            best[name] = min(best[name], step(forward, tokens, parameters))
-    speed = {f"{name}_tokens_per_s": round(BATCH * LENGTH / s) for name, s in best.items()}
-    ratio = round(best["transformers"] / best["ours"], 2)
-    print(json.dumps({"bench": "moe_forward_backward", **speed, "ratio": ratio}))
+        for name, (forward, parameters) in steps.items():
+            step_s[name] = min(step_s[name], step(forward, tokens, parameters))
+        for name, stream in streams.items():
+            decode_s[name] = min(decode_s[name], decode(stream))
+    result = {
+        "bench": "moe",
+        "train_tokens_per_s": {name: round(BATCH * LENGTH / s) for name, s in step_s.items()},
+        "train_ratio": round(step_s["transformers"] / step_s["ours"], 2),
+        "decode_tokens_per_s": {name: round(DECODED / s) for name, s in decode_s.items()},
+        "decode_ratio": round(decode_s["transformers"] / decode_s["ours"], 2),
+    }
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

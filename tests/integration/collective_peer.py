@@ -88,9 +88,7 @@ class Peer:
         self.network = await PeerNetwork.start(
             self.key, MANIFEST.run_id, NetworkConfig(initial_peers=self.bootstrap)
         )
-        self.directory = PeerDirectory(
-            self.network, MANIFEST.run_id, time.time, self.network.learn
-        )
+        self.directory = PeerDirectory(self.network, MANIFEST.run_id, time.time, self.network.learn)
         policy = ToyPolicy(NUMEL)
         state = CanonicalState({name: policy.initial(name) for name in NUMEL})
         self.member = RoundMember(

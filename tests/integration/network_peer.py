@@ -51,13 +51,15 @@ async def main(options: dict[str, Any]) -> None:
         initial_peers=tuple(options.get("peers", ())),
         bootstrap_timeout=timedelta(seconds=options.get("bootstrap_s", 30)),
     )
-    stages: list[tuple[str, str]] = []
+    stages: list[tuple[float, str, str]] = []
     try:
         network = await PeerNetwork.start(
             Path(options["key"]),
             RUN_ID,
             config,
-            on_stage=lambda name, message: stages.append((name, message)),
+            on_stage=lambda name, message: stages.append(
+                (round(time.monotonic() - imported, 2), name, message)
+            ),
         )
     except SwarmError as error:
         say(error=error.code.value, message=error.message)

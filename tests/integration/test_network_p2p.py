@@ -427,6 +427,14 @@ def test_shutdown_leaves_no_p2pd_and_no_socket(keys):
     assert not socket_dirs(os.getpid())
 
 
+def test_ctrl_c_in_the_terminal_does_not_reach_p2pd_before_the_node(keys):
+    async def story() -> None:
+        async with swarm_of(keys, 1) as (alice,):
+            assert os.getpgid(alice._daemon.p2p._child.pid) != os.getpgid(0)
+
+    asyncio.run(story())
+
+
 def test_sockets_of_a_dead_process_are_swept_by_the_next_start(keys):
     async def story() -> None:
         async with swarm_of(keys, 1):

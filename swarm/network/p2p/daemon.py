@@ -13,6 +13,7 @@ import ipaddress
 import os
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -32,6 +33,9 @@ from swarm.network.p2p.hivemind_parts import (
 
 # p2pd drops what is larger without a word to us, so it must let through what we refuse and count.
 P2PD_MESSAGE_LIMIT = 2 * MAX_ENVELOPE_BYTES
+# In a process group of its own, or Ctrl-C in the terminal would end p2pd before the node says
+# goodbye through it.
+LAUNCHER = "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])"
 PORT_WAIT = timedelta(seconds=1)
 STOP_WAIT = timedelta(seconds=3)
 SOCKET_ROOT = Path("/tmp")  # Unix socket paths must be short: 104 bytes on macOS
@@ -74,6 +78,7 @@ class Daemon:
         handle: Any = type("NodeP2P", (P2P,), {})
         handle._UNIX_SOCKET_PREFIX = f"/unix{sockets}/"
         handle._log_p2pd_message = staticmethod(output.append)
+        handle._make_process_args = staticmethod(_launched)
         try:
             p2p = await handle.create(
                 identity_path=str(key_file),
@@ -182,6 +187,10 @@ class _LiveCalls(dict[Any, Any]):
     def __contains__(self, call_id: object) -> bool:
         future = self.get(call_id)
         return future is not None and not future.done()
+
+
+def _launched(*args: Any, **options: Any) -> list[str]:
+    return [sys.executable, "-I", "-S", "-c", LAUNCHER, *P2P._make_process_args(*args, **options)]
 
 
 def unreachable(peer: str, reason: str) -> SwarmError:
