@@ -49,10 +49,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _is_alive(pid: int) -> bool:
+    """True while the process runs; one that only waits for its parent's notice has ended."""
     try:
         os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except OSError:  # not ours to signal, or a system without /proc
         return True
-    return True

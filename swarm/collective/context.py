@@ -22,6 +22,8 @@ from swarm.wire import collective_pb2 as pb
 from swarm.wire.data_pb2 import ReduceFrame
 from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
+READY_INTERVAL = timedelta(seconds=1)  # a peer at the boundary says so again and again
+
 
 class Policy(Protocol):
     """What a run decides about fragments; pure."""

@@ -8,6 +8,7 @@ the survivors until a record is committed, here or by somebody else.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import median
@@ -22,6 +23,7 @@ from swarm.collective.consensus import (
     record_to_adopt,
     verify_vote,
 )
+from swarm.collective.context import READY_INTERVAL
 from swarm.collective.plan import PlanInputs, make_plan
 from swarm.collective.record import RecordInputs, agreed, build_record
 from swarm.errors import SwarmError
@@ -63,7 +65,6 @@ class RoundLeader:
         self.key = key
         self.finished = False
         self._member = member
-        self._started = member.context.clock()
         self._ready: dict[str, pb.Ready] = {}
         self._arrived: dict[str, float] = {}
         self._reports: dict[tuple[BallotKey, str], pb.Report] = {}
@@ -137,7 +138,11 @@ class RoundLeader:
         return sorted(p for p in self._ready if p not in self._dead)
 
     async def _collect(self) -> None:
-        """Wait for everybody who lives, at most until the adaptive deadline."""
+        """Wait for everybody who lives, at most until the adaptive deadline.
+
+        The deadline runs from the first update that is offered: somebody who only asks to enter
+        must not cut short the training of the others.
+        """
         clock = self._member.context.clock
         while self._open():
             roster = self._roster()
@@ -151,14 +156,19 @@ class RoundLeader:
                 await self._bury(p for p in roster if p not in self._ready)
                 if all(p in self._ready or p in self._dead for p in roster):
                     return
-                if clock() - self._started > self._deadline_s():
+                offered = self._offer_times()
+                if offered and clock() - min(offered) > self._deadline_s():
                     return
             await self._wait_change(RETRY_S)
 
+    def _offer_times(self) -> list[float]:
+        return [self._arrived[p] for p, ready in self._ready.items() if ready.contributions]
+
     def _deadline_s(self) -> float:
-        timeouts = self._member.timeouts
-        floor_s = max(2 * timeouts.heartbeat_s, 0.0)
-        return straggler_deadline_s(self._member.arrival_spreads, floor_s, timeouts.round_s)
+        member, timeouts = self._member, self._member.timeouts
+        intervals = [b - a for a, b in itertools.pairwise(member.commit_times)]
+        floor_s = max(2 * timeouts.heartbeat_s, median(intervals) / 4 if intervals else 0.0)
+        return straggler_deadline_s(member.arrival_spreads, floor_s, timeouts.round_s)
 
     async def _bury(self, peers: Iterable[str]) -> None:
         """Ping peers that were not heard of for a while; note those that are dead."""
@@ -347,7 +357,8 @@ class RoundLeader:
         )
 
     def _living_joiners(self) -> list[str]:
-        horizon = self._member.context.clock() - self._member.timeouts.heartbeat_s
+        patience_s = max(self._member.timeouts.heartbeat_s, 2.5 * READY_INTERVAL.total_seconds())
+        horizon = self._member.context.clock() - patience_s
         return [p for p in self._ready if self._member.heard.get(p, 0.0) >= horizon]
 
     async def _decide(self, ballot: pb.Ballot, record: bytes) -> bool:
@@ -385,8 +396,8 @@ class RoundLeader:
             for task in tasks:
                 task.cancel()
         commit = pb.Commit(record=record, votes=[votes[p] for p in sorted(votes)])
-        if not self._founding:
-            member.arrival_spreads.append(max(self._arrived.values()) - self._started)
+        if offered := self._offer_times():
+            member.arrival_spreads.append(max(offered) - min(offered))
         await member.adopt(commit)
         others = sorted({*voters, *parsed.roster} - {member.me})
         await asyncio.gather(*(self._tell(p, commit) for p in others))

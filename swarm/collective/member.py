@@ -34,7 +34,7 @@ from swarm.collective.consensus import (
     verify_resignation,
     vote_text,
 )
-from swarm.collective.context import Context, Offer, RoundEvent
+from swarm.collective.context import READY_INTERVAL, Context, Offer, RoundEvent
 from swarm.collective.exchange import ExchangeRegistry
 from swarm.collective.leader import RoundLeader
 from swarm.collective.plan import rendezvous_order, round_key
@@ -46,7 +46,6 @@ from swarm.wire.control_pb2 import Ping, Pong
 
 R = TypeVar("R", bound=Message)
 RESIGN_WAIT = timedelta(seconds=1)
-READY_INTERVAL = timedelta(seconds=1)
 
 
 class RoundMember:
@@ -65,7 +64,8 @@ class RoundMember:
         self.suspects: dict[str, str] = {}
         self.resignations: dict[str, pb.Resignation] = {}  # of the open round
         self.heard: dict[str, float] = {}
-        self.arrival_spreads: deque[float] = deque(maxlen=20)
+        self.arrival_spreads: deque[float] = deque(maxlen=20)  # of rounds this peer led
+        self.commit_times: deque[float] = deque(maxlen=20)
         self._attempts = Attempts(context, self._send_report)
         self._resync = Resync(context)
         self._leading: asyncio.Task[None] | None = None
@@ -294,6 +294,7 @@ class RoundMember:
             return pb.CommitReply(adopted=False, reason="not newer than the one known here")
         self.ledger.adopt(commit)
         self._resync.adopt(record)
+        self.commit_times.append(self.context.clock())
         self.boundary_since = None
         self.resignations.clear()
         self.offer = None

@@ -3,7 +3,7 @@
     save_hf(directory, config, model)
     model = load_hf(directory)
 
-The directory (`config.json`, `model.safetensors`) loads with
+The directory (`config.json`, `model.safetensors`, for byte models also the tokenizer) loads with
 `transformers.AutoModelForCausalLM.from_pretrained` and gives the same logits. Router rows, one
 tensor per expert here, are stacked to Hugging Face's one matrix per layer.
 """
@@ -25,6 +25,7 @@ from swarm.errors import Code, SwarmError
 from swarm.files import write_atomic
 from swarm.model.config import BYTE_VOCAB, ModelConfig
 from swarm.model.fragments import FragmentLayout
+from swarm.model.hf_tokenizer import tokenizer_files
 from swarm.model.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
@@ -94,12 +95,17 @@ def hf_tensors(source: Transformer | Mapping[str, np.ndarray]) -> dict[str, np.n
 def save_hf(
     directory: Path, config: ModelConfig, source: Transformer | Mapping[str, np.ndarray]
 ) -> None:
-    """Write `config.json` and `model.safetensors` into `directory`; equal input, equal bytes.
+    """Write the model into `directory`; equal input, equal bytes.
+
+    For byte models the tokenizer's files come along.
 
     Raises `DISK_FULL` or `DIR_NOT_WRITABLE`.
     """
     content = json.dumps(hf_config(config), indent=2, sort_keys=True) + "\n"
     weights = save(hf_tensors(source), metadata={"format": "pt"})
+    if config.vocab_size == BYTE_VOCAB:
+        for name, text in tokenizer_files().items():
+            write_atomic(directory / name, text.encode())
     write_atomic(directory / CONFIG, content.encode())
     write_atomic(directory / WEIGHTS, weights)
 

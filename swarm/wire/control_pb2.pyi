@@ -53,12 +53,10 @@ class Locate(_message.Message):
     def __init__(self, peer_id: _Optional[str] = ...) -> None: ...
 
 class LocateReply(_message.Message):
-    __slots__ = ("alive", "incarnation")
+    __slots__ = ("alive",)
     ALIVE_FIELD_NUMBER: _ClassVar[int]
-    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     alive: bool
-    incarnation: bytes
-    def __init__(self, alive: bool = ..., incarnation: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, alive: bool = ...) -> None: ...
 
 class DataToken(_message.Message):
     __slots__ = ("certificate_sha256",)

@@ -391,9 +391,11 @@ def test_twins_that_start_at_the_same_time_do_not_both_publish(keys):
     async def story() -> None:
         async with swarm_of(keys, 1) as (alice,):
             Identity.load_or_create(keys / "twin")
-            twins = await asyncio.gather(
-                *(join(keys / "twin", [alice]) for _ in range(2)), return_exceptions=True
-            )
+            limit = timedelta(seconds=3)
+            starts = [join(keys / "twin", [alice], bootstrap_timeout=limit) for _ in range(2)]
+            twins = await asyncio.gather(*starts, return_exceptions=True)
+            # the ping back of the bootstrap peer may reach the other twin
+            possible = {Code.IDENTITY_IN_USE, Code.BOOTSTRAP_UNREACHABLE}
             codes = [t.code for t in twins if isinstance(t, SwarmError)]
             for twin in twins:
                 if isinstance(twin, PeerNetwork):
@@ -402,7 +404,7 @@ def test_twins_that_start_at_the_same_time_do_not_both_publish(keys):
                     except SwarmError as error:
                         codes.append(error.code)
             await asyncio.gather(*(t.shutdown() for t in twins if isinstance(t, PeerNetwork)))
-            assert codes and set(codes) == {Code.IDENTITY_IN_USE}
+            assert codes and set(codes) <= possible
 
     asyncio.run(story())
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from swarm.collective.consensus import verify_commit
+from swarm.collective.leader import straggler_deadline_s
 from swarm.identity import verify
 from swarm.simulation.swarm import SimulatedSwarm, toy_manifest
 from swarm.wire import collective_pb2 as pb
@@ -293,3 +294,29 @@ def test_members_who_leave_in_good_order_take_their_votes_with_them():
         await swarm.close()
 
     run(story())
+
+
+def test_a_newcomer_in_mid_training_does_not_cut_the_round_short():
+    async def story():
+        swarm = SimulatedSwarm(3)
+        await swarm.start()
+        for _ in range(3):  # so that the deadline is the adaptive one, not the ceiling
+            await swarm.round()
+        newcomer = swarm.add()
+        others = [p for p in swarm.peers if p is not newcomer]
+        joining = asyncio.create_task(swarm.join(newcomer))
+        await asyncio.sleep(2.5)  # they train on, well past the adaptive deadline
+        assert {p.ledger.record.round for p in others} == {3}
+        records = await asyncio.gather(*(p.round() for p in others))
+        await joining
+        assert records[0].round == 4 and records[0].outcome == pb.FULL
+        await swarm.close()
+
+    run(story())
+
+
+def test_straggler_deadline_follows_the_past_within_its_bounds():
+    assert straggler_deadline_s([], 2.0, 60.0) == 60.0
+    assert straggler_deadline_s([1.0, 1.0, 1.0], 2.0, 60.0) == 3.0
+    assert straggler_deadline_s([1.0, 5.0, 3.0], 2.0, 60.0) == 11.0
+    assert straggler_deadline_s([100.0] * 5, 2.0, 60.0) == 60.0

@@ -31,7 +31,7 @@ EXPERT_ROWS = RunManifest(
     model=MODEL, sync=SyncConfig(experts_per_peer=1, router_rows="expert", trunk_fragments=1)
 )
 PROVENANCE = {"commit_id": "ab" * 32, "round": 17}
-FILES = {CONFIG, WEIGHTS, "expertswarm.json"}
+FILES = {CONFIG, WEIGHTS, "expertswarm.json", "tokenizer.json", "tokenizer_config.json"}
 
 
 def layout_of(manifest: RunManifest) -> FragmentLayout:
@@ -145,7 +145,7 @@ def test_file_in_the_way_is_a_typed_error(tmp_path):
         assert caught.value.code is Code.DIR_NOT_WRITABLE
 
 
-@pytest.mark.parametrize("fails_at", range(1, 4))
+@pytest.mark.parametrize("fails_at", range(1, 6))
 def test_full_disk_leaves_the_older_model_and_no_rest(tmp_path, monkeypatch, fails_at):
     assemble(TRUNK_ROWS, *state(seed=0), tmp_path / "model", PROVENANCE)
     before = contents(tmp_path / "model")

@@ -128,6 +128,23 @@ def test_save_and_load_is_exact_and_equal_models_give_equal_bytes(tmp_path):
         assert torch.equal(ours, theirs), name
 
 
+@pytest.mark.parametrize(
+    "text", ["", "def f(x):\n\treturn x  # héllo", " leading", "日本語 🙂\r\n\x00\x7f", "<|eos|"]
+)
+def test_auto_tokenizer_of_a_byte_model_gives_one_token_per_byte(tmp_path, text):
+    model = Transformer(ModelConfig(**SMALL))
+    save_hf(tmp_path, model.config, model)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer(text).input_ids
+    assert ids == [256, *text.encode()]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (
+        256,
+        257,
+        258,
+    )
+
+
 def edit_config(directory: Path, **changes: object) -> None:
     content = json.loads((directory / CONFIG).read_text())
     content.update(changes)

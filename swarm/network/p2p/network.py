@@ -159,22 +159,11 @@ class PeerNetwork:
         if self._port:
             await wait_for_port(config.host, self._port)
             self._on_stage("port", f"{config.host}:{self._port} is free")
-        starting = asyncio.create_task(
-            Daemon.start(
-                self._key_file, config.host, self._port, listen=True, timeout=config.start_timeout
-            )
+        if check_twin:
+            await look_for_twin(self.peer_id, self._run_id, self._targets(), config.start_timeout)
+        self._daemon = await Daemon.start(
+            self._key_file, config.host, self._port, listen=True, timeout=config.start_timeout
         )
-        try:
-            if check_twin:
-                await look_for_twin(
-                    self.peer_id,
-                    self.incarnation,
-                    self._run_id,
-                    self._targets(),
-                    config.start_timeout,
-                )
-        finally:
-            self._daemon = await starting
         self.addresses = await self._daemon.addresses()
         self._port = int(self.addresses[0].split("/tcp/")[1].split("/")[0])
         self._on_stage("p2pd", f"listening on {', '.join(self.addresses)}")
@@ -322,16 +311,16 @@ class PeerNetwork:
 
     async def _answer_locate(self, sender: str, request: Locate) -> LocateReply:
         if request.peer_id == self.peer_id:
-            return LocateReply(alive=True, incarnation=self.incarnation)
+            return LocateReply(alive=True)
         daemon, _ = self._running()
         if not self._contacts.addresses(request.peer_id):
             if request.peer_id not in await daemon.connections():
                 return LocateReply(alive=False)
         try:
-            pong = await self.call(request.peer_id, Ping(), Pong, PROBE_WAIT)
+            await self.call(request.peer_id, Ping(), Pong, PROBE_WAIT)
         except SwarmError:
             return LocateReply(alive=False)
-        return LocateReply(alive=True, incarnation=pong.incarnation)
+        return LocateReply(alive=True)
 
     # ---- records ----
 

@@ -12,23 +12,27 @@ from swarm.config import PROTOCOL_VERSION
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
 from swarm.network.contacts import peer_of
-from swarm.network.p2p.daemon import Daemon
+from swarm.network.p2p.daemon import Daemon, tcp_problem
 from swarm.network.transport import Endpoint
 from swarm.wire.control_pb2 import Locate, LocateReply
 
 CONTROL_PROTOCOL = f"/expertswarm/control/{PROTOCOL_VERSION}"
 PROBE_WAIT = timedelta(seconds=2)
+TCP_WAIT = timedelta(seconds=1)
 
 
 async def look_for_twin(
-    peer_id: str, incarnation: bytes, run_id: bytes, addresses: Sequence[str], timeout: timedelta
+    peer_id: str, run_id: bytes, addresses: Sequence[str], timeout: timedelta
 ) -> None:
-    """Raise `IDENTITY_IN_USE` if a process of another incarnation answers under `peer_id`.
+    """Raise `IDENTITY_IN_USE` if some process answers under `peer_id`.
 
     Asked from a throw-away id, before joining: a peer can not dial its own id, and a bootstrap
     peer that has connections to both twins may ask either. hivemind's own check knows RSA only.
     Peers that do not answer are passed over: the bootstrap stage says what is wrong with them.
+    To be called before this node listens, or it may take itself for its twin.
     """
+    problems = await asyncio.gather(*(tcp_problem(a, TCP_WAIT) for a in addresses))
+    addresses = [a for a, problem in zip(addresses, problems, strict=True) if problem is None]
     if not addresses:
         return
     with tempfile.TemporaryDirectory() as directory:
@@ -39,7 +43,7 @@ async def look_for_twin(
         replies = await asyncio.gather(*(_locate(daemon, endpoint, a, peer_id) for a in addresses))
     finally:
         await daemon.stop()
-    if any(reply.alive and reply.incarnation != incarnation for reply in replies):
+    if any(reply.alive for reply in replies):
         raise twin_error(peer_id)
 
 

@@ -1,0 +1,174 @@
+"""The workarounds around hivemind and p2pd, each by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from swarm.errors import Code, SwarmError
+from swarm.identity import Identity
+from swarm.network.p2p.bootstrap import bootstrap
+from swarm.network.p2p.daemon import (
+    _LiveCalls,
+    encode_multiaddr,
+    ip_multiaddr,
+    tcp_problem,
+    wait_for_port,
+)
+
+PEER, RELAY = Identity.generate().peer_id, Identity.generate().peer_id
+SECOND = timedelta(seconds=1)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_python(program: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_network_needs_no_torch_and_leaves_hivemind_importable():
+    light = "import sys, swarm.network.p2p, swarm.network.data_plane; print('torch' in sys.modules)"
+    assert run_python(light) == "False"
+    both = (
+        "import swarm.network.p2p.hivemind_parts as parts, hivemind; from hivemind.p2p import P2P;"
+        "print(P2P is parts.P2P and hivemind.DHT.__name__)"
+    )
+    assert run_python(both) == "DHT"
+    after = "import hivemind, swarm.network.p2p.hivemind_parts as parts; print(parts.P2P.__name__)"
+    assert run_python(after) == "P2P"
+
+
+def test_import_prints_nothing_and_changes_no_event_loop_policy():
+    program = (
+        "import asyncio; before = asyncio.get_event_loop_policy().__class__;"
+        "import logging, swarm.network.p2p;"
+        "assert asyncio.get_event_loop_policy().__class__ is before;"
+        "assert not logging.getLogger('hivemind').handlers"
+    )
+    assert run_python(program) == ""
+
+
+def test_address_is_encoded_without_the_peer_that_is_dialled():
+    encoded = encode_multiaddr(f"/ip4/10.0.0.1/tcp/4700/p2p/{PEER}", PEER)
+    assert str(encoded) == "/ip4/10.0.0.1/tcp/4700"
+
+
+def test_relay_in_an_address_is_encoded_as_p2pd_wants_it():
+    encoded = encode_multiaddr(f"/ip4/10.0.0.1/tcp/1/p2p/{RELAY}/p2p-circuit/p2p/{PEER}", PEER)
+    multihash = b"\xa5\x03\x26\x00\x24"  # code of p2p, length 38, identity multihash of 36 bytes
+    assert multihash in encoded.to_bytes()
+
+
+def test_answer_to_a_call_that_was_given_up_does_not_break_the_reader():
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        given_up, waiting = loop.create_future(), loop.create_future()
+        given_up.cancel()
+        calls = _LiveCalls({1: given_up, 2: waiting})
+        assert 1 not in calls and 2 in calls and 3 not in calls
+
+    asyncio.run(story())
+
+
+def test_port_is_waited_for_while_its_old_owner_goes():
+    async def story(taken: socket.socket, port: int) -> None:
+        asyncio.get_running_loop().call_later(0.1, taken.close)
+        await wait_for_port("127.0.0.1", port, SECOND)
+
+    with socket.socket() as taken:
+        # as p2pd listens
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(SwarmError) as caught:
+            asyncio.run(wait_for_port("127.0.0.1", port, SECOND / 10))
+        assert caught.value.code is Code.PORT_IN_USE
+        asyncio.run(story(taken, port))
+
+
+def test_reason_why_an_address_does_not_answer_is_plain():
+    async def story() -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+            refused = await tcp_problem(f"/ip4/127.0.0.1/tcp/{port}/p2p/{PEER}", SECOND)
+            assert refused == f"127.0.0.1 port {port}: Connection refused"
+            listener.listen()
+            assert await tcp_problem(f"/ip4/127.0.0.1/tcp/{port}/p2p/{PEER}", SECOND) is None
+        circuit = f"/ip4/127.0.0.1/tcp/1/p2p/{RELAY}/p2p-circuit/p2p/{PEER}"
+        assert await tcp_problem(circuit, SECOND) is None  # p2pd has to find out
+
+    asyncio.run(story())
+
+
+def test_host_must_be_an_ip_address():
+    assert ip_multiaddr("0.0.0.0") == "/ip4/0.0.0.0"
+    assert ip_multiaddr("::1") == "/ip6/::1"
+    with pytest.raises(SwarmError) as caught:
+        ip_multiaddr("localhost")
+    assert caught.value.code is Code.CONFIG_INVALID
+
+
+def refusing(until_s: float):
+    """A greeting that is refused until some time has passed."""
+    began = time.monotonic()
+    tries: dict[str, int] = {}
+
+    async def greet(address: str) -> None:
+        tries[address] = tries.get(address, 0) + 1
+        if time.monotonic() - began < until_s or address.startswith("dead"):
+            raise SwarmError(Code.PEER_UNREACHABLE, f"{address} is refused")
+
+    return greet, tries
+
+
+def test_bootstrap_tries_again_until_the_peer_is_up():
+    greet, tries = refusing(0.4)
+    assert asyncio.run(bootstrap(greet, ["a"], 5 * SECOND, required=True)) == 1
+    assert tries["a"] >= 3
+
+
+def test_bootstrap_does_not_wait_long_for_the_dead_once_one_answered():
+    greet, _ = refusing(0)
+    began = time.monotonic()
+    assert asyncio.run(bootstrap(greet, ["dead", "a", "b"], 20 * SECOND, required=True)) == 2
+    assert time.monotonic() - began < 2
+
+
+def test_bootstrap_without_answer_names_every_address():
+    greet, _ = refusing(0)
+    with pytest.raises(SwarmError) as caught:
+        asyncio.run(bootstrap(greet, ["dead1", "dead2"], SECOND / 4, required=True))
+    assert caught.value.code is Code.BOOTSTRAP_UNREACHABLE
+    assert "dead1 is refused" in caught.value.message
+    assert "dead2 is refused" in caught.value.message
+
+
+def test_known_peers_that_are_gone_are_no_error():
+    greet, _ = refusing(0)
+    assert asyncio.run(bootstrap(greet, ["dead"], SECOND / 4, required=False)) == 0
+
+
+def test_peer_of_another_run_is_not_asked_again():
+    tries = []
+
+    async def greet(address: str) -> None:
+        tries.append(address)
+        raise SwarmError(Code.RUN_MISMATCH, "message of run 1, this is 2")
+
+    with pytest.raises(SwarmError) as caught:
+        asyncio.run(bootstrap(greet, ["a"], 5 * SECOND, required=True))
+    assert caught.value.code is Code.RUN_MISMATCH
+    assert tries == ["a"]
