@@ -85,7 +85,7 @@ class RoundResult:
     tokens: int
     loss: float
     seconds: float
-    routed_LE: npt.NDArray[np.int64]  # noqa: N815
+    routed_LE: npt.NDArray[np.int64]
 
 
 class WorkerProcess:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import sys
 import typing
 from dataclasses import dataclass, field
@@ -169,7 +170,7 @@ class TimeoutPolicy:
     def __post_init__(self) -> None:
         ladder = [(f.name, getattr(self, f.name)) for f in dataclasses.fields(self)]
         require(ladder[0][1] > 0, f"timeouts.{ladder[0][0]}", "must be positive")
-        for (low_name, low), (high_name, high) in zip(ladder, ladder[1:], strict=False):
+        for (low_name, low), (high_name, high) in itertools.pairwise(ladder):
             require(low < high, f"timeouts.{low_name}", f"must be below timeouts.{high_name}")
 
     @property

@@ -46,7 +46,7 @@ class StepStats:
     step: int
     loss: float
     tokens: int
-    routed_LE: npt.NDArray[np.int64]  # noqa: N815 (token, expert) pairs by layer and expert
+    routed_LE: npt.NDArray[np.int64]
     grad_norm: float
     learning_rate: float
 

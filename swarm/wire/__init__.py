@@ -1,0 +1,1 @@
+"""Generated message classes; proto/generate.py makes them from proto/swarm/v1."""

@@ -48,7 +48,8 @@ def imported_modules(path: Path) -> Iterator[str]:
             assert item.module is not None
             yield item.module
             if item.module in ("swarm", "node"):
-                yield from (f"{item.module}.{alias.name}" for alias in item.names)
+                names = (alias.name for alias in item.names if alias.name != "__version__")
+                yield from (f"{item.module}.{name}" for name in names)
 
 
 def may_import(importer: str, imported: str) -> bool:

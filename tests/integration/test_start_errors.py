@@ -1,0 +1,177 @@
+"""`node start` with something wrong: a typed error, its exit code, no traceback, nothing left."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_run import tiny_manifest, tiny_peers
+
+from node import exit_codes
+from node.control_client import ControlClient
+from node.testnet import free_port
+from swarm.config import RunManifest
+from swarm.errors import SwarmError
+from swarm.identity import Identity
+from swarm.wire.node_pb2 import StatusReply
+
+LIMIT_S = 90
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    tiny_manifest(tmp_path / "RUN.toml", peers=1)
+    tiny_peers(tmp_path, 1)
+    return tmp_path
+
+
+def command(place: Path, **options: str) -> list[str]:
+    given = {"run": "RUN.toml", "data": "text-0", "domain": "law", "dir": "node"} | options
+    given.setdefault("listen", f"127.0.0.1:{free_port()}")
+    words = [sys.executable, "-m", "node", "start", "--allow-solo"]
+    for name, value in given.items():
+        words += [f"--{name}", str(place / value) if name in ("run", "data", "dir") else value]
+    return words
+
+
+def fails(place: Path, **options: str) -> tuple[int, str]:
+    ended = subprocess.run(
+        command(place, **options), capture_output=True, text=True, timeout=LIMIT_S
+    )
+    lines = ended.stderr.splitlines()
+    errors = [line for line in lines if line.startswith("error ")]
+    assert len(errors) == 1, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (place / "node" / "node.sock").exists()
+    return ended.returncode, ended.stderr
+
+
+@contextlib.contextmanager
+def running(place: Path, **options: str) -> Iterator[StatusReply]:
+    """A node that trains; yields its status."""
+    process = subprocess.Popen(command(place, **options), stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + LIMIT_S
+        while True:
+            assert process.poll() is None, "the node ended"
+            assert time.monotonic() < deadline, "the node does not train"
+            with (
+                contextlib.suppress(SwarmError),
+                ControlClient(place / options.get("dir", "node")) as control,
+            ):
+                status = control.status()
+                if status.state == "TRAINING":
+                    break
+            time.sleep(0.1)
+        yield status
+    finally:
+        process.terminate()
+        assert process.wait(30) == exit_codes.TERMINATED
+
+
+def test_data_that_is_not_there(place: Path) -> None:
+    code, error = fails(place, data="nowhere")
+    assert code == exit_codes.DATA
+    assert "error DATA_MISSING" in error
+    assert str(place / "nowhere") in error
+
+
+def test_data_without_any_text(place: Path) -> None:
+    (place / "binary").mkdir()
+    (place / "binary" / "a.txt").write_bytes(b"\xff\xfe" * 100)
+    code, error = fails(place, data="binary")
+    assert code == exit_codes.DATA
+    assert "error DATA_EMPTY" in error
+    assert "skipped_not_utf8 1" in error
+
+
+def test_a_port_that_is_taken(place: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, error = fails(place, listen=f"127.0.0.1:{port}")
+    assert code == exit_codes.NETWORK
+    assert "error PORT_IN_USE" in error
+    assert str(port) in error
+
+
+def test_a_bootstrap_peer_that_is_not_there_is_named(place: Path) -> None:
+    address = f"/ip4/127.0.0.1/tcp/{free_port()}/p2p/{Identity.generate().peer_id}"
+    code, error = fails(place, peer=address)
+    assert code == exit_codes.NETWORK
+    assert "error BOOTSTRAP_UNREACHABLE" in error
+    assert address in error
+
+
+@pytest.mark.parametrize("address", ["nonsense", "/ip4/127.0.0.1/tcp/4001", "10.0.0.1:4001"])
+def test_an_address_that_is_none_is_refused(address: str, place: Path) -> None:
+    code, error = fails(place, peer=address)
+    assert code in (exit_codes.CONFIG, exit_codes.NETWORK, exit_codes.USAGE)
+    assert "INTERNAL" not in error
+    assert address in error
+
+
+def test_a_key_file_that_others_can_read_or_that_is_damaged(place: Path) -> None:
+    key = place / "node" / "identity.key"
+    key.parent.mkdir()
+    Identity.generate().save(key)
+    key.chmod(0o644)
+    code, error = fails(place)
+    assert (code, "IDENTITY_PERMISSIONS" in error) == (exit_codes.IDENTITY, True)
+    key.write_bytes(b"not a key")
+    key.chmod(0o600)
+    code, error = fails(place)
+    assert (code, "IDENTITY_CORRUPT" in error) == (exit_codes.IDENTITY, True)
+
+
+def test_a_directory_that_can_not_be_made(place: Path) -> None:
+    (place / "file").write_text("")
+    code, error = fails(place, dir="file/node")
+    assert code == exit_codes.STORAGE
+    assert "error DIR_NOT_WRITABLE" in error
+
+
+def test_a_manifest_whose_initial_state_is_not_ours(place: Path) -> None:
+    manifest = RunManifest.load(place / "RUN.toml")
+    wrong = dataclasses.replace(
+        manifest, genesis=dataclasses.replace(manifest.genesis, state_root="00" * 32)
+    )
+    (place / "RUN.toml").write_text(wrong.to_toml())
+    code, error = fails(place)
+    assert code == exit_codes.CONFIG
+    assert "genesis.state_root" in error
+
+
+def test_a_second_daemon_in_the_same_directory_and_another_run_in_it(place: Path) -> None:
+    with running(place):
+        second = subprocess.run(
+            command(place), capture_output=True, text=True, timeout=LIMIT_S
+        )  # fmt: skip
+        assert second.returncode == exit_codes.WORKER
+        assert "error NODE_ALREADY_RUNNING" in second.stderr
+    (place / "other").mkdir()
+    other = tiny_manifest(place / "other" / "RUN.toml", peers=1)
+    code, error = fails(place, run="other/RUN.toml")
+    assert code == exit_codes.CONFIG
+    assert "error RUN_MISMATCH" in error
+    assert other.run_id.hex()[:16] in error
+    assert RunManifest.load(place / "RUN.toml").run_id.hex()[:16] in error
+
+
+def test_a_swarm_with_another_manifest_shows_both_run_ids(place: Path) -> None:
+    (place / "other").mkdir()
+    other = tiny_manifest(place / "other" / "RUN.toml", peers=1)
+    with running(place, dir="first") as status:
+        code, error = fails(place, run="other/RUN.toml", peer=status.addresses[0])
+    assert code == exit_codes.CONFIG
+    assert "error RUN_MISMATCH" in error
+    assert other.run_id.hex()[:16] in error
+    assert status.run_id[:16] in error
