@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from datetime import timedelta
@@ -20,6 +19,7 @@ import numpy as np
 from node.control_server import NodeControl, control_server
 from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
+from node.daemon_view import round_summary, status_reply
 from node.node_files import load_fragments, node_lock, save_fragments
 from node.shared_buffers import SharedBuffers
 from node.worker_link import RoundResult, WorkerProcess, WorkerSettings
@@ -34,7 +34,6 @@ from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.experts.store import FragmentStore
 from swarm.identity import Identity
-from swarm.model.fragments import state_root
 from swarm.network.data_plane import DataPlane
 from swarm.network.membership import PeerDirectory
 from swarm.network.p2p import NetworkConfig, PeerNetwork
@@ -92,7 +91,7 @@ class Daemon:
         self._data_port = 0
         self._saved_s = 0.0
         self._saving: asyncio.Task[None] | None = None
-        self._paths: dict[str, str] = {}
+        self.paths: dict[str, str] = {}
 
     # ---- life -----------------------------------------------------------------------------
 
@@ -308,7 +307,7 @@ class Daemon:
             try:
                 await self._publish()
                 assert self.network is not None
-                self._paths = await self.network.paths()
+                self.paths = await self.network.paths()
             except SwarmError as error:
                 self.status.report(f"warning: {error}")
 
@@ -345,107 +344,25 @@ class Daemon:
 
     def _note_commit(self, seconds: float | None) -> None:
         """Write the newest commit into the history, with the hash of this node's own bits."""
-        member, record = self.member, self.ledger.record
-        assert member is not None and record is not None and self.ledger.commit is not None
-        self.status.held_experts = self.policy.held_experts(record)
-        mine = member.me in {p for o in record.fragments for p in o.contributors}
-        if mine:
-            self.status.last_counted_round = record.round
-        last = self.status.rounds[-1] if self.status.rounds else None
-        if last is not None and last.commit_id == self.ledger.commit_id.hex():
+        assert self.member is not None and self.ledger.record is not None
+        record, status = self.ledger.record, self.status
+        status.held_experts = self.policy.held_experts(record)
+        if status.rounds and status.rounds[-1].commit_id == self.ledger.commit_id.hex():
             return
-        traffic = self.data_plane.traffic
-        sent, received = sum(traffic.sent.values()), sum(traffic.received.values())
-        contributors = sorted({p for o in record.fragments for p in o.contributors})
-        outcome = pb.Outcome.Name(record.outcome).lower()
-        self.status.rounds.append(
-            node_pb2.RoundSummary(
-                round=record.round,
-                outcome=outcome,
-                seconds=seconds or 0.0,
-                contributors=contributors,
-                missing=[f"{m.peer}: {m.reason}" for m in record.missing],
-                voters=[vote.voter for vote in self.ledger.commit.votes],
-                commit_id=self.ledger.commit_id.hex(),
-                state_root=state_root(member.state.hashes()).hex(),
-                loss=record.loss,
-                committed_tokens=record.committed_tokens,
-                bytes_sent=sent,
-                bytes_received=received,
-                attempts=record.attempts,
-                committed_at_ms=record.decided_at_ms,
-            )
-        )
-        self.status.report(
-            f"round {record.round} {outcome}: {len(contributors)} of {len(record.electorate)} "
-            f"contributed, loss {record.loss:.3f}, own update "
-            f"{'counted' if mine else 'not in it'}"
+        summary = round_summary(self, seconds or 0.0)
+        status.rounds.append(summary)
+        counted = self.member.me in summary.contributors
+        if counted:
+            status.last_counted_round = record.round
+        status.report(
+            f"round {record.round} {summary.outcome}: {len(summary.contributors)} of "
+            f"{len(record.electorate)} contributed, loss {record.loss:.3f}, "
+            f"own update {'counted' if counted else 'not in it'}"
         )
 
     async def snapshot(self) -> node_pb2.StatusReply:
         """The truth about this node, for `node status`."""
-        status, record = self.status, self.ledger.record
-        reply = node_pb2.StatusReply(
-            run_id=self.manifest.run_id.hex(),
-            run_name=self.manifest.name,
-            peer_id=self.identity.peer_id,
-            display_name=self.config.name,
-            domain=self.config.domain,
-            state=status.state.value,
-            reason=status.reason,
-            since_ms=round(1000 * status.since_s),
-            round=record.round if record is not None else 0,
-            branch=self.ledger.branch.hex(),
-            commit_id=self.ledger.commit_id.hex(),
-            last_outcome=pb.Outcome.Name(record.outcome).lower() if record is not None else "",
-            tokens_per_second=status.tokens_per_second,
-            loss=status.loss,
-            step=status.step,
-            steps_per_round=self.manifest.training.inner_steps,
-            held_experts=status.held_experts,
-            bytes_sent=sum(self.data_plane.traffic.sent.values()),
-            bytes_received=sum(self.data_plane.traffic.received.values()),
-            tokens_trained=status.tokens_trained,
-            committed_tokens=record.committed_tokens if record is not None else 0,
-            pid=os.getpid(),
-            worker_pid=status.worker_pid,
-            addresses=self.network.addresses if self.network is not None else [],
-            version=__version__,
-            last_counted_round=status.last_counted_round,
-            data_report=status.data_report,
-        )
-        if self.network is not None:
-            reply.refused.update(self.network.refused + self.data_plane.refused)
-        reply.peers.extend(await self._peer_rows())
-        return reply
-
-    async def _peer_rows(self) -> list[node_pb2.PeerStatus]:
-        if self.directory is None or self.member is None:
-            return []
-        record = self.ledger.record
-        roster = set(record.roster) if record is not None else set()
-        assigned = {a.peer: list(a.experts) for a in record.assignments} if record else {}
-        known = await self.directory.records()
-        sent, received = self.data_plane.traffic.sent, self.data_plane.traffic.received
-        rows = []
-        for peer in sorted({*known, *roster}):
-            found = known.get(peer)
-            rows.append(
-                node_pb2.PeerStatus(
-                    peer_id=peer,
-                    display_name=found.display_name if found is not None else "",
-                    domain=found.domain if found is not None else "",
-                    path="self" if peer == self.member.me else self._paths.get(peer, "none"),
-                    held_experts=assigned.get(peer, []),
-                    tokens_per_second=found.tokens_per_second if found is not None else 0.0,
-                    in_roster=peer in roster,
-                    alive=found is not None and peer not in self.member.suspects,
-                    round=found.round if found is not None else 0,
-                    bytes_sent=sent.get(peer, 0),
-                    bytes_received=received.get(peer, 0),
-                )
-            )
-        return rows
+        return await status_reply(self)
 
     # ---- keeping and ending ---------------------------------------------------------------
 

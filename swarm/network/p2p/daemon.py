@@ -93,6 +93,9 @@ class Daemon:
         except (*PROBLEMS, asyncio.TimeoutError) as error:
             remove_socket_dir(sockets)
             raise _start_error(error, output, host, port) from error
+        except BaseException:
+            remove_socket_dir(sockets)
+            raise
         return cls(p2p, sockets, output)
 
     async def addresses(self) -> list[str]:
@@ -237,6 +240,8 @@ async def tcp_problem(address: str, timeout: timedelta) -> str | None:
     except OSError as error:
         return f"{host} port {port}: {os.strerror(error.errno) if error.errno else error}"
     writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
     return None
 
 

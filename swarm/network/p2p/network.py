@@ -98,7 +98,6 @@ class PeerNetwork:
         self._now = now
         self._endpoint = Endpoint(identity, run_id, now)
         self._contacts = Contacts(identity.peer_id)
-        self._connected: set[str] = set()
         self._publisher = Publisher(identity, run_id, self.incarnation, now)
         self._daemon: Daemon | None = None
         self._directory: Directory | None = None
@@ -175,7 +174,6 @@ class PeerNetwork:
     async def _take_down(self) -> None:
         daemon, directory = self._daemon, self._directory
         self._daemon = self._directory = None
-        self._connected.clear()
         if daemon is not None:
             if directory is not None and not daemon.exited.is_set():
                 await directory.stop()
@@ -204,7 +202,6 @@ class PeerNetwork:
         """Connect, check that both are of one run, and enter each other's routing table."""
         daemon, directory = self._running()
         await daemon.connect(peer, addresses, CONNECT_WAIT)
-        self._connected.add(peer)
         await self.call(peer, Ping(), Pong, GREET_WAIT)
         await directory.meet(peer)
         self._contacts.met(peer)
@@ -213,15 +210,24 @@ class PeerNetwork:
         while True:
             await asyncio.sleep(WATCH_INTERVAL.total_seconds())
             try:
-                if self._daemon is None or self._daemon.exited.is_set():
-                    logger.warning("p2pd has ended; starting it again")
-                    await self._take_down()
-                    await self._bring_up(check_twin=False)
+                await self._mend()
                 await self._dial_missing()
                 if (record := self._publisher.due()) is not None:
                     await self.publish(record)
             except SwarmError as error:
                 logger.warning("network watch: %s", error)
+            except Exception:
+                logger.exception("network watch")  # it must go on whatever hivemind throws
+
+    async def _mend(self) -> None:
+        """Start p2pd and the DHT again, on the same port, if p2pd has died."""
+        if self._daemon and self._directory and not self._daemon.exited.is_set():
+            return
+        logger.warning("p2pd has ended; starting it again")
+        await self._take_down()
+        await self._bring_up(check_twin=False)
+        if self._publisher.record is not None:
+            await self.publish(self._publisher.record)
 
     async def _dial_missing(self) -> None:
         daemon, directory = self._running()
@@ -269,16 +275,10 @@ class PeerNetwork:
             return self._endpoint.open_reply(peer, answer, reply_type)
         deadline_s = time.monotonic() + timeout.total_seconds()
         daemon, _ = self._running()
-        if peer not in self._connected:
-            await daemon.connect(peer, self._contacts.addresses(peer), timeout)
-            self._connected.add(peer)
+        # By its announced addresses: p2pd alone may try stale ones, for 10 s and more.
+        await daemon.connect(peer, self._contacts.addresses(peer), timeout)
         left = timedelta(seconds=max(0.05, deadline_s - time.monotonic()))
-        try:
-            answer = await daemon.call(peer, CONTROL_PROTOCOL, data, left)
-        except SwarmError:
-            # Dial its announced addresses next time: p2pd alone may try stale ones for 10 s.
-            self._connected.discard(peer)
-            raise
+        answer = await daemon.call(peer, CONTROL_PROTOCOL, data, left)
         return self._endpoint.open_reply(peer, answer, reply_type)
 
     def serve(

@@ -1,0 +1,113 @@
+"""What a daemon says about itself and its run: the status reply and the summary of a round.
+
+Read-only views over the daemon's parts; nothing here changes anything.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from swarm import __version__
+from swarm.model.fragments import state_root
+from swarm.wire import collective_pb2 as pb
+from swarm.wire import node_pb2
+
+if TYPE_CHECKING:
+    from node.daemon import Daemon
+
+
+def outcome_name(record: pb.RoundRecord | None) -> str:
+    """full, partial, skipped or founded; empty before the first commit."""
+    return "" if record is None else pb.Outcome.Name(record.outcome).lower()
+
+
+def round_summary(daemon: Daemon, seconds: float) -> node_pb2.RoundSummary:
+    """The newest commit, with the hash of this node's own bits after it."""
+    ledger, member, traffic = daemon.ledger, daemon.member, daemon.data_plane.traffic
+    record = ledger.record
+    assert member is not None and record is not None and ledger.commit is not None
+    return node_pb2.RoundSummary(
+        round=record.round,
+        outcome=outcome_name(record),
+        seconds=seconds,
+        contributors=sorted({p for o in record.fragments for p in o.contributors}),
+        missing=[f"{m.peer}: {m.reason}" for m in record.missing],
+        voters=[vote.voter for vote in ledger.commit.votes],
+        commit_id=ledger.commit_id.hex(),
+        state_root=state_root(member.state.hashes()).hex(),
+        loss=record.loss,
+        committed_tokens=record.committed_tokens,
+        bytes_sent=sum(traffic.sent.values()),
+        bytes_received=sum(traffic.received.values()),
+        attempts=record.attempts,
+        committed_at_ms=record.decided_at_ms,
+    )
+
+
+async def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
+    """The state of a node now."""
+    status, ledger, traffic = daemon.status, daemon.ledger, daemon.data_plane.traffic
+    record = ledger.record
+    reply = node_pb2.StatusReply(
+        run_id=daemon.manifest.run_id.hex(),
+        run_name=daemon.manifest.name,
+        peer_id=daemon.identity.peer_id,
+        display_name=daemon.config.name,
+        domain=daemon.config.domain,
+        state=status.state.value,
+        reason=status.reason,
+        since_ms=round(1000 * status.since_s),
+        round=record.round if record is not None else 0,
+        branch=ledger.branch.hex(),
+        commit_id=ledger.commit_id.hex(),
+        last_outcome=outcome_name(record),
+        tokens_per_second=status.tokens_per_second,
+        loss=status.loss,
+        step=status.step,
+        steps_per_round=daemon.manifest.training.inner_steps,
+        held_experts=status.held_experts,
+        bytes_sent=sum(traffic.sent.values()),
+        bytes_received=sum(traffic.received.values()),
+        tokens_trained=status.tokens_trained,
+        committed_tokens=record.committed_tokens if record is not None else 0,
+        pid=os.getpid(),
+        worker_pid=status.worker_pid,
+        addresses=daemon.network.addresses if daemon.network is not None else [],
+        version=__version__,
+        last_counted_round=status.last_counted_round,
+        data_report=status.data_report,
+    )
+    if daemon.network is not None:
+        reply.refused.update(daemon.network.refused + daemon.data_plane.refused)
+    reply.peers.extend(await _peer_rows(daemon))
+    return reply
+
+
+async def _peer_rows(daemon: Daemon) -> list[node_pb2.PeerStatus]:
+    if daemon.directory is None or daemon.member is None:
+        return []
+    record, member, traffic = daemon.ledger.record, daemon.member, daemon.data_plane.traffic
+    roster = set(record.roster) if record is not None else set()
+    assigned = {a.peer: list(a.experts) for a in record.assignments} if record else {}
+    known = await daemon.directory.records()
+    sent, received = traffic.sent, traffic.received
+    rows = []
+    for peer in sorted({*known, *roster}):
+        found = known.get(peer)
+        rows.append(
+            node_pb2.PeerStatus(
+                peer_id=peer,
+                display_name=found.display_name if found is not None else "",
+                domain=found.domain if found is not None else "",
+                path="self" if peer == member.me else daemon.paths.get(peer, "none"),
+                held_experts=assigned.get(peer, []),
+                tokens_per_second=found.tokens_per_second if found is not None else 0.0,
+                in_roster=peer in roster,
+                alive=found is not None and peer not in member.suspects,
+                round=found.round if found is not None else 0,
+                bytes_sent=sent.get(peer, 0),
+                bytes_received=received.get(peer, 0),
+            )
+        )
+    return rows
