@@ -209,19 +209,18 @@ def _as_swarm_error(peer: str, error: Any) -> SwarmError:
     return SwarmError(Code.PEER_UNREACHABLE, f"{peer}: {status.name.lower()}: {details}")
 
 
-def fill(chunks: Iterator[DownloadChunk], into: memoryview, position: int) -> Iterator[int]:
-    """Copy `chunks` into `into` from `position` on; yields the position after each.
+def fitting(chunks: Iterator[DownloadChunk], position: int, size: int) -> Iterator[bytes]:
+    """The data of `chunks`, which must follow one another from byte `position` of `size` on.
 
-    Raises `FRAGMENT_CORRUPT` when they do not fit.
+    Raises `FRAGMENT_CORRUPT` when they do not.
     """
     for chunk in chunks:
         end = position + len(chunk.data)
-        if chunk.offset != position or chunk.total_bytes != len(into) or end > len(into):
+        if chunk.offset != position or chunk.total_bytes != size or end > size:
             raise SwarmError(
                 Code.FRAGMENT_CORRUPT,
-                f"expected byte {position} of {len(into)}, "
+                f"expected byte {position} of {size}, "
                 f"got byte {chunk.offset} of {chunk.total_bytes}",
             )
-        into[position:end] = chunk.data
         position = end
-        yield position
+        yield chunk.data

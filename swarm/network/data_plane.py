@@ -32,7 +32,7 @@ import grpc
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
 from swarm.network.auth import check_token, make_token
-from swarm.network.data_client import MAX_GRPC_MESSAGE_BYTES, DataClient, Stream, fill
+from swarm.network.data_client import MAX_GRPC_MESSAGE_BYTES, DataClient, Stream, fitting
 from swarm.network.data_server import (
     BlobSource,
     DataServicer,
@@ -167,22 +167,25 @@ class DataPlane:
         Raises `FRAGMENT_UNAVAILABLE` (nobody has it), `FRAGMENT_CORRUPT`, or `PEER_UNREACHABLE`.
         """
         view = into.cast("B")
-        position = 0
+        position, digest = 0, hashlib.sha256()
         error = SwarmError(Code.FRAGMENT_UNAVAILABLE, f"no source of blob {sha256.hex()}")
         for record in sources:
             for start in dict.fromkeys((position, 0)):
-                position = start
+                if start == 0:
+                    position, digest = 0, hashlib.sha256()
                 try:
                     with self.download(record, sha256, start, timeout) as chunks:
-                        for position in fill(chunks, view, start):  # noqa: B007
-                            pass
-                    _check_blob(record.peer_id, sha256, view, position)
+                        for data in fitting(chunks, start, len(view)):
+                            view[position : position + len(data)] = data
+                            digest.update(data)
+                            position += len(data)
+                    _check_blob(record.peer_id, sha256, digest.digest(), position, len(view))
                     return
                 except SwarmError as problem:
                     error = problem
                     if problem.code is not Code.FRAGMENT_CORRUPT:
                         break
-                    position = 0
+                    position, digest = 0, hashlib.sha256()
         raise error
 
     def _admit(self, metadata: Any) -> str:
@@ -204,8 +207,10 @@ class DataPlane:
         )
 
 
-def _check_blob(peer: str, sha256: bytes, view: memoryview, position: int) -> None:
-    if position != len(view):
-        raise SwarmError(Code.PEER_UNREACHABLE, f"{peer}: broke off at {position} bytes")
-    if hashlib.sha256(view).digest() != sha256:
-        raise SwarmError(Code.FRAGMENT_CORRUPT, f"{peer}: blob {sha256.hex()} has another SHA-256")
+def _check_blob(peer: str, sha256: bytes, digest: bytes, position: int, size: int) -> None:
+    if position != size:
+        raise SwarmError(Code.PEER_UNREACHABLE, f"{peer}: broke off at byte {position} of {size}")
+    if digest != sha256:
+        raise SwarmError(
+            Code.FRAGMENT_CORRUPT, f"{peer}: blob {sha256.hex()} has SHA-256 {digest.hex()}"
+        )
