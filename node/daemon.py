@@ -20,7 +20,13 @@ from node.control_server import NodeControl, control_server
 from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
 from node.daemon_view import round_summary, status_reply
-from node.node_files import load_fragments, node_lock, save_fragments
+from node.node_files import (
+    load_addresses,
+    load_fragments,
+    node_lock,
+    save_addresses,
+    save_fragments,
+)
 from node.shared_buffers import SharedBuffers
 from node.worker_link import RoundResult, WorkerProcess, WorkerSettings
 from node.worker_protocol import Message
@@ -81,6 +87,7 @@ class Daemon:
         self.identity = Identity.load_or_create(config.directory / "identity.key")
         self.policy = RunPolicy(manifest, self.identity.peer_id)
         self.ledger = Ledger(config.directory)
+        _require_same_run(config, manifest, self.ledger.record)
         self.store = FragmentStore(config.directory / "fragments")
         self.buffers = SharedBuffers.create(self.policy.layout)
         self.data_plane = DataPlane(self.identity, manifest.run_id)
@@ -184,7 +191,12 @@ class Daemon:
         network = await PeerNetwork.start(
             config.directory / "identity.key",
             self.manifest.run_id,
-            NetworkConfig(host=config.host, port=config.port, initial_peers=config.peers),
+            NetworkConfig(
+                host=config.host,
+                port=config.port,
+                initial_peers=config.peers,
+                known_peers=load_addresses(config.directory),
+            ),
             on_stage=lambda name, message: self.status.report(f"{name}: {message}"),
         )
         self.network = network
@@ -308,6 +320,7 @@ class Daemon:
                 await self._publish()
                 assert self.network is not None
                 self.paths = await self.network.paths()
+                save_addresses(self.config.directory, self.network.known_addresses)
             except SwarmError as error:
                 self.status.report(f"warning: {error}")
 
@@ -405,6 +418,18 @@ class Daemon:
             with contextlib.suppress(SwarmError, asyncio.TimeoutError):
                 await asyncio.wait_for(self.worker.save(), STOP_LIMIT.total_seconds() / 2)
         await self.worker.stop()
+
+
+def _require_same_run(
+    config: DaemonConfig, manifest: RunManifest, record: pb.RoundRecord | None
+) -> None:
+    if record is not None and record.run_id != manifest.run_id:
+        raise SwarmError(
+            Code.RUN_MISMATCH,
+            f"{config.directory} belongs to run {record.run_id.hex()[:16]}, "
+            f"{config.manifest_path} is run {manifest.run_id.hex()[:16]}",
+            "give this run its own directory with --dir",
+        )
 
 
 async def _until_changed(member: RoundMember, commit_id: bytes) -> None:

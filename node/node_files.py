@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from node.paths import make_directory
 from swarm.collective.state import FragmentState
 from swarm.errors import Code, SwarmError
 from swarm.experts.store import FragmentStore
-from swarm.files import storage_error
+from swarm.files import storage_error, write_atomic
 from swarm.wire import collective_pb2 as pb
+
+ADDRESSES = "peers.txt"
 
 
 @contextlib.contextmanager
@@ -38,6 +40,23 @@ def node_lock(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def load_addresses(directory: Path) -> tuple[str, ...]:
+    """Addresses of peers met in earlier runs of this node, so that it needs no bootstrap peer."""
+    try:
+        lines = (directory / ADDRESSES).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError):
+        return ()
+    return tuple(line for line in lines if line.startswith("/") and "/p2p/" in line)
+
+
+def save_addresses(directory: Path, addresses: Sequence[str]) -> None:
+    """Keep the addresses for the next start. Raises `DISK_FULL` or `DIR_NOT_WRITABLE`."""
+    text = "".join(f"{address}\n" for address in sorted(addresses))
+    path = directory / ADDRESSES
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_atomic(path, text.encode())
 
 
 def load_fragments(store: FragmentStore, record: pb.RoundRecord | None) -> dict[str, FragmentState]:

@@ -15,7 +15,8 @@ from swarm.config import RunManifest
 from swarm.data import ByteTokenizer, Corpus
 from swarm.evaluation import evaluate
 from swarm.inference.engine import generate
-from swarm.model.fragments import FragmentLayout, initial_fragment, write_fragment
+from swarm.model.fragment_io import write_fragment
+from swarm.model.fragments import FragmentLayout, initial_fragment
 from swarm.model.hf import load_hf
 from swarm.model.transformer import Transformer
 

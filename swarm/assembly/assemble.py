@@ -22,11 +22,11 @@ from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.files import storage_error, write_atomic
 from swarm.model.config import BYTE_VOCAB
+from swarm.model.fragment_io import read_fragment
 from swarm.model.fragments import (
     FragmentLayout,
     fragment_sha256,
     fragment_tensors,
-    read_fragment,
     state_root,
 )
 from swarm.model.hf import load_hf, save_hf

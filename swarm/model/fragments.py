@@ -6,8 +6,11 @@ pure function of the configuration, so equal configurations have equal bytes on 
 Inside a fragment, tensors lie one after another in the order of `FragmentLayout.tensors`.
 
     layout = FragmentLayout.of(config, trunk_fragments=2, router_rows="trunk")
-    values = np.empty(layout.numel("expert.3"), np.float32)
-    read_fragment(model, layout, "expert.3", values)
+    values = initial_fragment(config, layout, "expert.3", seed=0)
+    fragment_sha256(values)
+
+Only numpy: a daemon hashes, averages and serves fragments without loading torch. To and from a
+model they go by `fragment_io`.
 """
 
 from __future__ import annotations
@@ -18,8 +21,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import nn
 
 from swarm.model.config import ModelConfig
 from swarm.model.initial import initial_tensor
@@ -109,23 +110,6 @@ class FragmentLayout:
         return last.offset + last.numel
 
 
-def read_fragment(model: nn.Module, layout: FragmentLayout, name: str, out: np.ndarray) -> None:
-    """Copy the fragment's parameters into `out` (flat fp32), exact for fp32 parameters."""
-    _check_buffer(layout, name, out)
-    flat = torch.from_numpy(out)
-    with torch.no_grad():
-        for part, parameter in _parameters(model, layout, name):
-            flat[part.offset : part.offset + part.numel].view(part.shape).copy_(parameter)
-
-
-def write_fragment(model: nn.Module, layout: FragmentLayout, name: str, values: np.ndarray) -> None:
-    """Copy flat fp32 `values` into the fragment's parameters, in place."""
-    _check_buffer(layout, name, values)
-    with torch.no_grad():
-        for part, parameter in _parameters(model, layout, name):
-            parameter.copy_(_as_tensor(part.of(values)))
-
-
 def fragment_sha256(values: np.ndarray) -> bytes:
     """SHA-256 over the little-endian fp32 bytes."""
     return hashlib.sha256(np.ascontiguousarray(values, dtype="<f4").data).digest()
@@ -159,26 +143,6 @@ def state_root(hashes: Mapping[str, bytes]) -> bytes:
         encoded = name.encode()
         digest.update(len(encoded).to_bytes(4, "little") + encoded + hashes[name])
     return digest.digest()
-
-
-def _as_tensor(values: np.ndarray) -> torch.Tensor:
-    """Tensor for reading only; a read-only array is copied, as torch has no such tensors."""
-    return torch.from_numpy(values if values.flags.writeable else values.copy())
-
-
-def _check_buffer(layout: FragmentLayout, name: str, values: np.ndarray) -> None:
-    expected = (layout.numel(name),)
-    if values.shape != expected or values.dtype != np.float32:
-        raise ValueError(
-            f"{name} needs a float32 buffer of {expected}, not {values.dtype} {values.shape}"
-        )
-
-
-def _parameters(
-    model: nn.Module, layout: FragmentLayout, name: str
-) -> list[tuple[TensorSlice, nn.Parameter]]:
-    by_name = dict(model.named_parameters())
-    return [(part, by_name[part.name]) for part in layout.tensors(name)]
 
 
 def _placed(tensors: list[tuple[str, Shape]]) -> tuple[TensorSlice, ...]:

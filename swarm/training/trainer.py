@@ -29,7 +29,8 @@ from torch import Tensor
 from swarm.config import RunManifest
 from swarm.data.sampler import Sampler
 from swarm.errors import Code, SwarmError
-from swarm.model.fragments import FragmentLayout, initial_fragment, read_fragment, write_fragment
+from swarm.model.fragment_io import read_fragment, write_fragment
+from swarm.model.fragments import FragmentLayout, initial_fragment
 from swarm.model.transformer import ModelOutput, Transformer
 from swarm.training.balance import load_balance_loss, router_z_loss
 from swarm.training.optimizer import FragmentAdamW

@@ -15,12 +15,12 @@ from swarm.assembly import assemble, load_assembled
 from swarm.config import RunManifest, SyncConfig
 from swarm.errors import Code, SwarmError
 from swarm.model.config import ModelConfig
+from swarm.model.fragment_io import write_fragment
 from swarm.model.fragments import (
     FragmentLayout,
     fragment_sha256,
     initial_fragment,
     state_root,
-    write_fragment,
 )
 from swarm.model.hf import CONFIG, WEIGHTS
 from swarm.model.transformer import Transformer

@@ -10,14 +10,13 @@ import pytest
 import torch
 
 from swarm.model.config import ModelConfig
+from swarm.model.fragment_io import read_fragment, write_fragment
 from swarm.model.fragments import (
     FragmentLayout,
     fragment_sha256,
     fragment_tensors,
     initial_fragment,
-    read_fragment,
     state_root,
-    write_fragment,
 )
 from swarm.model.initial import initial_tensor
 from swarm.model.transformer import Transformer

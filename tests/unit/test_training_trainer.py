@@ -14,7 +14,7 @@ from swarm.config import RunManifest, SyncConfig, TrainingConfig
 from swarm.data import Corpus, DataReport, Sampler
 from swarm.errors import Code, SwarmError
 from swarm.model.config import ModelConfig
-from swarm.model.fragments import read_fragment
+from swarm.model.fragment_io import read_fragment
 from swarm.training.checkpoint import load_checkpoint, save_checkpoint
 from swarm.training.trainer import Trainer
 
