@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_in(args: argparse.Namespace, root: Path) -> int:
     from node.screen import Screen
+    from node.swarm_watch import SwarmWatch
     from node.testnet import LocalTestnet, PeerPlan
-    from node.testnet_watch import TestnetWatch
 
     data = args.data or [f"demo:{domain}" for domain in DOMAINS]
     peers = []
@@ -74,7 +74,7 @@ def _run_in(args: argparse.Namespace, root: Path) -> int:
     started = time.monotonic()
     with Screen(plain=args.plain, quiet=args.json) as screen:
         with LocalTestnet(manifest_path, peers, root) as testnet:
-            watch = TestnetWatch(testnet, "testnet", screen, total_s=float(args.seconds or 0))
+            watch = SwarmWatch(testnet, "testnet", screen, total_s=float(args.seconds or 0))
             watch.phase = "starting"
             testnet.start(on_poll=watch.look)
             watch.phase = "running, Ctrl-C ends it"

@@ -33,8 +33,8 @@ from node.exit_codes import FAILED, OK
 from node.paths import make_directory
 from node.recorder import Recorder
 from node.screen import Screen
+from node.swarm_watch import SwarmWatch
 from node.testnet import LocalTestnet
-from node.testnet_watch import TestnetWatch
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.files import write_atomic
@@ -56,6 +56,9 @@ def run_demo(seconds: float, json_path: Path | None, out: Path | None, *, plain:
         except SwarmError as error:
             keep = True
             result["error"] = str(error)
+            raise
+        except KeyboardInterrupt:
+            result["error"] = "interrupted"
             raise
         finally:
             screen.freeze()
@@ -138,15 +141,13 @@ class Demo:
         settings = self.settings
         root = settings.nodes_dir
         with LocalTestnet(settings.manifest_path, settings.peers, root) as testnet:
-            watch = TestnetWatch(testnet, "expertswarm demo", self.screen, settings.swarm_s)
+            watch = SwarmWatch(testnet, "expertswarm demo", self.screen, settings.swarm_s)
             drill = SwarmPhase(settings, testnet, watch).run()
             watch.phase = "assembling from the peers"
             watch.look()
             addresses = [a for status in testnet.statuses() if status for a in status.addresses]
             self.screen.freeze()
             assemble_run(manifest, addresses, settings.assembled_dir, self.screen.say)
-            watch.look()
-            self.screen.freeze()
         return drill, watch.recorder
 
     def train_alone(self, seconds: dict[str, float]) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from node.daemon_config import data_directory
 from node.testnet import PeerPlan
-from swarm.config import RunManifest
+from swarm.config import OuterConfig, RunManifest, TrainingConfig
+from swarm.model.config import ModelConfig
 
 DOMAINS = ("python", "cpp", "maths", "english")
 EXPERTS = 8
@@ -66,16 +67,24 @@ def demo_manifest(swarm_s: float, tokens_per_second: float) -> RunManifest:
     """Manifest for a swarm that trains `swarm_s` with `tokens_per_second` per peer.
 
     The steps of a round and the learning rate schedule follow from the speed of the machine, so
-    that a fast one and a slow one both see about as many rounds and a whole schedule.
+    that a fast one and a slow one both see about as many rounds and a whole schedule. The model is
+    the one that learns most in a minute of one core; with so few rounds plain averaging learns more
+    than outer momentum (docs/log.md).
     """
-    base = RunManifest(name="demo")
+    base = RunManifest(
+        name="demo",
+        model=ModelConfig(
+            d_model=64, num_layers=2, d_ff=128, num_experts=EXPERTS, context_length=64
+        ),
+        training=TrainingConfig(batch_size=16, sequence_length=64, learning_rate=6e-3),
+        outer=OuterConfig(optimizer="fedavg"),
+    )
     step_tokens = base.training.batch_size * base.training.sequence_length
     round_s = min(ROUND_S, swarm_s / 8)
     steps = max(2, min(500, round(round_s * tokens_per_second / step_tokens)))
     total = max(1, round(len(DOMAINS) * tokens_per_second * swarm_s))
     return dataclasses.replace(
         base,
-        model=dataclasses.replace(base.model, num_experts=EXPERTS),
         training=dataclasses.replace(
             base.training, inner_steps=steps, total_tokens=total, warmup_tokens=total // 20
         ),

@@ -9,8 +9,8 @@ from datetime import timedelta
 from node.demo.results import KillDrill
 from node.demo.settings import DEAD_S, VICTIM, DemoSettings
 from node.recorder import ACTIVE_STATES
+from node.swarm_watch import SwarmWatch
 from node.testnet import LocalTestnet
-from node.testnet_watch import TestnetWatch
 from swarm.errors import Code, SwarmError
 
 FOUNDING_LIMIT = timedelta(seconds=180)
@@ -21,7 +21,7 @@ QUIET_LIMIT = timedelta(seconds=90)
 class SwarmPhase:
     """Drives a testnet through start, training, kill, return and a last commit of everybody."""
 
-    def __init__(self, settings: DemoSettings, testnet: LocalTestnet, watch: TestnetWatch) -> None:
+    def __init__(self, settings: DemoSettings, testnet: LocalTestnet, watch: SwarmWatch) -> None:
         self.settings = settings
         self.testnet = testnet
         self.watch = watch

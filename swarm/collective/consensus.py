@@ -9,7 +9,7 @@ when it founds a branch). Source: DESIGN section 6, items 4 and 5.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from swarm.errors import Code, SwarmError
@@ -89,14 +89,27 @@ class Acceptor:
         return True
 
 
-def record_to_adopt(promises: Iterable[pb.Promise]) -> bytes:
-    """The record a new leader must propose: the accepted one of the highest ballot, or none."""
-    best: tuple[BallotKey, bytes] = (NO_BALLOT, b"")
-    for promise in promises:
-        key = ballot_key(promise.accepted_ballot)
-        if promise.accepted_record and key > best[0]:
-            best = (key, promise.accepted_record)
-    return best[1]
+def record_to_adopt(promises: Mapping[str, pb.Promise], plan: pb.Plan) -> bytes:
+    """The record that a leader must propose instead of a new one: it may have been decided already.
+
+    `promises` are those granted, by peer. For a majority decision it is the accepted record of the
+    highest ballot. A founding (`plan.unanimous`) is bound only by a founding of the same electors
+    that all of them accepted; any other could not have been decided, or is another branch's.
+    """
+    accepted = {
+        peer: (ballot_key(promise.accepted_ballot), promise.accepted_record)
+        for peer, promise in promises.items()
+        if promise.accepted_record
+        and parse_record(promise.accepted_record).unanimous == plan.unanimous
+    }
+    if not accepted:
+        return b""
+    ballot, record = max(accepted.values())
+    if plan.unanimous:
+        same_electors = sorted(parse_record(record).electorate) == sorted(plan.electorate)
+        everybody = all(accepted.get(peer) == (ballot, record) for peer in plan.electorate)
+        return record if same_electors and everybody else b""
+    return record
 
 
 def fragment_results(plan: pb.Plan, reports: dict[str, pb.Report]) -> dict[str, pb.FragmentVersion]:

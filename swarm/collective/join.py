@@ -11,10 +11,12 @@ commit, the known peers found the run together, unanimously.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from swarm.collective.consensus import better_history
+from swarm.errors import SwarmError
 from swarm.wire import collective_pb2 as pb
 
 if TYPE_CHECKING:
@@ -56,4 +58,5 @@ async def watch_branches(member: RoundMember, every: timedelta) -> None:
     """Keep looking for a better history; adopting it notifies whoever waits on `changed`."""
     while True:
         await asyncio.sleep(every.total_seconds())
-        await discover(member)
+        with contextlib.suppress(SwarmError):  # an unreachable DHT is looked at again
+            await discover(member)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SETTLE_S = 1.5  # a founding waits so long for one more peer
 RETRY_S = 0.5
+MAX_FAILURES = 3
 ACCUSATIONS_S = 0.2
 PROVEN = {  # what a member saw itself, and a repetition would only repeat
     "NON_FINITE": "its update is not finite",
@@ -76,6 +77,7 @@ class RoundLeader:
         }  # leave the roster with this round's commit
         self._excluded: dict[str, str] = {}  # alive, but not in this round's attempts
         self._accused: dict[str, int] = {}
+        self._failures: dict[str, int] = {}
 
     # ---- what arrives ---------------------------------------------------------------------
 
@@ -208,7 +210,7 @@ class RoundLeader:
         if refused:
             self._drop(refused, promises)
             return False
-        record = record_to_adopt(p for p in promises.values() if p.granted)
+        record = record_to_adopt({p: promises[p] for p in granted}, plan)
         if not record:
             reports = await self._gather_reports(plan)
             if reports is None:
@@ -326,6 +328,7 @@ class RoundLeader:
             self._excluded.update({p: PROVEN[why] for p, why in proven.items()})
             return
         accused = {p: why for accuser, p, why in accusations if p not in (accuser, self._member.me)}
+        self._count_failures(reports, accused)
         answers = await asyncio.gather(*(self._member.alive(p) for p in accused))
         for (peer, why), alive in zip(accused.items(), answers, strict=True):
             self._accused[peer] = self._accused.get(peer, 0) + 1
@@ -333,6 +336,14 @@ class RoundLeader:
                 self._dead[peer] = why
             elif self._accused[peer] >= 2:
                 self._excluded[peer] = f"link trouble: {why}"
+
+    def _count_failures(self, reports: Mapping[str, pb.Report], accused: Collection[str]) -> None:
+        """A member whose own attempts fail again and again, by nobody's fault, is left out."""
+        for peer, report in reports.items():
+            if report.failure and not report.suspects and peer not in accused:
+                self._failures[peer] = self._failures.get(peer, 0) + 1
+                if self._failures[peer] >= MAX_FAILURES and peer != self._member.me:
+                    self._excluded[peer] = "its attempts fail"
 
     # ---- the decision ---------------------------------------------------------------------
 

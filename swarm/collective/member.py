@@ -39,6 +39,8 @@ from swarm.collective.exchange import ExchangeRegistry
 from swarm.collective.leader import RoundLeader
 from swarm.collective.plan import rendezvous_order, round_key
 from swarm.collective.recovery import Resync
+from swarm.collective.state import version_message
+from swarm.collective.validate import check_plan, check_ready, check_record
 from swarm.errors import SwarmError
 from swarm.identity import verify
 from swarm.wire import collective_pb2 as pb
@@ -114,6 +116,7 @@ class RoundMember:
         return False
 
     async def _on_ready(self, sender: str, ready: pb.Ready) -> pb.ReadyReply:
+        check_ready(ready, self.context.policy.numel)
         self._heard_from(sender)
         self.context.directory.note(ready.record)
         commit = self.ledger.commit
@@ -158,7 +161,7 @@ class RoundMember:
             return pb.Promise(granted=False, promised=promised, reason="promised a higher ballot")
         acceptor = self.ledger.acceptor()
         takes_part = self.me in [m.peer for m in plan.members] and plan.fragments
-        if takes_part and self.offer is not None and not acceptor.record:
+        if takes_part and self.offer is not None:
             self._attempts.start(plan, self.offer)
         return pb.Promise(
             granted=True,
@@ -190,8 +193,14 @@ class RoundMember:
             reason = "the electorate is not the roster of the last commit"
         elif plan.unanimous and self.me not in plan.electorate:
             reason = "a founding needs me to be an elector"
+        elif sender not in plan.electorate:
+            reason = "only an elector may lead"
         elif plan.unanimous and not self.may_branch():
             reason = "a majority may still decide this round"
+        else:
+            promised = self.ledger.acceptor().promised[0]
+            limit_ms = round(1000 * self.timeouts.attempt_s)
+            check_plan(plan, self.context.policy.numel, promised, limit_ms)
         return pb.Promise(granted=False, reason=reason) if reason else None
 
     def may_branch(self) -> bool:
@@ -221,8 +230,15 @@ class RoundMember:
             and follows(record, self.ledger.commit_id, self.ledger.record)
             and (not record.unanimous or self.may_branch())
         )
-        if not legitimate:
-            return pb.AcceptReply(reason="the record does not follow the commit known here")
+        if not legitimate or ballot_key(accept.ballot) != self.ledger.acceptor().promised:
+            return pb.AcceptReply(reason="no such record was promised a vote here")
+        check_record(
+            record,
+            self.ledger.record,
+            lambda name: version_message(name, self.context.policy.initial(name)),
+            self.context.policy.numel,
+            self.state.shadow_hashes(),
+        )
         if not self.ledger.accept(ballot_key(accept.ballot), accept.record):
             promised = make_ballot(self.ledger.acceptor().promised)
             return pb.AcceptReply(promised=promised, reason="promised a higher ballot")

@@ -97,6 +97,14 @@ class CanonicalState:
         self._shadows = []
         return lacking
 
+    def shadow_hashes(self) -> dict[str, set[bytes]]:
+        """Parameter hashes that this peer computed in the attempts of the open round."""
+        hashes: dict[str, set[bytes]] = {}
+        for shadow in self._shadows:
+            for name, state in shadow.items():
+                hashes.setdefault(name, set()).add(state.theta_sha256)
+        return hashes
+
     def put(self, fragment: str, state: FragmentState) -> None:
         """Add a downloaded fragment."""
         self.fragments[fragment] = state

@@ -180,7 +180,8 @@ class Proposer:
                     accepted_record=acceptor.record,
                 )
                 if len(self.promises) == majority:
-                    self.value = record_to_adopt(self.promises.values()) or self.value
+                    promises = {str(i): p for i, p in self.promises.items()}
+                    self.value = record_to_adopt(promises, pb.Plan()) or self.value
         else:
             index = rng.randrange(len(acceptors))
             if acceptors[index].accept(self.ballot, self.value):
@@ -214,3 +215,15 @@ def test_the_exploration_catches_an_acceptor_that_forgets_its_promise():
             return True
 
     assert any(len(chosen) > 1 for chosen in explore(Forgetful, 2000))
+
+
+def test_a_founding_is_bound_only_by_one_that_all_its_electors_accepted():
+    founding = pb.RoundRecord(electorate=["a", "b"], unanimous=True).SerializeToString()
+    ballot = pb.Ballot(attempt=1, leader="a")
+    yes = pb.Promise(granted=True, accepted_ballot=ballot, accepted_record=founding)
+    no = pb.Promise(granted=True)
+    same = pb.Plan(electorate=["a", "b"], unanimous=True)
+    assert record_to_adopt({"a": yes, "b": yes}, same) == founding
+    assert record_to_adopt({"a": yes, "b": no}, same) == b""
+    assert record_to_adopt({"a": yes}, pb.Plan(electorate=["a"], unanimous=True)) == b""
+    assert record_to_adopt({"a": yes, "b": yes}, pb.Plan(electorate=["a", "b"])) == b""

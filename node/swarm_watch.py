@@ -10,10 +10,8 @@ from node.swarm_view import Snapshot
 from node.testnet import LocalTestnet
 
 
-class TestnetWatch:
+class SwarmWatch:
     """`look` once per `interval_s`; set `phase` and call `event` for what the view shows above."""
-
-    __test__ = False  # not a test case, whatever its name
 
     def __init__(
         self, testnet: LocalTestnet, title: str, screen: Screen, total_s: float = 0.0
