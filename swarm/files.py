@@ -18,6 +18,15 @@ def storage_error(path: Path, error: OSError) -> SwarmError:
     return SwarmError(Code.DIR_NOT_WRITABLE, f"{path}: {error.strerror or error}", hint)
 
 
+def _sync_directory(directory: Path) -> None:
+    """Make a rename survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_atomic(path: Path, data: bytes | memoryview, *, mode: int = 0o644) -> None:
     """Write `data` to a temporary file beside `path`, sync it, and rename it over `path`.
 
@@ -33,6 +42,7 @@ def write_atomic(path: Path, data: bytes | memoryview, *, mode: int = 0o644) -> 
             os.fsync(file.fileno())
         os.chmod(temporary, mode)
         os.replace(temporary, path)
+        _sync_directory(path.parent)
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from swarm.collective.codecs import F32
@@ -33,6 +34,7 @@ class Attempts:
         self._stall = context.manifest.timeouts.chunk
         self._current: Exchange | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="attempt")
         self.registry = ExchangeRegistry(self._stall)
 
     def start(self, plan: pb.Plan, offer: Offer) -> None:
@@ -58,6 +60,7 @@ class Attempts:
         """End everything and wait for it."""
         self.end("this peer is stopping")
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._threads.shutdown(wait=False)
 
     def _opener(self, plan: pb.Plan) -> Callable[[str, Iterator[ReduceFrame]], Stream]:
         records = {m.peer: self._context.directory.note(m.record) for m in plan.members}
@@ -75,8 +78,9 @@ class Attempts:
         report = pb.Report(round=plan.round, branch=plan.branch, ballot=plan.ballot)
         base = self._context.state.fragments
         try:
-            means = await asyncio.to_thread(exchange.run)
-            shadow = await asyncio.to_thread(self._shadow, plan, means, base)
+            loop = asyncio.get_running_loop()
+            means = await loop.run_in_executor(self._threads, exchange.run)
+            shadow = await loop.run_in_executor(self._threads, self._shadow, plan, means, base)
             if self._current is not exchange:
                 return
             self._context.state.add_shadow(shadow)
@@ -88,6 +92,11 @@ class Attempts:
             report.failure = error.message
             for peer, reason in error.suspects.items():
                 report.suspects.append(pb.Suspect(peer=peer, reason=reason))
+        except Exception as error:
+            # A defect or an exhausted machine; unsaid, it would cost the others the whole attempt.
+            report.failure = f"{type(error).__name__}: {error}"
+            report.suspects.append(pb.Suspect(peer=self._me, reason="failed here"))
+            self._context.emit(RoundEvent("attempt_failed", plan.round, report.failure))
         await self._send_report(plan.ballot.leader, report)
 
     def _shadow(

@@ -1,15 +1,16 @@
 """Agreement on the outcome of a round: single-decree Paxos with the attempt as ballot. Pure.
 
-One decision per (previous commit, round). Its acceptors are the electorate: the roster of the
-previous commit. A plan is the prepare message, a grant the promise, `Accept` carries the record, a
-`Vote` is the signed acceptance, and a `Commit` is the record with the votes of a majority (of all,
-when it founds a branch). Source: DESIGN section 6, items 4 and 5.
+One decision per (previous commit, round) and electorate. Its acceptors are the electorate: the
+roster of the previous commit, or the founders of a branch. A plan is the prepare message, a grant
+the promise, `Accept` carries the record, a `Vote` is the signed acceptance, and a `Commit` is the
+record with the votes of a majority (of all, when it founds a branch). Source: DESIGN section 6,
+items 4 and 5.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from swarm.errors import Code, SwarmError
@@ -45,6 +46,18 @@ def vote_text(run_id: bytes, ballot: pb.Ballot, record: bytes) -> bytes:
     """What a voter signs. The record names its branch, round and predecessor."""
     fields = (b"expertswarm-vote-1", run_id, str(ballot.attempt).encode(), ballot.leader.encode())
     return b"|".join((*fields, commit_id(record)))
+
+
+def decision_key(
+    base_commit: bytes, round_index: int, unanimous: bool, electorate: Collection[str]
+) -> bytes:
+    """What names one decision: the majority's about a round, or one founding by these electors.
+
+    A founding makes a branch of its own, so it is another decision than the majority's, and a vote
+    in one binds nobody in the other.
+    """
+    who = ",".join(sorted(electorate)).encode() if unanimous else b"majority"
+    return hashlib.sha256(b"|".join((base_commit, str(round_index).encode(), who))).digest()
 
 
 def resignation_text(run_id: bytes, base_commit: bytes) -> bytes:
@@ -89,34 +102,21 @@ class Acceptor:
         return True
 
 
-def record_to_adopt(promises: Mapping[str, pb.Promise], plan: pb.Plan) -> bytes:
-    """The record that a leader must propose instead of a new one: it may have been decided already.
-
-    `promises` are those granted, by peer. For a majority decision it is the accepted record of the
-    highest ballot. A founding (`plan.unanimous`) is bound only by a founding of the same electors
-    that all of them accepted; any other could not have been decided, or is another branch's.
-    """
-    accepted = {
-        peer: (ballot_key(promise.accepted_ballot), promise.accepted_record)
-        for peer, promise in promises.items()
-        if promise.accepted_record
-        and parse_record(promise.accepted_record).unanimous == plan.unanimous
-    }
-    if not accepted:
-        return b""
-    ballot, record = max(accepted.values())
-    if plan.unanimous:
-        same_electors = sorted(parse_record(record).electorate) == sorted(plan.electorate)
-        everybody = all(accepted.get(peer) == (ballot, record) for peer in plan.electorate)
-        return record if same_electors and everybody else b""
-    return record
+def record_to_adopt(promises: Iterable[pb.Promise]) -> bytes:
+    """The record a new leader must propose: the accepted one of the highest ballot, or none."""
+    best: tuple[BallotKey, bytes] = (NO_BALLOT, b"")
+    for promise in promises:
+        key = ballot_key(promise.accepted_ballot)
+        if promise.accepted_record and key > best[0]:
+            best = (key, promise.accepted_record)
+    return best[1]
 
 
 def fragment_results(plan: pb.Plan, reports: dict[str, pb.Report]) -> dict[str, pb.FragmentVersion]:
     """Fragments that advance: a majority of the planned holders reported the same hashes."""
     advanced: dict[str, pb.FragmentVersion] = {}
     for fragment in plan.fragments:
-        tally: dict[bytes, list[str]] = {}
+        tally: dict[bytes, set[str]] = {}
         versions: dict[bytes, pb.FragmentVersion] = {}
         for holder in fragment.holders:
             if holder not in reports:
@@ -124,7 +124,7 @@ def fragment_results(plan: pb.Plan, reports: dict[str, pb.Report]) -> dict[str, 
             for version in reports[holder].results:
                 if version.fragment == fragment.fragment:
                     key = version.theta_sha256 + version.momentum_sha256
-                    tally.setdefault(key, []).append(holder)
+                    tally.setdefault(key, set()).add(holder)
                     versions[key] = version
         for key, holders in tally.items():
             if len(holders) >= quorum(len(fragment.holders)):
@@ -150,6 +150,8 @@ def verify_commit(commit: pb.Commit, run_id: bytes, verify: Verifier) -> pb.Roun
     record = parse_record(commit.record)
     if record.run_id != run_id:
         raise SwarmError(Code.COMMIT_INVALID, f"commit is of run {record.run_id.hex()[:16]}")
+    if record.outcome not in (pb.FULL, pb.PARTIAL, pb.SKIPPED, pb.FOUNDED):
+        raise SwarmError(Code.COMMIT_INVALID, f"outcome {record.outcome} is unknown")
     electorate = set(record.electorate)
     if not electorate or len(electorate) != len(record.electorate):
         raise SwarmError(Code.COMMIT_INVALID, "electorate is empty or names a peer twice")
@@ -166,7 +168,7 @@ def verify_commit(commit: pb.Commit, run_id: bytes, verify: Verifier) -> pb.Roun
         if not verify_vote(vote, commit.record, run_id, verify):
             raise SwarmError(Code.COMMIT_INVALID, f"vote of {vote.voter} is not valid")
         voters.add(vote.voter)
-    needed = quorum(len(electorate - resigned), record.unanimous)
+    needed = max(1, quorum(len(electorate - resigned), record.unanimous))
     most = max((len(voters) for voters in by_ballot.values()), default=0)
     if most < needed:
         raise SwarmError(Code.COMMIT_INVALID, f"{most} votes of one ballot, {needed} needed")
@@ -182,26 +184,33 @@ def parse_record(data: bytes) -> pb.RoundRecord:
 
 
 def follows(record: pb.RoundRecord, previous_id: bytes, previous: pb.RoundRecord | None) -> bool:
-    """True when `record` is a legitimate successor of the commit `previous` in its branch."""
+    """True when `record` is a legitimate successor of the commit `previous`.
+
+    In its branch: decided by the whole roster. As the founding of another: by members of it.
+    """
     if previous is None:
         return record.previous == b"" and record.unanimous
-    return (
-        record.previous == previous_id
-        and record.round == previous.round + 1
-        and (record.branch == previous.branch or record.unanimous)
-        and (record.unanimous or sorted(record.electorate) == sorted(previous.roster))
-    )
+    if record.previous != previous_id or record.round != previous.round + 1:
+        return False
+    if record.unanimous:
+        return record.branch != previous.branch and set(record.electorate) <= set(previous.roster)
+    same_roster = sorted(record.electorate) == sorted(previous.roster)
+    return record.branch == previous.branch and same_roster
 
 
 def better_history(candidate: pb.RoundRecord, current: pb.RoundRecord | None) -> bool:
-    """Which of two histories everybody ends on: more committed tokens, then the smaller branch."""
+    """Which of two histories everybody ends on.
+
+    In one branch the later round; else more committed tokens, then more rounds, then the smaller
+    branch id.
+    """
     if current is None:
         return True
     if candidate.branch == current.branch:
         return candidate.round > current.round
-    mine = (current.committed_tokens, [255 - byte for byte in current.branch])
-    theirs = (candidate.committed_tokens, [255 - byte for byte in candidate.branch])
-    return theirs > mine
+    mine = (current.committed_tokens, current.round)
+    theirs = (candidate.committed_tokens, candidate.round)
+    return theirs > mine or (theirs == mine and candidate.branch < current.branch)
 
 
 def outcome_of(

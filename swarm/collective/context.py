@@ -29,9 +29,14 @@ class Policy(Protocol):
     """What a run decides about fragments; pure."""
 
     numel: Mapping[str, int]
+    routing_width: int  # routing counts that a peer reports: layers times experts
 
     def wanted(self, record: pb.RoundRecord | None) -> Collection[str]:
         """Fragments that this peer keeps under the assignments of `record`."""
+        ...
+
+    def trains(self, record: pb.RoundRecord, peer: str) -> Collection[str]:
+        """Fragments that `peer` may contribute to after `record`."""
         ...
 
     def initial(self, fragment: str) -> FragmentState:
@@ -89,6 +94,7 @@ class Offer:
 
     deltas: Mapping[str, F32]
     weights: Mapping[str, float]
+    base_commit: bytes = b""  # commit id of the state it was trained from
     steps: int = 0
     tokens: int = 0
     loss: float = 0.0

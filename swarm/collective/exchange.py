@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import timedelta
 from typing import Protocol
 
@@ -73,6 +73,7 @@ class Exchange:
         self._streams: list[Stream] = []
         self._lock = threading.Lock()
         self._cancelled = ""
+        self._ended: Future[None] = Future()  # fails when the attempt is cancelled
 
     def _keep(self, job: Job, values: F32) -> None:
         self.means[job.fragment][job.begin : job.end] = values
@@ -84,6 +85,8 @@ class Exchange:
         """
         with self._lock:
             self._cancelled = self._cancelled or reason
+            if not self._ended.done():
+                self._ended.set_exception(AttemptFailedError(reason, {}))
         self.session.fail(reason)
 
     def _close_streams(self) -> None:
@@ -98,8 +101,12 @@ class Exchange:
         with ThreadPoolExecutor(len(reducers) + 1, thread_name_prefix="exchange") as pool:
             work: list[Future[None]] = [pool.submit(self.session.run)]
             work += [pool.submit(self._talk_to, reducer) for reducer in reducers]
-            done, pending = wait(work, return_when=FIRST_EXCEPTION)
-            errors = [e for f in done if (e := f.exception()) is not None]
+            pending = set(work)
+            errors: list[BaseException] = []
+            while pending and not errors:
+                done, rest = wait({*pending, self._ended}, return_when=FIRST_COMPLETED)
+                pending = rest - {self._ended}
+                errors = [e for f in done if (e := f.exception()) is not None]
             if errors:
                 self.cancel(f"gave up: {errors[0]}")
                 wait(pending, timeout=GOODBYE_S)

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING
 from swarm.collective.consensus import (
     BallotKey,
     ballot_key,
+    decision_key,
     make_ballot,
     parse_record,
     quorum,
     record_to_adopt,
     verify_vote,
 )
-from swarm.collective.context import READY_INTERVAL
-from swarm.collective.plan import PlanInputs, make_plan
+from swarm.collective.context import READY_INTERVAL, RoundEvent
+from swarm.collective.plan import PlanInputs, make_plan, reducers_of
 from swarm.collective.record import RecordInputs, agreed, build_record
+from swarm.collective.standing import Standing
 from swarm.errors import SwarmError
 from swarm.identity import verify
 from swarm.wire import collective_pb2 as pb
@@ -35,14 +37,8 @@ if TYPE_CHECKING:
 
 SETTLE_S = 1.5  # a founding waits so long for one more peer
 RETRY_S = 0.5
-MAX_FAILURES = 3
+MAX_PAUSE_S = 8.0  # between attempts that lead nowhere
 ACCUSATIONS_S = 0.2
-PROVEN = {  # what a member saw itself, and a repetition would only repeat
-    "NON_FINITE": "its update is not finite",
-    "MESSAGE_MALFORMED": "it sent malformed data",
-    "protocol error": "it did not keep to the protocol",
-    "stalled": "its link moved nothing",
-}
 PARTIAL_VOTES_S = 1.0  # after a quorum, how long to wait for the other votes
 
 
@@ -72,12 +68,9 @@ class RoundLeader:
         self._changed = asyncio.Condition()
         self._attempt = 0
         self._attempts = 0
-        self._dead: dict[str, str] = {
-            p: "left" for p in member.resignations
-        }  # leave the roster with this round's commit
-        self._excluded: dict[str, str] = {}  # alive, but not in this round's attempts
-        self._accused: dict[str, int] = {}
-        self._failures: dict[str, int] = {}
+        self._standing = Standing(dead={p: "left" for p in member.ledger.resignations})
+        self._dead = self._standing.dead
+        self._excluded = self._standing.excluded
 
     # ---- what arrives ---------------------------------------------------------------------
 
@@ -112,13 +105,38 @@ class RoundLeader:
 
     async def run(self) -> None:
         """Lead until the round is decided."""
+        pause_s = RETRY_S
         try:
             while self._open():
                 await self._collect()
-                if self._open() and not await self._one_attempt():
-                    await asyncio.sleep(RETRY_S * (1 + random.random()))
+                if not self._open() or await self._better_leader_leads():
+                    return
+                try:
+                    if await self._one_attempt():
+                        continue
+                except SwarmError as error:
+                    event = RoundEvent("attempt_failed", self.key[1], str(error))
+                    self._member.context.emit(event)
+                await asyncio.sleep(pause_s * (1 + random.random()))
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
         finally:
             self.finished = True
+
+    async def _better_leader_leads(self) -> bool:
+        """True when a peer before this one in the succession leads too, and lives.
+
+        Two leaders end each other's attempts; the later one gives way.
+        """
+        member = self._member
+        order = member.succession(self._ready)
+        rival = member.ledger.acceptor(self._decision()).promised[1]
+        if rival in ("", member.me) or rival not in order or member.me not in order:
+            return False
+        return order.index(rival) < order.index(member.me) and await member.alive(rival)
+
+    def _decision(self) -> bytes:
+        unanimous = self._founding or self._branching()
+        return decision_key(*self.key, unanimous, self._electorate(unanimous))
 
     def note_resignation(self, peer: str) -> None:
         """A member left in good order."""
@@ -179,30 +197,29 @@ class RoundLeader:
         silent = [p for p in peers if member.heard.get(p, 0.0) < horizon and p != member.me]
         answers = await asyncio.gather(*(member.alive(p) for p in silent))
         for peer, alive in zip(silent, answers, strict=True):
-            if peer in member.resignations:
-                self._dead[peer] = "left"
-            elif alive:
+            if alive:
                 self._dead.pop(peer, None)
             else:
-                self._dead[peer] = "does not answer"
+                left = peer in member.ledger.resignations
+                self._dead[peer] = "left" if left else "does not answer"
 
     async def _one_attempt(self) -> bool:
         """One ballot. True when it led to a commit, False to try again."""
         member = self._member
         unanimous = self._founding or self._branching()
         electorate = self._electorate(unanimous)
-        self._attempt = max(self._attempt, member.ledger.acceptor().promised[0]) + 1
+        promised = member.ledger.acceptor(self._decision()).promised
+        self._attempt = max(self._attempt, promised[0]) + 1
         self._attempts += 1
         ballot = make_ballot((self._attempt, member.me))
         plan = self._plan(ballot, electorate, unanimous)
         promises = await self._propose(plan)
-        for promise in promises.values():
-            if promise.commit.record:
-                await member.adopt(promise.commit)
+        for peer, promise in promises.items():
+            if promise.commit.record and await member.consider(promise.commit, peer):
                 return True
             self._attempt = max(self._attempt, promise.promised.attempt)
         granted = {p for p, promise in promises.items() if promise.granted}
-        voters = set(electorate) - set(member.resignations)
+        voters = set(electorate) - (set() if unanimous else set(member.ledger.resignations))
         if len(granted & voters) < quorum(len(voters), unanimous):
             await self._bury(p for p in electorate if p not in promises)
             return False
@@ -210,7 +227,7 @@ class RoundLeader:
         if refused:
             self._drop(refused, promises)
             return False
-        record = record_to_adopt({p: promises[p] for p in granted}, plan)
+        record = record_to_adopt(promises[p] for p in granted)
         if not record:
             reports = await self._gather_reports(plan)
             if reports is None:
@@ -219,7 +236,7 @@ class RoundLeader:
         return await self._decide(ballot, record)
 
     def _branching(self) -> bool:
-        roster = [p for p in self._roster() if p not in self._member.resignations]
+        roster = [p for p in self._roster() if p not in self._member.ledger.resignations]
         living = [p for p in roster if p not in self._dead]
         return self._member.may_branch() and len(living) < quorum(len(roster))
 
@@ -231,15 +248,17 @@ class RoundLeader:
         manifest = member.context.manifest
         policy = member.context.policy
         base = {f: agreed(f, member.ledger.record, policy).theta_sha256 for f in policy.numel}
+        record = member.ledger.record
         offers: dict[str, dict[str, float]] = {}
         for peer, ready in self._ready.items():
             left_out = peer in self._dead or peer in self._excluded or ready.joining
-            if left_out or not ready.contributions:
+            if left_out or record is None or not ready.contributions:
                 continue
+            trains = set(policy.trains(record, peer))
             offers[peer] = {
                 c.fragment: c.weight
                 for c in ready.contributions
-                if base.get(c.fragment) == c.base_sha256
+                if c.fragment in trains and base[c.fragment] == c.base_sha256
             }
         records = {p: member.context.directory.note(r.record) for p, r in self._ready.items()}
         plan = make_plan(
@@ -264,18 +283,22 @@ class RoundLeader:
         return plan
 
     async def _propose(self, plan: pb.Plan) -> dict[str, pb.Promise]:
-        peers = sorted({*plan.electorate, *(m.peer for m in plan.members)} - set(self._dead))
+        peers = sorted({*plan.electorate, self._member.me} - (set(self._dead) - {self._member.me}))
 
         async def ask(peer: str) -> pb.Promise | None:
-            if peer == self._member.me:
-                return await self._member.promise_to_self(plan)
             try:
                 return await self._member.call(peer, plan, pb.Promise)
             except SwarmError:
                 return None
 
+        # Its own promise first: after a crash the same ballot must not carry another plan.
+        own = await self._member.elector.on_plan(self._member.me, plan)
+        if not own.granted:
+            return {self._member.me: own}
+        peers.remove(self._member.me)
         answers = await asyncio.gather(*(ask(p) for p in peers))
-        return {p: a for p, a in zip(peers, answers, strict=True) if a is not None}
+        told = {p: a for p, a in zip(peers, answers, strict=True) if a is not None}
+        return {self._member.me: own, **told}
 
     def _drop(self, peers: Collection[str], promises: Mapping[str, pb.Promise]) -> None:
         """Leave members out of the next attempt that did not answer or refused this one."""
@@ -298,7 +321,7 @@ class RoundLeader:
             if any(r.suspects or r.failure for r in reports.values()):
                 # Other accusations of the same failure are on their way.
                 await asyncio.sleep(ACCUSATIONS_S)
-                await self._judge(self._reports_of(ballot, expected), expected)
+                await self._judge(self._reports_of(ballot, expected), plan)
                 return None
             waiting = expected - set(reports) - set(self._dead)
             if not waiting:
@@ -307,7 +330,9 @@ class RoundLeader:
                 self._excluded.update({p: "missed the attempt's deadline" for p in waiting})
                 return None
             await self._bury(waiting)
-            if member.ledger.acceptor().promised > ballot:
+            if any(r in self._dead and r not in reports for r in reducers_of(plan)):
+                return None  # nobody can get its parts any more
+            if member.ledger.acceptor(self._decision()).promised > ballot:
                 return None
             await self._wait_change(RETRY_S)
         return None
@@ -315,35 +340,11 @@ class RoundLeader:
     def _reports_of(self, ballot: BallotKey, peers: Collection[str]) -> dict[str, pb.Report]:
         return {p: r for p in peers if (r := self._reports.get((ballot, p))) is not None}
 
-    async def _judge(self, reports: Mapping[str, pb.Report], expected: Collection[str]) -> None:
-        """Decide who is left out of the next attempt, from who accuses whom of what."""
-        accusations = [
-            (accuser, suspect.peer, suspect.reason)
-            for accuser, report in sorted(reports.items())
-            for suspect in report.suspects
-            if suspect.peer in expected
-        ]
-        proven = {peer: why for _, peer, why in accusations if why in PROVEN}
-        if proven:  # whatever else broke, broke because of these
-            self._excluded.update({p: PROVEN[why] for p, why in proven.items()})
-            return
-        accused = {p: why for accuser, p, why in accusations if p not in (accuser, self._member.me)}
-        self._count_failures(reports, accused)
+    async def _judge(self, reports: Mapping[str, pb.Report], plan: pb.Plan) -> None:
+        accused = sorted(self._standing.accused(reports, plan))
         answers = await asyncio.gather(*(self._member.alive(p) for p in accused))
-        for (peer, why), alive in zip(accused.items(), answers, strict=True):
-            self._accused[peer] = self._accused.get(peer, 0) + 1
-            if not alive:
-                self._dead[peer] = why
-            elif self._accused[peer] >= 2:
-                self._excluded[peer] = f"link trouble: {why}"
-
-    def _count_failures(self, reports: Mapping[str, pb.Report], accused: Collection[str]) -> None:
-        """A member whose own attempts fail again and again, by nobody's fault, is left out."""
-        for peer, report in reports.items():
-            if report.failure and not report.suspects and peer not in accused:
-                self._failures[peer] = self._failures.get(peer, 0) + 1
-                if self._failures[peer] >= MAX_FAILURES and peer != self._member.me:
-                    self._excluded[peer] = "its attempts fail"
+        alive = [p for p, answered in zip(accused, answers, strict=True) if answered]
+        self._standing.judge(reports, plan, alive)
 
     # ---- the decision ---------------------------------------------------------------------
 
@@ -359,7 +360,7 @@ class RoundLeader:
                 joiners=self._living_joiners(),
                 dead=self._dead,
                 excluded=self._excluded,
-                resignations=member.resignations,
+                resignations=member.ledger.resignations,
                 proposer=member.me,
                 attempts=self._attempts,
                 decided_at_ms=round(1000 * member.context.wall_clock()),
@@ -385,12 +386,13 @@ class RoundLeader:
         async def ask(peer: str) -> None:
             try:
                 if peer == member.me:
-                    reply = await member.vote_for_self(accept)
+                    reply = await member.elector.on_accept(peer, accept)
                 else:
                     reply = await member.call(peer, accept, pb.AcceptReply)
             except SwarmError:
                 return
-            if verify_vote(reply.vote, record, member.run_id, verify) and reply.vote.voter == peer:
+            genuine = verify_vote(reply.vote, record, member.run_id, verify)
+            if genuine and reply.vote.voter == peer and reply.vote.ballot == ballot:
                 votes[peer] = reply.vote
 
         peers = [p for p in voters if p not in self._dead or parsed.unanimous]
@@ -409,7 +411,7 @@ class RoundLeader:
         commit = pb.Commit(record=record, votes=[votes[p] for p in sorted(votes)])
         if offered := self._offer_times():
             member.arrival_spreads.append(max(offered) - min(offered))
-        await member.adopt(commit)
+        await member.adopt(commit, parsed)
         others = sorted({*voters, *parsed.roster} - {member.me})
         await asyncio.gather(*(self._tell(p, commit) for p in others))
         return True

@@ -1,7 +1,8 @@
 """What a peer remembers across restarts: the newest commit and its own promises and votes.
 
-An acceptor that forgot a promise could help two records of one round to a majority, so `Ledger`
-writes to disk before it returns.
+An acceptor that forgot a promise could help two records of one decision to a majority, so `Ledger`
+writes to disk before it returns, keeps the acceptors of many past decisions, and abstains from the
+open round when what it wrote can not be read any more.
 """
 
 from __future__ import annotations
@@ -9,19 +10,21 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgpack
 
-from swarm.collective.consensus import Acceptor, BallotKey, commit_id, parse_record
+from swarm.collective.consensus import NO_BALLOT, Acceptor, BallotKey, commit_id, parse_record
 from swarm.errors import Code, SwarmError
 from swarm.files import write_atomic
 from swarm.wire import collective_pb2 as pb
 
-KEPT_COMMITS = 64
+KEPT_COMMITS = 256
+KEPT_DECISIONS = 64
 
 
 class Ledger:
-    """The newest commits of the branch that a peer follows, and its acceptor of the open round.
+    """The newest commits that a peer follows, and its word in each recent decision.
 
     `directory` None keeps everything in memory (tests and simulation).
     """
@@ -32,26 +35,22 @@ class Ledger:
         self.commit: pb.Commit | None = None
         self.record: pb.RoundRecord | None = None
         self.commit_id = b""
-        self._acceptor = Acceptor()
-        self._acceptor_of: tuple[bytes, int] = (b"", 0)
+        self.abstains_after: bytes | None = None  # commit id; no word in the round after it
+        self.resignations: dict[str, pb.Resignation] = {}  # of others, for the open round
+        self._acceptors: OrderedDict[bytes, Acceptor] = OrderedDict()
+        self._promised_after = b""  # commit id whose following round this peer has a word in
         if directory is not None:
-            self._load(directory)
+            self._load_commit(directory / "commit.bin")
+            self._load_word(directory / "acceptors.bin")
 
-    def _load(self, directory: Path) -> None:
-        path = directory / "commit.bin"
+    # ---- commits --------------------------------------------------------------------------
+
+    def _load_commit(self, path: Path) -> None:
+        if not path.exists():
+            return
         try:
-            if path.exists():
-                self._remember(pb.Commit.FromString(path.read_bytes()))
-            path = directory / "acceptor.bin"
-            if path.exists():
-                fields = msgpack.unpackb(path.read_bytes())
-                self._acceptor_of = (fields["previous"], fields["round"])
-                self._acceptor = Acceptor(
-                    promised=tuple(fields["promised"]),
-                    accepted=tuple(fields["accepted"]),
-                    record=fields["record"],
-                )
-        except Exception as error:  # protobuf and msgpack raise many types on damaged bytes
+            self._remember(pb.Commit.FromString(path.read_bytes()))
+        except Exception as error:  # protobuf raises many types on damaged bytes
             raise SwarmError(
                 Code.CHECKPOINT_CORRUPT,
                 f"{path} can not be read: {error}",
@@ -69,7 +68,7 @@ class Ledger:
         return b"" if self.record is None else self.record.branch
 
     def adopt(self, commit: pb.Commit) -> None:
-        """Make a verified commit the newest one."""
+        """Make a verified commit the newest one. Raises `DISK_FULL` and changes nothing then."""
         if self._directory is not None:
             write_atomic(self._directory / "commit.bin", commit.SerializeToString())
         self._remember(commit)
@@ -78,9 +77,16 @@ class Ledger:
         self.commit = commit
         self.record = parse_record(commit.record)
         self.commit_id = commit_id(commit.record)
+        self.resignations = {}
         self._commits[self.commit_id] = commit
+        self._commits.move_to_end(self.commit_id)
         while len(self._commits) > KEPT_COMMITS:
             self._commits.popitem(last=False)
+
+    def knows(self, identifier: bytes) -> pb.RoundRecord | None:
+        """The record of a remembered commit."""
+        commit = self._commits.get(identifier)
+        return parse_record(commit.record) if commit is not None else None
 
     def find(self, round_index: int) -> pb.Commit | None:
         """The remembered commit of a round, newest branch first."""
@@ -89,31 +95,79 @@ class Ledger:
                 return commit
         return None
 
-    def acceptor(self) -> Acceptor:
-        """The acceptor of the open round; change it through `promise` and `accept` only."""
-        instance = (self.commit_id, self.next_round)
-        if self._acceptor_of != instance:
-            self._acceptor_of, self._acceptor = instance, Acceptor()
-        return self._acceptor
+    # ---- this peer's word -----------------------------------------------------------------
 
-    def promise(self, ballot: BallotKey) -> bool:
+    def _load_word(self, path: Path) -> None:
+        if not path.exists():
+            return
+        try:
+            fields = msgpack.unpackb(path.read_bytes())
+            for key, (promised, accepted, record) in fields["acceptors"]:
+                self._acceptors[key] = Acceptor(tuple(promised), tuple(accepted), record)
+            self._promised_after = fields["promised_after"]
+            self.abstains_after = fields["abstains_after"]
+            for data in fields["resignations"]:
+                resignation = pb.Resignation.FromString(data)
+                if resignation.base_commit == self.commit_id:
+                    self.resignations[resignation.peer] = resignation
+        except Exception:  # damaged: what was promised is unknown, so promise nothing here
+            self._acceptors.clear()
+            self.abstains_after = self.commit_id
+
+    @property
+    def abstains(self) -> bool:
+        """True when this peer has no vote in the majority's decision about the open round."""
+        return self.abstains_after == self.commit_id
+
+    @property
+    def has_promised(self) -> bool:
+        """True when this peer has given its word in any decision about the open round."""
+        return bool(self._acceptors) and self._promised_after == self.commit_id
+
+    def abstain(self) -> None:
+        """Give up the vote in the open round; on disk before it returns."""
+        self.abstains_after = self.commit_id
+        self._save()
+
+    def note_resignation(self, resignation: pb.Resignation) -> None:
+        """Remember that another member gave up its vote in the open round."""
+        self.resignations[resignation.peer] = resignation
+        self._save()
+
+    def acceptor(self, decision: bytes) -> Acceptor:
+        """This peer's word in a decision; to be changed through `promise` and `accept` only."""
+        return self._acceptors.get(decision, Acceptor())
+
+    def promise(self, decision: bytes, ballot: BallotKey) -> bool:
         """`Acceptor.promise`, on disk before it returns."""
-        return self._update(lambda acceptor: acceptor.promise(ballot))
+        return self._update(decision, lambda acceptor: acceptor.promise(ballot))
 
-    def accept(self, ballot: BallotKey, record: bytes) -> bool:
+    def accept(self, decision: bytes, ballot: BallotKey, record: bytes) -> bool:
         """`Acceptor.accept`, on disk before it returns."""
-        return self._update(lambda acceptor: acceptor.accept(ballot, record))
+        return self._update(decision, lambda acceptor: acceptor.accept(ballot, record))
 
-    def _update(self, change: Callable[[Acceptor], bool]) -> bool:
-        acceptor = self.acceptor()
+    def _update(self, decision: bytes, change: Callable[[Acceptor], bool]) -> bool:
+        acceptor = self._acceptors.setdefault(decision, Acceptor())
         granted = change(acceptor)
-        if granted and self._directory is not None:
-            fields = {
-                "previous": self._acceptor_of[0],
-                "round": self._acceptor_of[1],
-                "promised": acceptor.promised,
-                "accepted": acceptor.accepted,
-                "record": acceptor.record,
-            }
-            write_atomic(self._directory / "acceptor.bin", msgpack.packb(fields))
+        if acceptor.promised == NO_BALLOT:
+            del self._acceptors[decision]
+        if granted:
+            self._acceptors.move_to_end(decision)
+            self._promised_after = self.commit_id
+            while len(self._acceptors) > KEPT_DECISIONS:
+                self._acceptors.popitem(last=False)
+            self._save()
         return granted
+
+    def _save(self) -> None:
+        if self._directory is None:
+            return
+        fields: dict[str, Any] = {
+            "acceptors": [
+                (key, (a.promised, a.accepted, a.record)) for key, a in self._acceptors.items()
+            ],
+            "promised_after": self._promised_after,
+            "abstains_after": self.abstains_after,
+            "resignations": [r.SerializeToString() for r in self.resignations.values()],
+        }
+        write_atomic(self._directory / "acceptors.bin", msgpack.packb(fields))

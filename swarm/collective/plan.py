@@ -74,7 +74,8 @@ class PlanInputs:
     """What a leader knows when it makes a plan.
 
     `offers[peer][fragment]` is the weight a peer offers; only peers that trained from `base_commit`
-    are in it. `readers`: fragment -> peers that keep a copy without training it.
+    are in it. `readers_keep_all`: every member keeps every fragment, so all of them compute the
+    result and a majority of all must agree on it; else only those who contribute to it do.
     """
 
     run_id: bytes
@@ -134,7 +135,7 @@ def _plan_fragment(
         contributors=list(weights),
         weights=list(weights.values()),
         receivers=list(members) if inputs.readers_keep_all else list(weights),
-        holders=list(weights),
+        holders=list(members) if inputs.readers_keep_all else list(weights),
         codec=inputs.codec,
         parts=split_parts(inputs.numel[fragment], reducers, inputs.bandwidth),
     )

@@ -124,9 +124,8 @@ def _missing(inputs: RecordInputs) -> list[pb.Suspect]:
 
 
 def _routed(inputs: RecordInputs) -> list[int]:
-    rows = [list(inputs.ready[p].routed_tokens) for p in inputs.contributors]
-    width = max((len(row) for row in rows), default=0)
-    return [sum(row[i] for row in rows if len(row) == width) for i in range(width)]
+    rows = [r for p in inputs.contributors if (r := list(inputs.ready[p].routed_tokens))]
+    return [sum(column) for column in zip(*rows, strict=True)]
 
 
 def _mean_loss(inputs: RecordInputs, tokens: int) -> float:

@@ -24,6 +24,7 @@ from swarm.errors import Code, SwarmError
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.data_pb2 import ReduceChunk, ReduceFrame
 
+POLL_S = 0.5
 WINDOW = 8  # chunks that may wait per contributor before its stream is held back
 
 Sink = Callable[[Job, F32], None]
@@ -54,6 +55,8 @@ class ReduceSession:
         self._stall_s = stall.total_seconds()
         self._failure: AttemptFailedError | None = None
         self._lock = threading.Lock()
+        self._served: set[str] = set()
+        self._finished = False
         contributors = {p for job in self.jobs for p in job.contributors} - {me}
         receivers = {p for job in self.jobs for p in job.receivers} - {me}
         self._inbox: dict[str, queue.Queue[ReduceChunk | None]] = {
@@ -101,6 +104,7 @@ class ReduceSession:
                 self._sink(job, codec.decode(payload, job.elements))
         for outbox in self._outbox.values():
             outbox.put(None)
+        self._finished = True
 
     def _reduce(self, job: Job) -> F32:
         total: F32 | None = None
@@ -114,6 +118,8 @@ class ReduceSession:
             term = values * np.float32(weight)
             total = term if total is None else np.add(total, term, out=total)
         assert total is not None, "a job has at least one contributor"
+        if not np.isfinite(total).all():
+            self._abort(f"the mean of {job.fragment} is not finite", {})
         return total
 
     def _next_chunk(self, peer: str, job: Job) -> F32:
@@ -141,8 +147,11 @@ class ReduceSession:
         A stream that breaks before all of the member's slices arrived fails the session and names
         the peer. A member that breaks off later is no longer needed: it only misses the result.
         """
-        if peer not in self._inbox and peer not in self._outbox:
-            yield ReduceFrame(failure="not a member of this attempt")
+        with self._lock:
+            welcome = (peer in self._inbox or peer in self._outbox) and peer not in self._served
+            self._served.add(peer)
+        if not welcome:
+            yield ReduceFrame(failure="not a member of this attempt, or here already")
             return
         reader = threading.Thread(
             target=self._take, args=(peer, frames), daemon=True, name=f"reduce-{peer[-6:]}"
@@ -151,7 +160,7 @@ class ReduceSession:
         finished = False
         try:
             outbox = self._outbox.get(peer)
-            while outbox is not None and (frame := outbox.get()) is not None:
+            while outbox is not None and (frame := self._next_frame(outbox)) is not None:
                 yield frame
             if outbox is None:
                 reader.join()
@@ -159,6 +168,15 @@ class ReduceSession:
         finally:
             if not finished and reader.is_alive():
                 self.fail(f"{peer} closed its stream", {peer: "connection lost"})
+
+    def _next_frame(self, outbox: queue.Queue[ReduceFrame | None]) -> ReduceFrame | None:
+        """The next answer; None at the end, also when the session ended without one."""
+        while True:
+            try:
+                return outbox.get(timeout=POLL_S)
+            except queue.Empty:
+                if self._failure is not None or self._finished:
+                    return None
 
     def _take(self, peer: str, frames: Iterator[ReduceFrame]) -> None:
         expected = sum(peer in job.contributors for job in self.jobs)
@@ -170,7 +188,7 @@ class ReduceSession:
                     return
                 while self._failure is None:
                     try:
-                        self._inbox[peer].put(frame.chunk, timeout=0.5)
+                        self._inbox[peer].put(frame.chunk, timeout=POLL_S)
                         break
                     except queue.Full:
                         continue

@@ -15,6 +15,8 @@ import numpy as np
 from swarm.collective.codecs import F32
 from swarm.wire import collective_pb2 as pb
 
+MAX_SHADOWS = 4  # results of different attempts of one round; an older one is fetched again
+
 
 def sha256_of(values: F32) -> bytes:
     """SHA-256 over the little-endian fp32 bytes of a flat array."""
@@ -66,8 +68,13 @@ class CanonicalState:
         self._shadows: list[dict[str, FragmentState]] = []
 
     def add_shadow(self, shadow: dict[str, FragmentState]) -> None:
-        """Keep the result of an attempt until a commit says which one stands."""
-        self._shadows.append(shadow)
+        """Keep the result of an attempt until a commit says which one stands.
+
+        Attempts of the same survivors give the same bits; they are kept once.
+        """
+        known = [{n: s.theta_sha256 for n, s in old.items()} for old in self._shadows]
+        if {n: s.theta_sha256 for n, s in shadow.items()} not in known:
+            self._shadows = [*self._shadows[-(MAX_SHADOWS - 1) :], shadow]
 
     def adopt(self, record: pb.RoundRecord, wanted: Iterable[str]) -> list[pb.FragmentVersion]:
         """Swap in what the record agreed on; returns the fragments that must be downloaded.

@@ -24,7 +24,7 @@ def _require(condition: bool, problem: str) -> None:
         raise SwarmError(Code.MESSAGE_MALFORMED, problem)
 
 
-def check_ready(ready: pb.Ready, numel: Mapping[str, int]) -> None:
+def check_ready(ready: pb.Ready, numel: Mapping[str, int], routing_width: int) -> None:
     """A peer's offer: known fragments, finite weights, plausible counts."""
     names = [c.fragment for c in ready.contributions]
     _require(len(set(names)) == len(names), "a fragment is offered twice")
@@ -32,7 +32,7 @@ def check_ready(ready: pb.Ready, numel: Mapping[str, int]) -> None:
     weights = [c.weight for c in ready.contributions]
     _require(all(math.isfinite(w) and 0 <= w <= MAX_TOKENS for w in weights), "impossible weight")
     _require(ready.tokens <= MAX_TOKENS and ready.steps <= MAX_TOKENS, "impossible token count")
-    _require(len(ready.routed_tokens) <= 1 << 20, "too many routing counts")
+    _require(len(ready.routed_tokens) in (0, routing_width), "wrong number of routing counts")
     _require(all(n <= MAX_TOKENS for n in ready.routed_tokens), "impossible routing count")
     _require(math.isfinite(ready.loss), "the loss is not finite")
 
@@ -70,7 +70,7 @@ def _check_fragment_plan(
     _require(
         set(contributors) <= set(fragment.receivers) <= members, f"{name}: impossible receivers"
     )
-    _require(set(fragment.holders) <= set(contributors), f"{name}: impossible holders")
+    _require(set(fragment.holders) <= set(fragment.receivers), f"{name}: impossible holders")
     weights = list(fragment.weights)
     _require(
         len(weights) == len(contributors) and all(math.isfinite(w) and w > 0 for w in weights),
@@ -96,11 +96,13 @@ def check_record(
     """A record to vote for: it may change only what a round changes.
 
     `initial` gives a fragment's version at genesis. `own_results`: parameter hashes that this peer
-    computed in attempts of the round, by fragment; where it has any, the record must name one.
+    computed in attempts of the round, by fragment. A record that agrees with less than half of them
+    is not the outcome of those attempts; a single difference may be this peer's own fault.
     """
     names = [o.state.fragment for o in record.fragments]
     _require(names == sorted(numel), "the record does not name every fragment once")
     before = {o.state.fragment: o.state for o in previous.fragments} if previous else {}
+    compared = agreeing = 0
     for outcome in record.fragments:
         name, state = outcome.state.fragment, outcome.state
         old = before.get(name) or initial(name)
@@ -109,11 +111,10 @@ def check_record(
             continue
         _require(state.version == old.version + 1, f"{name} advanced by more than one version")
         _require(len(state.theta_sha256) == len(state.momentum_sha256) == 32, f"{name} has no hash")
-        computed = own_results.get(name)
-        _require(
-            not computed or state.theta_sha256 in computed,
-            f"{name} is not what was computed here",
-        )
+        if name in own_results:
+            compared += 1
+            agreeing += state.theta_sha256 in own_results[name]
+    _require(2 * agreeing >= compared, "it is not the outcome of the attempts made here")
     roster = set(previous.roster) if previous is not None else set(record.electorate)
     _require(sorted(set(record.roster)) == list(record.roster), "the roster is not sorted")
     _require(bool(record.roster), "the roster is empty")

@@ -11,6 +11,7 @@ Records are only ever taken when their signature, run and lease hold.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Protocol
@@ -19,6 +20,7 @@ from swarm.errors import SwarmError
 from swarm.network.records import LEFT, expires_at_ms, verify_record
 from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
+logger = logging.getLogger(__name__)
 REFRESH = timedelta(seconds=2)
 
 
@@ -73,14 +75,25 @@ class PeerDirectory:
         known = self._known.get(peer)
         return known[1] if known is not None and self._valid(known[1]) else None
 
+    def _expired(self, record: PeerRecord) -> bool:
+        return expires_at_ms(record) <= self._now_ms()
+
     def _valid(self, record: PeerRecord) -> bool:
-        return record.state != LEFT and expires_at_ms(record) > self._now_ms()
+        return record.state != LEFT and not self._expired(record)
 
     async def records(self) -> Mapping[str, PeerRecord]:
-        """Valid records of all known peers; asks the source at most every two seconds."""
+        """Valid records of all known peers; asks the source at most every two seconds.
+
+        Never raises: while the source does not answer, what is known stands until it expires.
+        """
         async with self._lock:
             if self._now_s() - self._refreshed_s >= REFRESH.total_seconds():
-                for signed in (await self._source.signed_records()).values():
-                    self.note(signed)
                 self._refreshed_s = self._now_s()
+                try:
+                    for signed in (await self._source.signed_records()).values():
+                        self.note(signed)
+                except SwarmError as error:
+                    logger.warning("the DHT does not answer, using what is known: %s", error)
+                for peer in [p for p, (_, record) in self._known.items() if self._expired(record)]:
+                    del self._known[peer]
         return {p: record for p, (_, record) in self._known.items() if self._valid(record)}

@@ -58,12 +58,19 @@ class ToyPolicy:
 
     def __init__(self, numel: Mapping[str, int], experts_per_peer: int = 2) -> None:
         self.numel = numel
+        self.routing_width = 0
         self._experts = sum(name.startswith("expert.") for name in numel)
         self._per_peer = min(experts_per_peer, self._experts)
 
     def wanted(self, record: pb.RoundRecord | None) -> Collection[str]:
         """Everything."""
         return self.numel.keys()
+
+    def trains(self, record: pb.RoundRecord, peer: str) -> Collection[str]:
+        """The trunk and the peer's experts."""
+        held = next((list(a.experts) for a in record.assignments if a.peer == peer), [])
+        trunk = [n for n in self.numel if not n.startswith("expert.")]
+        return [*trunk, *(f"expert.{e}" for e in held)]
 
     def initial(self, fragment: str) -> FragmentState:
         """Values drawn from the fragment's name."""
@@ -159,16 +166,17 @@ class SimulatedPeer:
         names = fragments if fragments is not None else self.trainable()
         deltas = {n: self.delta(n, self.ledger.next_round) for n in names}
         return Offer(
-            deltas=deltas, weights={n: float(tokens) for n in names}, steps=1, tokens=tokens
+            deltas=deltas,
+            weights={n: float(tokens) for n in names},
+            base_commit=self.ledger.commit_id,
+            steps=1,
+            tokens=tokens,
         )
 
     def trainable(self) -> list[str]:
         """The trunk and the experts that the newest commit assigns to this peer."""
-        record = self.ledger.record
-        assignments = record.assignments if record is not None else []
-        held = next((list(a.experts) for a in assignments if a.peer == self.peer_id), [])
-        trunk = [n for n in self.swarm.policy.numel if not n.startswith("expert.")]
-        return [*trunk, *(f"expert.{e}" for e in held)]
+        assert self.ledger.record is not None
+        return list(self.swarm.policy.trains(self.ledger.record, self.peer_id))
 
     def delta(self, fragment: str, round_index: int) -> F32:
         """The pseudo-gradient that this peer offers for a fragment in a round."""

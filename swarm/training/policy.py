@@ -31,6 +31,7 @@ class RunPolicy:
             manifest.model, manifest.sync.trunk_fragments, manifest.sync.router_rows
         )
         self.numel: Mapping[str, int] = {n: self.layout.numel(n) for n in self.layout.names}
+        self.routing_width = manifest.model.num_layers * manifest.model.num_experts
         self._me = me
         self._initial: dict[str, FragmentState] = {}
 
@@ -39,16 +40,16 @@ class RunPolicy:
         assignments = record.assignments if record is not None else []
         return next((list(a.experts) for a in assignments if a.peer == self._me), [])
 
-    def trainable(self, record: pb.RoundRecord | None) -> list[str]:
-        """Fragments that this peer trains: the trunk and its experts."""
-        experts = self.held_experts(record)
+    def trains(self, record: pb.RoundRecord, peer: str) -> list[str]:
+        """Fragments that `peer` trains after `record`: the trunk and its experts."""
+        experts = next((list(a.experts) for a in record.assignments if a.peer == peer), [])
         return [*self.layout.trunk_names, *(self.layout.expert_name(e) for e in experts)]
 
     def wanted(self, record: pb.RoundRecord | None) -> Collection[str]:
         """Fragments that this peer keeps: all of them, or with `held` what it trains."""
         if self._me is None or self.manifest.sync.forward == "full":
             return self.layout.names
-        return self.trainable(record)
+        return self.trains(record, self._me) if record is not None else self.layout.trunk_names
 
     def initial(self, fragment: str) -> FragmentState:
         """The fragment at genesis, computed once."""

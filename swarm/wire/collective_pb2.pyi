@@ -51,7 +51,7 @@ class Contribution(_message.Message):
     def __init__(self, fragment: _Optional[str] = ..., weight: _Optional[float] = ..., base_sha256: _Optional[bytes] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("round", "base_commit", "branch", "joining", "contributions", "steps", "tokens", "loss", "routed_tokens", "record", "suspects")
+    __slots__ = ("round", "base_commit", "branch", "joining", "contributions", "steps", "tokens", "loss", "routed_tokens", "record", "suspects", "declined")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BASE_COMMIT_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,7 @@ class Ready(_message.Message):
     ROUTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     RECORD_FIELD_NUMBER: _ClassVar[int]
     SUSPECTS_FIELD_NUMBER: _ClassVar[int]
+    DECLINED_FIELD_NUMBER: _ClassVar[int]
     round: int
     base_commit: bytes
     branch: bytes
@@ -74,7 +75,8 @@ class Ready(_message.Message):
     routed_tokens: _containers.RepeatedScalarFieldContainer[int]
     record: _membership_pb2.SignedRecord
     suspects: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, round: _Optional[int] = ..., base_commit: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., joining: bool = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., loss: _Optional[float] = ..., routed_tokens: _Optional[_Iterable[int]] = ..., record: _Optional[_Union[_membership_pb2.SignedRecord, _Mapping]] = ..., suspects: _Optional[_Iterable[str]] = ...) -> None: ...
+    declined: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, round: _Optional[int] = ..., base_commit: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., joining: bool = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., loss: _Optional[float] = ..., routed_tokens: _Optional[_Iterable[int]] = ..., record: _Optional[_Union[_membership_pb2.SignedRecord, _Mapping]] = ..., suspects: _Optional[_Iterable[str]] = ..., declined: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ReadyReply(_message.Message):
     __slots__ = ("status", "leader", "commit")
@@ -241,8 +243,10 @@ class Resignation(_message.Message):
     def __init__(self, peer: _Optional[str] = ..., base_commit: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class ResignationReply(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("staying",)
+    STAYING_FIELD_NUMBER: _ClassVar[int]
+    staying: bool
+    def __init__(self, staying: bool = ...) -> None: ...
 
 class RoundRecord(_message.Message):
     __slots__ = ("run_id", "branch", "round", "previous", "electorate", "unanimous", "roster", "fragments", "assignments", "outcome", "missing", "joined", "left", "committed_tokens", "routed_tokens", "loss", "proposer", "attempts", "decided_at_ms", "resignations")

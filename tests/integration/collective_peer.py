@@ -136,7 +136,13 @@ class Peer:
         held = next(list(a.experts) for a in record.assignments if a.peer == self.member.me)
         names = ["trunk.0", "trunk.1", *(f"expert.{e}" for e in held)]
         deltas = {n: delta_of(self.member.me, n, self.ledger.next_round) for n in names}
-        offer = Offer(deltas=deltas, weights=dict.fromkeys(names, 100.0), steps=1, tokens=100)
+        offer = Offer(
+            deltas=deltas,
+            weights=dict.fromkeys(names, 100.0),
+            steps=1,
+            tokens=100,
+            base_commit=self.ledger.commit_id,
+        )
         began = time.monotonic()
         await self.member.run_round(offer)
         seconds = time.monotonic() - began

@@ -8,6 +8,7 @@ from swarm.collective.consensus import (
     Acceptor,
     better_history,
     commit_id,
+    decision_key,
     follows,
     fragment_results,
     quorum,
@@ -29,7 +30,7 @@ def record_of(voters, **fields):
     names = [v.peer_id for v in voters]
     return pb.RoundRecord(
         **{"run_id": RUN, "branch": b"b", "round": 3, "previous": b"p", "electorate": names,
-           "roster": names, **fields}
+           "roster": names, "outcome": pb.FULL, **fields}
     )  # fmt: skip
 
 
@@ -121,6 +122,8 @@ def test_a_record_follows_only_its_predecessor_with_its_roster():
     assert not follows(record_of(VOTERS[:3]), b"p", previous)
     assert not follows(record_of(VOTERS, branch=b"c"), b"p", previous)
     assert follows(record_of(VOTERS[:1], branch=b"c", unanimous=True), b"p", previous)
+    stranger = [Identity.generate()]
+    assert not follows(record_of(stranger, branch=b"c", unanimous=True), b"p", previous)
 
 
 def test_two_histories_are_ordered_the_same_way_by_everybody():
@@ -129,6 +132,8 @@ def test_two_histories_are_ordered_the_same_way_by_everybody():
     tie = record_of(VOTERS, committed_tokens=20, branch=b"b")
     assert better_history(large, small) and not better_history(small, large)
     assert better_history(large, tie) and not better_history(tie, large)
+    longer = record_of(VOTERS, committed_tokens=20, branch=b"z", round=9)
+    assert better_history(longer, large) and not better_history(large, longer)
 
 
 def test_a_fragment_advances_by_a_majority_of_its_holders_only():
@@ -146,18 +151,43 @@ def test_a_fragment_advances_by_a_majority_of_its_holders_only():
 
 def test_an_acceptor_keeps_its_word_over_a_restart(tmp_path):
     first = Ledger(tmp_path)
-    assert first.promise((5, "leader"))
+    assert first.promise(b"decision", (5, "leader"))
     again = Ledger(tmp_path)
-    assert not again.promise((4, "leader")) and not again.accept((4, "leader"), b"r")
-    assert again.accept((5, "leader"), b"r")
-    assert Ledger(tmp_path).acceptor().record == b"r"
+    assert again.has_promised
+    assert not again.promise(b"decision", (4, "leader"))
+    assert not again.accept(b"decision", (4, "leader"), b"r")
+    assert again.accept(b"decision", (5, "leader"), b"r")
+    assert Ledger(tmp_path).acceptor(b"decision").record == b"r"
+    assert Ledger(tmp_path).acceptor(b"another").record == b""
 
 
-def test_a_damaged_ledger_is_a_typed_error(tmp_path):
+def test_a_resignation_outlives_a_restart(tmp_path):
+    ledger = Ledger(tmp_path)
+    assert not ledger.abstains
+    ledger.abstain()
+    assert Ledger(tmp_path).abstains
+
+
+def test_a_peer_whose_promises_are_damaged_abstains_instead_of_forgetting_them(tmp_path):
+    Ledger(tmp_path).promise(b"decision", (5, "leader"))
+    (tmp_path / "acceptors.bin").write_bytes(b"\xff\x00garbage")
+    assert Ledger(tmp_path).abstains
+
+
+def test_a_damaged_commit_is_a_typed_error(tmp_path):
     (tmp_path / "commit.bin").write_bytes(b"\xff\x00garbage")
     with pytest.raises(SwarmError) as caught:
         Ledger(tmp_path)
     assert caught.value.code is Code.CHECKPOINT_CORRUPT
+
+
+def test_a_founding_and_the_majority_decide_separately():
+    majority = decision_key(b"c", 3, False, ["a", "b"])
+    assert majority == decision_key(b"c", 3, False, ["c"])
+    assert (
+        len({majority, decision_key(b"c", 3, True, ["a"]), decision_key(b"c", 3, True, ["b"])}) == 3
+    )
+    assert decision_key(b"c", 3, True, ["a", "b"]) == decision_key(b"c", 3, True, ["b", "a"])
 
 
 class Proposer:
@@ -180,8 +210,7 @@ class Proposer:
                     accepted_record=acceptor.record,
                 )
                 if len(self.promises) == majority:
-                    promises = {str(i): p for i, p in self.promises.items()}
-                    self.value = record_to_adopt(promises, pb.Plan()) or self.value
+                    self.value = record_to_adopt(self.promises.values()) or self.value
         else:
             index = rng.randrange(len(acceptors))
             if acceptors[index].accept(self.ballot, self.value):
@@ -215,15 +244,3 @@ def test_the_exploration_catches_an_acceptor_that_forgets_its_promise():
             return True
 
     assert any(len(chosen) > 1 for chosen in explore(Forgetful, 2000))
-
-
-def test_a_founding_is_bound_only_by_one_that_all_its_electors_accepted():
-    founding = pb.RoundRecord(electorate=["a", "b"], unanimous=True).SerializeToString()
-    ballot = pb.Ballot(attempt=1, leader="a")
-    yes = pb.Promise(granted=True, accepted_ballot=ballot, accepted_record=founding)
-    no = pb.Promise(granted=True)
-    same = pb.Plan(electorate=["a", "b"], unanimous=True)
-    assert record_to_adopt({"a": yes, "b": yes}, same) == founding
-    assert record_to_adopt({"a": yes, "b": no}, same) == b""
-    assert record_to_adopt({"a": yes}, pb.Plan(electorate=["a"], unanimous=True)) == b""
-    assert record_to_adopt({"a": yes, "b": yes}, pb.Plan(electorate=["a", "b"])) == b""

@@ -8,7 +8,7 @@ import pytest
 from swarm.collective.consensus import verify_commit
 from swarm.collective.leader import straggler_deadline_s
 from swarm.identity import verify
-from swarm.simulation.swarm import SimulatedSwarm, toy_manifest
+from swarm.simulation.swarm import SimulatedSwarm, ToyPolicy, toy_manifest
 from swarm.wire import collective_pb2 as pb
 
 
@@ -191,18 +191,12 @@ def test_peer_with_wrong_bits_is_given_the_agreed_ones():
         swarm = SimulatedSwarm(4)
         await swarm.start()
         liar = swarm.peers[0]
-        apply = swarm.policy.apply
 
-        class Wrong:
-            numel = swarm.policy.numel
-            wanted = swarm.policy.wanted
-            initial = swarm.policy.initial
-            assign = swarm.policy.assign
-
+        class Wrong(ToyPolicy):
             def apply(self, fragment, mean, state, contributors):
-                return apply(fragment, mean + np.float32(1e-3), state, contributors)
+                return super().apply(fragment, mean + np.float32(1e-3), state, contributors)
 
-        liar.member.context.policy = Wrong()
+        liar.member.context.policy = Wrong(swarm.policy.numel)
         records = await swarm.round()
         swarm.assert_level()
         assert next(o for o in records[0].fragments if o.state.fragment == "trunk.0").advanced
