@@ -242,7 +242,7 @@ class Daemon:
             await asyncio.wait({training, overtaken}, return_when=asyncio.FIRST_COMPLETED)
             if member.ledger.commit_id != base_id:
                 return None
-            return self._offer(await training, record)
+            return self._offer(await training, record, base_id)
         finally:
             for task in (training, overtaken):
                 task.cancel()
@@ -274,7 +274,7 @@ class Daemon:
         self.status.loss = float(message["loss"])
         self.status.tokens_per_second = float(message["tokens_per_second"])
 
-    def _offer(self, result: RoundResult, record: pb.RoundRecord) -> Offer:
+    def _offer(self, result: RoundResult, record: pb.RoundRecord, base_id: bytes) -> Offer:
         status, layout = self.status, self.policy.layout
         status.step, status.loss = result.steps, result.loss
         status.tokens_trained += result.tokens
@@ -286,6 +286,7 @@ class Daemon:
         return Offer(
             deltas={name: self.buffers.delta[name] for name in weights},
             weights=weights,
+            base_commit=base_id,
             steps=result.steps,
             tokens=result.tokens,
             loss=result.loss,

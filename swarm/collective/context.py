@@ -94,7 +94,7 @@ class Offer:
 
     deltas: Mapping[str, F32]
     weights: Mapping[str, float]
-    base_commit: bytes = b""  # commit id of the state it was trained from
+    base_commit: bytes  # commit id of the state it was trained from
     steps: int = 0
     tokens: int = 0
     loss: float = 0.0
