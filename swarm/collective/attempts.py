@@ -83,7 +83,8 @@ class Attempts:
             shadow = await loop.run_in_executor(self._threads, self._shadow, plan, means, base)
             if self._current is not exchange:
                 return
-            self._context.state.add_shadow(shadow)
+            sources = {f.fragment: list(f.contributors) for f in plan.fragments}
+            self._context.state.add_shadow(shadow, sources)
             report.results.extend(version_message(f, s) for f, s in sorted(shadow.items()))
         except AttemptFailedError as error:
             if self._current is not exchange:

@@ -128,7 +128,8 @@ class Elector:
             self._ledger.record,
             lambda name: version_message(name, policy.initial(name)),
             policy.numel,
-            member.state.shadow_hashes(),
+            member.state.results,
+            member.max_round_tokens,
         )
         self._ledger.accept(decision, ballot, accept.record)
         text = vote_text(member.run_id, accept.ballot, accept.record)

@@ -86,6 +86,8 @@ class RoundLeader:
 
     async def note_report(self, sender: str, report: pb.Report) -> bool:
         """A member finished, or failed, an attempt."""
+        if report.ballot.attempt != self._attempt or report.ballot.leader != self._member.me:
+            return False
         self._reports[(ballot_key(report.ballot), sender)] = report
         await self._notify()
         return True

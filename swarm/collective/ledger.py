@@ -38,8 +38,9 @@ class Ledger:
         self.abstains_after: bytes | None = None  # commit id; no word in the round after it
         self.resignations: dict[str, pb.Resignation] = {}  # of others, for the open round
         self._acceptors: OrderedDict[bytes, Acceptor] = OrderedDict()
-        self._promised_after = b""  # commit id whose following round this peer has a word in
+        self._promised_after: bytes | None = None  # commit id; a word was given in its next round
         if directory is not None:
+            self._load_history(directory / "commits")
             self._load_commit(directory / "commit.bin")
             self._load_word(directory / "acceptors.bin")
 
@@ -70,8 +71,28 @@ class Ledger:
     def adopt(self, commit: pb.Commit) -> None:
         """Make a verified commit the newest one. Raises `DISK_FULL` and changes nothing then."""
         if self._directory is not None:
-            write_atomic(self._directory / "commit.bin", commit.SerializeToString())
+            data = commit.SerializeToString()
+            record = parse_record(commit.record)
+            name = f"{record.round:012d}-{commit_id(commit.record).hex()[:16]}.bin"
+            write_atomic(self._directory / "commits" / name, data)
+            write_atomic(self._directory / "commit.bin", data)
         self._remember(commit)
+        self._prune_history()
+
+    def _load_history(self, directory: Path) -> None:
+        """Earlier commits, which let a peer show where its branch comes from."""
+        for path in sorted(directory.glob("*.bin")):
+            try:
+                self._remember(pb.Commit.FromString(path.read_bytes()))
+            except Exception:  # a damaged link only shortens what can be shown
+                path.unlink(missing_ok=True)
+        self.commit, self.record, self.commit_id = None, None, b""
+
+    def _prune_history(self) -> None:
+        if self._directory is not None:
+            paths = sorted((self._directory / "commits").glob("*.bin"))
+            for path in paths[:-KEPT_COMMITS]:
+                path.unlink(missing_ok=True)
 
     def _remember(self, commit: pb.Commit) -> None:
         self.commit = commit
@@ -112,7 +133,7 @@ class Ledger:
                     self.resignations[resignation.peer] = resignation
         except Exception:  # damaged: what was promised is unknown, so promise nothing here
             self._acceptors.clear()
-            self.abstains_after = self.commit_id
+            self.abstains_after = self._promised_after = self.commit_id
 
     @property
     def abstains(self) -> bool:
@@ -122,7 +143,7 @@ class Ledger:
     @property
     def has_promised(self) -> bool:
         """True when this peer has given its word in any decision about the open round."""
-        return bool(self._acceptors) and self._promised_after == self.commit_id
+        return self._promised_after == self.commit_id
 
     def abstain(self) -> None:
         """Give up the vote in the open round; on disk before it returns."""

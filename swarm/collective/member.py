@@ -36,7 +36,7 @@ from swarm.collective.leader import RoundLeader
 from swarm.collective.ledger import KEPT_COMMITS
 from swarm.collective.plan import rendezvous_order, round_key
 from swarm.collective.recovery import Resync
-from swarm.collective.validate import check_ready
+from swarm.collective.validate import check_ready, check_report, grows_plausibly
 from swarm.errors import SwarmError
 from swarm.identity import verify
 from swarm.wire import collective_pb2 as pb
@@ -55,6 +55,9 @@ class RoundMember:
         self.timeouts = context.manifest.timeouts
         self.ledger = context.ledger
         self.state = context.state
+        training = context.manifest.training
+        round_tokens = training.inner_steps * training.batch_size * training.sequence_length
+        self.max_round_tokens = 4 * round_tokens  # of one peer; weights are clipped to 4 as well
         self.offer: Offer | None = None
         self.boundary_since: float | None = None  # when this peer became ready for the open round
         self.changed = asyncio.Condition()  # notified when the newest commit changes
@@ -69,6 +72,7 @@ class RoundMember:
         self._background: set[asyncio.Task[None]] = set()
         self.leader: RoundLeader | None = None
         self.elector = Elector(self)
+        self._waiting_for = ("", 0.0)  # the leader that was told of the offer, and since when
         self.failure: SwarmError | None = None  # why this peer can not go on
         self._serve()
         if self.ledger.record is not None:
@@ -110,7 +114,8 @@ class RoundMember:
         return False
 
     async def _on_ready(self, sender: str, ready: pb.Ready) -> pb.ReadyReply:
-        check_ready(ready, self.context.policy.numel, self.context.policy.routing_width)
+        policy = self.context.policy
+        check_ready(ready, policy.numel, policy.routing_width, self.max_round_tokens)
         self.heard_from(sender)
         self.context.directory.note(ready.record)
         commit = self.ledger.commit
@@ -168,6 +173,7 @@ class RoundMember:
         return list(self.ledger.record.roster) if self.ledger.record is not None else []
 
     async def _on_report(self, sender: str, report: pb.Report) -> pb.ReportReply:
+        check_report(report, self.context.policy.numel)
         self.heard_from(sender)
         noted = self.leader is not None and await self.leader.note_report(sender, report)
         return pb.ReportReply(noted=noted)
@@ -190,19 +196,21 @@ class RoundMember:
 
     # ---- commits --------------------------------------------------------------------------
 
-    async def consider(self, commit: pb.Commit, source: str) -> bool:
+    async def consider(self, commit: pb.Commit, source: str, *, trusting: bool = False) -> bool:
         """Adopt a commit that `source` told of, if it is ours to follow; True when it was adopted.
 
         The direct successor of the newest commit is. Any other must be of a better history and be
-        shown to come from a commit known here, link by link. A peer that has adopted nothing since
-        its start has no history to compare with and takes what is well voted.
+        shown to come from a commit known here, link by link. `trusting` skips that: a newcomer has
+        no history to compare with and takes what is well voted.
         """
         record = verify_commit(commit, self.run_id, verify)
         current = self.ledger.record
         successor = follows(record, self.ledger.commit_id, current) and not record.unanimous
         if not successor and not better_history(record, current):
             return False
-        if not successor and self.commit_times and not await self._descends(record, source):
+        if successor and not grows_plausibly(record, current, self.max_round_tokens):
+            return False
+        if not successor and not trusting and not await self._descends(record, source):
             self.context.emit(RoundEvent("commit_refused", record.round, f"told by {source}"))
             return False
         await self.adopt(commit, record)
@@ -213,15 +221,20 @@ class RoundMember:
         for _ in range(KEPT_COMMITS):
             ancestor = self.ledger.knows(record.previous)
             if ancestor is not None or not record.previous:
-                return follows(record, record.previous, ancestor)
+                return self._links(record, ancestor)
             reply = await self.call(source, pb.GetCommit(round=record.round - 1), pb.GetCommitReply)
             if commit_id(reply.commit.record) != record.previous:
                 return False
             link = verify_commit(reply.commit, self.run_id, verify)
-            if not follows(record, record.previous, link):
+            if not self._links(record, link):
                 return False
             record = link
         return False
+
+    def _links(self, record: pb.RoundRecord, previous: pb.RoundRecord | None) -> bool:
+        return follows(record, record.previous, previous) and grows_plausibly(
+            record, previous, self.max_round_tokens
+        )
 
     async def adopt(self, commit: pb.Commit, record: pb.RoundRecord) -> None:
         """Make a commit ours, which was verified and is ours to follow. Raises `DISK_FULL`."""
@@ -254,14 +267,14 @@ class RoundMember:
         """Where the data plane finds the attempt of an incoming stream."""
         return self.attempts.registry
 
-    async def catch_up(self, peer: str) -> None:
-        """Ask a peer that seems ahead for its newest commit."""
+    async def catch_up(self, peer: str, *, trusting: bool = False) -> None:
+        """Ask a peer that seems ahead for its newest commit; see `consider`."""
         with contextlib.suppress(SwarmError):
             reply = await self.call(peer, pb.GetCommit(latest=True), pb.GetCommitReply)
             if reply.commit.record:
                 for member in reply.members:
                     self.context.directory.note(member.record)
-                await self.consider(reply.commit, peer)
+                await self.consider(reply.commit, peer, trusting=trusting)
 
     async def _send_report(self, leader: str, report: pb.Report) -> None:
         if leader == self.me:
@@ -353,6 +366,9 @@ class RoundMember:
             if reply.status == pb.ReadyReply.STALE:
                 with contextlib.suppress(SwarmError):
                     await self.consider(reply.commit, leader)
+            elif self._waits_too_long_for(leader):
+                self.declined.add(leader)
+                continue
             elif reply.status == pb.ReadyReply.NOT_LEADER and not reply.leader:
                 self.declined.add(leader)
                 continue
@@ -362,13 +378,21 @@ class RoundMember:
         self.suspects.clear()
         self.declined.clear()
 
+    def _waits_too_long_for(self, leader: str) -> bool:
+        """True when a leader takes this peer's word again and again but makes no plan."""
+        now = self.context.clock()
+        if self._waiting_for[0] != leader or self._waiting_for[1] < (self.boundary_since or now):
+            self._waiting_for = (leader, now)
+        patience_s = self.timeouts.round_s + self.timeouts.attempt_s
+        return self.offer is not None and now - self._waiting_for[1] > patience_s
+
     async def _candidates(self) -> list[str]:
         if self.ledger.record is not None:
             return self.succession()
         records = await self.context.directory.records()
         founded = [p for p, r in records.items() if r.branch and p != self.me]
         for peer in founded:
-            await self.catch_up(peer)
+            await self.catch_up(peer, trusting=not self.commit_times)
         return [] if founded else self.succession(records)
 
     def _open_key(self) -> tuple[bytes, int]:

@@ -98,6 +98,7 @@ def _add_fragments(
         outcome = record.fragments.add(advanced=name in advanced)
         if name in advanced:
             outcome.state.CopyFrom(advanced[name])
+            outcome.state.version = agreed(name, inputs.previous, policy).version + 1
             outcome.contributors.extend(planned[name].contributors)
             outcome.weights.extend(planned[name].weights)
         else:

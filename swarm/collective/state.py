@@ -7,7 +7,7 @@ So the state of the last commits can be served to others while the next one is b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +15,8 @@ import numpy as np
 from swarm.collective.codecs import F32
 from swarm.wire import collective_pb2 as pb
 
+# (fragment, contributors) -> hashes of parameters and momentum
+Results = dict[tuple[str, tuple[str, ...]], tuple[bytes, bytes]]
 MAX_SHADOWS = 4  # results of different attempts of one round; an older one is fetched again
 
 
@@ -66,12 +68,20 @@ class CanonicalState:
         self.fragments: dict[str, FragmentState] = dict(fragments)
         self._previous: dict[str, FragmentState] = {}
         self._shadows: list[dict[str, FragmentState]] = []
+        self._results: Results = {}
 
-    def add_shadow(self, shadow: dict[str, FragmentState]) -> None:
+    def add_shadow(
+        self, shadow: dict[str, FragmentState], contributors: Mapping[str, Sequence[str]]
+    ) -> None:
         """Keep the result of an attempt until a commit says which one stands.
 
-        Attempts of the same survivors give the same bits; they are kept once.
+        Attempts of the same survivors give the same bits; they are kept once. `contributors` says
+        whose updates each fragment was computed from.
         """
+        for name, result in shadow.items():
+            key = (name, tuple(contributors[name]))
+            self._results[key] = (result.theta_sha256, result.momentum_sha256)
+
         known = [{n: s.theta_sha256 for n, s in old.items()} for old in self._shadows]
         if {n: s.theta_sha256 for n, s in shadow.items()} not in known:
             self._shadows = [*self._shadows[-(MAX_SHADOWS - 1) :], shadow]
@@ -102,15 +112,13 @@ class CanonicalState:
         self._previous = self.fragments
         self.fragments = chosen
         self._shadows = []
+        self._results = {}
         return lacking
 
-    def shadow_hashes(self) -> dict[str, set[bytes]]:
-        """Parameter hashes that this peer computed in the attempts of the open round."""
-        hashes: dict[str, set[bytes]] = {}
-        for shadow in self._shadows:
-            for name, state in shadow.items():
-                hashes.setdefault(name, set()).add(state.theta_sha256)
-        return hashes
+    @property
+    def results(self) -> Results:
+        """What this peer computed in the attempts of the open round, and from whose updates."""
+        return self._results
 
     def put(self, fragment: str, state: FragmentState) -> None:
         """Add a downloaded fragment."""

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 
 from swarm.collective.codecs import CODECS
 from swarm.collective.plan import CHUNK_ELEMENTS
+from swarm.collective.state import Results
 from swarm.errors import Code, SwarmError
 from swarm.wire import collective_pb2 as pb
 
-MAX_TOKENS = 1 << 44  # of one peer in one round
+MAX_TOP_K = 1 << 10
 MAX_PEERS = 4096
 MAX_ATTEMPT_JUMP = 1000  # ballots beyond the highest promised one
 
@@ -24,16 +25,19 @@ def _require(condition: bool, problem: str) -> None:
         raise SwarmError(Code.MESSAGE_MALFORMED, problem)
 
 
-def check_ready(ready: pb.Ready, numel: Mapping[str, int], routing_width: int) -> None:
+def check_ready(
+    ready: pb.Ready, numel: Mapping[str, int], routing_width: int, max_tokens: int
+) -> None:
     """A peer's offer: known fragments, finite weights, plausible counts."""
     names = [c.fragment for c in ready.contributions]
     _require(len(set(names)) == len(names), "a fragment is offered twice")
     _require(set(names) <= numel.keys(), "an unknown fragment is offered")
     weights = [c.weight for c in ready.contributions]
-    _require(all(math.isfinite(w) and 0 <= w <= MAX_TOKENS for w in weights), "impossible weight")
-    _require(ready.tokens <= MAX_TOKENS and ready.steps <= MAX_TOKENS, "impossible token count")
+    _require(all(math.isfinite(w) and 0 <= w <= max_tokens for w in weights), "impossible weight")
+    _require(ready.tokens <= max_tokens and ready.steps <= max_tokens, "impossible token count")
     _require(len(ready.routed_tokens) in (0, routing_width), "wrong number of routing counts")
-    _require(all(n <= MAX_TOKENS for n in ready.routed_tokens), "impossible routing count")
+    counts = ready.routed_tokens
+    _require(all(n <= max_tokens * MAX_TOP_K for n in counts), "impossible routing count")
     _require(math.isfinite(ready.loss), "the loss is not finite")
 
 
@@ -91,13 +95,14 @@ def check_record(
     previous: pb.RoundRecord | None,
     initial: Callable[[str], pb.FragmentVersion],
     numel: Mapping[str, int],
-    own_results: Mapping[str, set[bytes]],
+    own_results: Results,
+    max_tokens: int,
 ) -> None:
     """A record to vote for: it may change only what a round changes.
 
-    `initial` gives a fragment's version at genesis. `own_results`: parameter hashes that this peer
-    computed in attempts of the round, by fragment. A record that agrees with less than half of them
-    is not the outcome of those attempts; a single difference may be this peer's own fault.
+    `initial` gives a fragment's version at genesis. `own_results`: what this peer computed from the
+    same contributors' updates. A record that agrees with less than half of it is not the outcome of
+    those attempts; a single difference may be this peer's own fault. `max_tokens`: of one peer.
     """
     names = [o.state.fragment for o in record.fragments]
     _require(names == sorted(numel), "the record does not name every fragment once")
@@ -111,14 +116,35 @@ def check_record(
             continue
         _require(state.version == old.version + 1, f"{name} advanced by more than one version")
         _require(len(state.theta_sha256) == len(state.momentum_sha256) == 32, f"{name} has no hash")
-        if name in own_results:
+        own = own_results.get((name, tuple(outcome.contributors)))
+        if own is not None:
             compared += 1
-            agreeing += state.theta_sha256 in own_results[name]
+            agreeing += own == (state.theta_sha256, state.momentum_sha256)
     _require(2 * agreeing >= compared, "it is not the outcome of the attempts made here")
     roster = set(previous.roster) if previous is not None else set(record.electorate)
     _require(sorted(set(record.roster)) == list(record.roster), "the roster is not sorted")
     _require(bool(record.roster), "the roster is empty")
     _require(set(record.roster) <= roster | set(record.joined), "the roster has strangers")
-    tokens = previous.committed_tokens if previous is not None else 0
-    grown = record.committed_tokens - tokens
-    _require(0 <= grown <= MAX_TOKENS * MAX_PEERS, "impossible token count")
+    _require(grows_plausibly(record, previous, max_tokens), "impossible token count")
+
+
+def grows_plausibly(
+    record: pb.RoundRecord, previous: pb.RoundRecord | None, max_tokens: int
+) -> bool:
+    """True when a round added no more tokens than its electors can have trained.
+
+    The history with more tokens wins, so nobody may write down any number; the first commit has 0.
+    """
+    if previous is None:
+        return record.committed_tokens == 0
+    grown = record.committed_tokens - previous.committed_tokens
+    return 0 <= grown <= max_tokens * len(record.electorate)
+
+
+def check_report(report: pb.Report, numel: Mapping[str, int]) -> None:
+    """A member's report: no more than one result for each fragment, hashes of the right size."""
+    names = [r.fragment for r in report.results]
+    _require(len(set(names)) == len(names) and set(names) <= numel.keys(), "impossible results")
+    hashes = [h for r in report.results for h in (r.theta_sha256, r.momentum_sha256)]
+    _require(all(len(h) == 32 for h in hashes), "a hash has the wrong size")
+    _require(len(report.suspects) <= MAX_PEERS, "too many suspects")
