@@ -123,6 +123,7 @@ class DataClient:
         self._traffic = traffic
         self._lock = threading.Lock()
         self._links: dict[str, _Link] = {}
+        self._closed = False
 
     def reduce(
         self, record: PeerRecord, frames: Iterator[ReduceFrame], timeout: timedelta
@@ -153,8 +154,9 @@ class DataClient:
         )
 
     def close(self) -> None:
-        """Close all channels; calls in flight fail."""
+        """Close all channels; calls in flight fail, and so do later ones."""
         with self._lock:
+            self._closed = True
             links, self._links = list(self._links.values()), {}
         for link in links:
             link.channel.close()
@@ -164,6 +166,8 @@ class DataClient:
         addresses = tuple(record.data_addresses)
         digest = certificate_sha256(record.tls_certificate)
         with self._lock:
+            if self._closed:
+                raise SwarmError(Code.PEER_UNREACHABLE, "this node is stopping")
             link = self._links.get(record.peer_id)
             if link is not None:
                 if link.addresses == addresses and link.certificate_sha256 == digest:

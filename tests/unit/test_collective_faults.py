@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from swarm.collective.consensus import commit_id, verify_commit, vote_text
+from swarm.collective.validate import check_record
 from swarm.config import TimeoutPolicy
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity, verify
@@ -398,3 +399,53 @@ def test_one_who_accuses_everybody_is_the_one_left_out():
     assert set(standing.excluded) == {bad} and not standing.dead
     standing.judge({rest[0]: report([rest[1]])}, plan, alive=[])
     assert set(standing.dead) == {rest[1]}
+
+
+def test_a_leader_that_lives_but_makes_no_plan_is_passed_over():
+    async def story():
+        swarm = quick_swarm(3)
+        await swarm.start()
+        lazy = leader_of(swarm)
+
+        class Lazy:
+            def __init__(self, key):
+                self.key, self.finished = key, False
+
+            def note_ready(self, sender, ready):
+                pass
+
+        lazy.member.leader = Lazy((lazy.ledger.commit_id, lazy.ledger.next_round))
+        records = await swarm.round(40)
+        assert {r.round for r in records} == {1}
+        assert records[0].proposer != lazy.peer_id
+        swarm.assert_level()
+        await swarm.close()
+
+    run(story())
+
+
+def test_a_voter_compares_a_record_only_with_what_it_computed_from_the_same_updates():
+    numel = {"a": 1, "b": 1, "c": 1}
+    previous = pb.RoundRecord(roster=["p"], round=1)
+    for name in numel:
+        previous.fragments.add().state.CopyFrom(pb.FragmentVersion(fragment=name))
+    record = pb.RoundRecord(roster=["p"], electorate=["p"], round=2)
+    for name in numel:
+        outcome = record.fragments.add(advanced=True, contributors=["p", "q"])
+        outcome.state.CopyFrom(
+            pb.FragmentVersion(
+                fragment=name, version=1, theta_sha256=b"t" * 32, momentum_sha256=b"m" * 32
+            )
+        )
+
+    def check(own):
+        check_record(record, previous, lambda name: pb.FragmentVersion(), numel, own, 100)
+
+    other = (b"x" * 32, b"m" * 32)
+    check({(name, ("p",)): other for name in numel})
+    check({("a", ("p", "q")): other, ("b", ("p", "q")): (b"t" * 32, b"m" * 32)})
+    with pytest.raises(SwarmError, match="not the outcome"):
+        check({(name, ("p", "q")): other for name in numel})
+    record.committed_tokens = 2**40
+    with pytest.raises(SwarmError, match="token count"):
+        check({})

@@ -20,7 +20,7 @@ def commit(
     names = sorted(peer.peer_id for peer in electors)
     record = pb.RoundRecord(
         run_id=RUN_ID, branch=branch, round=number, electorate=names, roster=names,
-        committed_tokens=100 * number,
+        committed_tokens=100 * number, outcome=pb.FULL,
     ).SerializeToString()  # fmt: skip
     ballot = make_ballot((1, names[0]))
     votes = [

@@ -99,7 +99,9 @@ def test_addresses_to_keep_over_a_restart_leave_oneself_out():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "127.0.0.1:4700", "/ip4/127.0.0.1/tcp/4700", "/ip4/1.2.3.4/tcp/1/p2p/Qm", ALICE]
+    "text",
+    ["", "127.0.0.1:4700", "/ip4/127.0.0.1/tcp/4700", "/ip4/1.2.3.4/tcp/1/p2p/Qm", ALICE],
+    ids=["empty", "host and port", "no peer", "cut peer", "peer alone"],
 )
 def test_address_without_a_peer_id_is_refused_with_an_example(text):
     with pytest.raises(SwarmError) as caught:

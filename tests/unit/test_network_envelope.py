@@ -85,6 +85,7 @@ def test_message_without_signature_is_refused():
         ("signature", b"x"),
         ("sender", "nobody"),
     ],
+    ids=["kind", "other sender", "time", "payload", "signature", "short signature", "no sender"],
 )
 def test_any_change_after_signing_is_noticed(field, value):
     envelope = sealed()

@@ -1,0 +1,196 @@
+"""Fragments on disk: after every commit, one save at a time, two generations, a full disk."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import node.keeping
+from node.daemon_status import Status
+from node.keeping import FragmentKeeper
+from swarm.collective.state import FragmentState
+from swarm.errors import Code, SwarmError
+from swarm.experts.store import FragmentStore
+
+LIMIT_S = 10.0
+Fragments = dict[str, FragmentState]
+
+
+def generation(number: int) -> Fragments:
+    """Two fragments, of which only the first changes from commit to commit."""
+    changing = np.full(8, number, np.float32)
+    return {
+        "trunk.0": FragmentState.of(changing, -changing - 1, number),
+        "expert.0": FragmentState.of(np.full(8, 0.5, np.float32), np.zeros(8, np.float32), 0),
+    }
+
+
+class WatchedStore(FragmentStore):
+    """Counts saves that run at once, and can be held up or made to fail."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.failure: SwarmError | None = None
+        self.running = self.most_running = 0
+        self.lock = threading.Lock()
+
+    def put(self, sha256: bytes, values: np.ndarray) -> None:
+        with self.lock:
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
+        self.entered.set()
+        assert self.gate.wait(LIMIT_S)
+        try:
+            if self.failure is not None:
+                raise self.failure
+            super().put(sha256, values)
+        finally:
+            with self.lock:
+                self.running -= 1
+
+    def keep(self, hashes: Iterable[bytes]) -> None:
+        assert self.running == 0
+        super().keep(hashes)
+
+    def has(self, fragments: Fragments) -> bool:
+        hashes = [h for s in fragments.values() for h in (s.theta_sha256, s.momentum_sha256)]
+        return all(self._path(h).exists() for h in hashes)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async def poll() -> None:
+        while not condition():
+            await asyncio.sleep(0.005)
+
+    await asyncio.wait_for(poll(), LIMIT_S)
+
+
+def play(
+    tmp_path: Path,
+    scenario: Callable[[FragmentKeeper, WatchedStore, list[str]], Awaitable[None]],
+    clock: Callable[[], float] = lambda: 1000.0,
+) -> None:
+    """Run `scenario` beside the keeper's background task."""
+
+    async def main() -> None:
+        store, said = WatchedStore(tmp_path / "fragments"), list[str]()
+        keeper = FragmentKeeper(store, Status(said.append), clock)
+        task = asyncio.create_task(keeper.run())
+        try:
+            await scenario(keeper, store, said)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            store.gate.set()
+
+    asyncio.run(main())
+
+
+def test_every_commit_is_on_disk_and_the_two_newest_stay(tmp_path: Path) -> None:
+    async def scenario(keeper: FragmentKeeper, store: WatchedStore, said: list[str]) -> None:
+        for number in range(4):
+            keeper.note(generation(number), complete=True)
+            await until(lambda n=number: store.has(generation(n)))
+        await until(lambda: not store.has(generation(1)))
+        assert store.has(generation(2)) and store.has(generation(3))
+        assert not store.has(generation(0))
+        assert said == []
+
+    play(tmp_path, scenario)
+
+
+def test_saves_never_overlap_and_of_those_that_wait_the_newest_is_written(tmp_path: Path) -> None:
+    async def scenario(keeper: FragmentKeeper, store: WatchedStore, said: list[str]) -> None:
+        store.gate.clear()
+        keeper.note(generation(0), complete=True)
+        await until(store.entered.is_set)
+        for number in (1, 2, 3):
+            keeper.note(generation(number), complete=True)
+            await asyncio.sleep(0.01)
+        store.gate.set()
+        await until(lambda: store.has(generation(3)))
+        assert store.most_running == 1
+        assert store.has(generation(0)) and not store.has(generation(1))
+
+    play(tmp_path, scenario)
+
+
+def test_the_last_save_waits_for_the_running_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = WatchedStore(tmp_path / "fragments")
+        keeper = FragmentKeeper(store, Status(lambda line: None))
+        store.gate.clear()
+        keeper.note(generation(0), complete=True)
+        task = asyncio.create_task(keeper.run())
+        await until(store.entered.is_set)
+        task.cancel()  # as when the node stops; the thread is still writing
+        await asyncio.gather(task, return_exceptions=True)
+        keeper.note(generation(1), complete=True)
+        finishing = asyncio.create_task(keeper.finish())
+        await asyncio.sleep(0.05)
+        assert not finishing.done() and not store.has(generation(1))
+        store.gate.set()
+        await asyncio.wait_for(finishing, LIMIT_S)
+        assert store.has(generation(0)) and store.has(generation(1))
+        assert store.most_running == 1
+
+    asyncio.run(main())
+
+
+def test_while_fragments_are_still_missing_nothing_is_removed(tmp_path: Path) -> None:
+    async def scenario(keeper: FragmentKeeper, store: WatchedStore, said: list[str]) -> None:
+        for number in range(3):
+            keeper.note(generation(number), complete=False)
+            await until(lambda n=number: store.has(generation(n)))
+        keeper.note(generation(3), complete=True)
+        await until(lambda: not store.has(generation(2)))
+        assert store.has(generation(3))
+
+    play(tmp_path, scenario)
+
+
+def test_a_large_model_is_written_at_intervals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node.keeping, "SAVE_AT_ONCE_BYTES", 1)
+    now_s = [1000.0]
+
+    async def scenario(keeper: FragmentKeeper, store: WatchedStore, said: list[str]) -> None:
+        keeper.note(generation(0), complete=True)
+        await until(lambda: store.has(generation(0)))
+        now_s[0] += node.keeping.SAVE_EVERY.total_seconds() - 0.1
+        keeper.note(generation(1), complete=True)
+        await asyncio.sleep(0.05)
+        assert not store.has(generation(1))
+        await until(lambda: store.has(generation(1)))
+
+    play(tmp_path, scenario, clock=lambda: now_s[0])
+
+
+def test_a_full_disk_is_said_once_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node.keeping, "SAVE_EVERY", node.keeping.SAVE_EVERY / 1000)
+
+    async def scenario(keeper: FragmentKeeper, store: WatchedStore, said: list[str]) -> None:
+        store.failure = SwarmError(Code.DISK_FULL, "no space")
+        for number in range(3):
+            store.entered.clear()
+            keeper.note(generation(number), complete=True)
+            await until(store.entered.is_set)
+        await until(lambda: len(said) == 1)
+        assert "DISK_FULL" in said[0]
+        store.failure = None
+        await until(lambda: store.has(generation(2)))  # although no commit came since
+        await until(lambda: len(said) == 2)
+        assert "works again" in said[1]
+
+    play(tmp_path, scenario)
