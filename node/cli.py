@@ -55,7 +55,6 @@ def build_parser() -> Parser:
 def run_command_line(arguments: Sequence[str]) -> int:
     """Run one command and return the exit code; all errors are printed, none is raised."""
     as_json = "--json" in arguments
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it logs every lost connection
     _treat_termination_as_interrupt()
     try:
         parsed = build_parser().parse_args(arguments)

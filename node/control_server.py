@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -44,17 +43,16 @@ class NodeControl(node_pb2_grpc.NodeControlServicer):  # type: ignore[misc]
 
 @contextlib.asynccontextmanager
 async def control_server(directory: Path, servicer: NodeControl) -> Any:
-    """Serve on `<directory>/node.sock` for the length of the block; the socket goes with it."""
+    """Serve on `<directory>/node.sock` for the length of the block; the socket goes with it.
+
+    The process's umask must keep others from the socket, as `run_daemon` makes sure.
+    """
     path = socket_path(directory)
     path.unlink(missing_ok=True)  # of a node that was killed; the directory's lock is ours
     server = grpc.aio.server()
     node_pb2_grpc.add_NodeControlServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-    old_mask = os.umask(0o177)
-    try:
-        server.add_insecure_port(f"unix:{path}")
-        await server.start()
-    finally:
-        os.umask(old_mask)
+    server.add_insecure_port(f"unix:{path}")
+    await server.start()
     try:
         yield
     finally:

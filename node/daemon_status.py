@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from swarm.errors import Code, SwarmError
 from swarm.wire import node_pb2
 
 KEPT_ROUNDS = 2000
@@ -40,11 +41,13 @@ class Status:
     loss: float = 0.0
     tokens_per_second: float = 0.0
     tokens_trained: int = 0
+    device: str = ""
     held_experts: list[int] = field(default_factory=list)
     last_counted_round: int = 0
     data_report: dict[str, int] = field(default_factory=dict)
     worker_pid: int = 0
     rounds: deque[node_pb2.RoundSummary] = field(default_factory=lambda: deque(maxlen=KEPT_ROUNDS))
+    troubles: dict[str, Code] = field(default_factory=dict)
 
     def enter(self, state: State, reason: str) -> None:
         """Change the state, or its reason; a change is said once."""
@@ -55,3 +58,25 @@ class Status:
         if state != self.state or state in (State.STARTING, State.JOINING):
             self.report(f"{state.value}: {reason}")
         self.state, self.reason = state, reason
+
+    def note_round(self, summary: node_pb2.RoundSummary, me: str) -> None:
+        """Add a commit to the history and say what became of this node's update."""
+        self.rounds.append(summary)
+        counted = me in summary.contributors
+        if counted:
+            self.last_counted_round = summary.round
+        self.report(
+            f"round {summary.round} {summary.outcome}: {len(summary.contributors)} of "
+            f"{summary.electorate} contributed, loss {summary.loss:.3f}, "
+            f"own update {'counted' if counted else 'not in it'}"
+        )
+
+    def note_trouble(self, what: str, error: SwarmError | None) -> None:
+        """What is tried again and again failed, or works (None); a change is said once."""
+        before = self.troubles.get(what)
+        if error is None:
+            if self.troubles.pop(what, None) is not None:
+                self.report(f"{what}: works again")
+        elif error.code != before:
+            self.troubles[what] = error.code
+            self.report(f"warning: {what}: {error}")

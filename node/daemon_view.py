@@ -42,11 +42,12 @@ def round_summary(daemon: Daemon, seconds: float) -> node_pb2.RoundSummary:
         bytes_received=sum(traffic.received.values()),
         attempts=record.attempts,
         committed_at_ms=record.decided_at_ms,
+        electorate=len(record.electorate),
     )
 
 
-async def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
-    """The state of a node now."""
+def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
+    """The state of a node now, from what it knows: nobody else is asked."""
     status, ledger, traffic = daemon.status, daemon.ledger, daemon.data_plane.traffic
     record = ledger.record
     reply = node_pb2.StatusReply(
@@ -77,30 +78,31 @@ async def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
         version=__version__,
         last_counted_round=status.last_counted_round,
         data_report=status.data_report,
+        device=status.device,
     )
     if daemon.network is not None:
         reply.refused.update(daemon.network.refused + daemon.data_plane.refused)
-    reply.peers.extend(await _peer_rows(daemon))
+    reply.peers.extend(_peer_rows(daemon))
     return reply
 
 
-async def _peer_rows(daemon: Daemon) -> list[node_pb2.PeerStatus]:
-    if daemon.directory is None or daemon.member is None:
+def _peer_rows(daemon: Daemon) -> list[node_pb2.PeerStatus]:
+    if daemon.publisher is None or daemon.member is None:
         return []
     record, member, traffic = daemon.ledger.record, daemon.member, daemon.data_plane.traffic
     roster = set(record.roster) if record is not None else set()
     assigned = {a.peer: list(a.experts) for a in record.assignments} if record else {}
-    known = await daemon.directory.records()
+    publisher = daemon.publisher
     sent, received = traffic.sent, traffic.received
     rows = []
-    for peer in sorted({*known, *roster}):
-        found = known.get(peer)
+    for peer in sorted({*publisher.known, *roster}):
+        found = publisher.record_of(peer)
         rows.append(
             node_pb2.PeerStatus(
                 peer_id=peer,
                 display_name=found.display_name if found is not None else "",
                 domain=found.domain if found is not None else "",
-                path="self" if peer == member.me else daemon.paths.get(peer, "none"),
+                path="self" if peer == member.me else publisher.paths.get(peer, "none"),
                 held_experts=assigned.get(peer, []),
                 tokens_per_second=found.tokens_per_second if found is not None else 0.0,
                 in_roster=peer in roster,

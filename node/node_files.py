@@ -1,15 +1,20 @@
-"""The files of one node's directory: the lock that makes it one node's, and the saved fragments."""
+"""The files of one node's directory: the lock that makes it one node's, and the saved fragments.
+
+What a node trains on is private, so nobody but its user may read the directory or a file in it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from node.paths import make_directory
 from swarm.collective.state import FragmentState
+from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.experts.store import FragmentStore
 from swarm.files import storage_error, write_atomic
@@ -20,10 +25,15 @@ ADDRESSES = "peers.txt"
 
 @contextlib.contextmanager
 def node_lock(directory: Path) -> Iterator[None]:
-    """Hold the node's directory. Raises `NODE_ALREADY_RUNNING` when another process does."""
+    """Make the directory private and hold it.
+
+    Raises `NODE_ALREADY_RUNNING` when another process does, or `DIR_NOT_WRITABLE`.
+    """
     make_directory(directory)
     path = directory / "node.lock"
     try:
+        if not directory.stat().st_mode & stat.S_ISVTX:  # not /tmp itself, which is everybody's
+            directory.chmod(0o700)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise storage_error(path, error) from error
@@ -42,6 +52,19 @@ def node_lock(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def require_same_run(
+    directory: Path, manifest_path: Path, manifest: RunManifest, record: pb.RoundRecord | None
+) -> None:
+    """Raise `RUN_MISMATCH` when the newest commit of a node is of another run than its manifest."""
+    if record is not None and record.run_id != manifest.run_id:
+        raise SwarmError(
+            Code.RUN_MISMATCH,
+            f"{directory} belongs to run {record.run_id.hex()[:16]}, "
+            f"{manifest_path} is run {manifest.run_id.hex()[:16]}",
+            "give this run its own directory with --dir",
+        )
+
+
 def load_addresses(directory: Path) -> tuple[str, ...]:
     """Addresses of peers met in earlier runs of this node, so that it needs no bootstrap peer."""
     try:
@@ -53,10 +76,9 @@ def load_addresses(directory: Path) -> tuple[str, ...]:
 
 def save_addresses(directory: Path, addresses: Sequence[str]) -> None:
     """Keep the addresses for the next start. Raises `DISK_FULL` or `DIR_NOT_WRITABLE`."""
-    text = "".join(f"{address}\n" for address in sorted(addresses))
-    path = directory / ADDRESSES
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_atomic(path, text.encode())
+    if load_addresses(directory) != tuple(sorted(addresses)):
+        text = "".join(f"{address}\n" for address in sorted(addresses))
+        write_atomic(directory / ADDRESSES, text.encode())
 
 
 def load_fragments(store: FragmentStore, record: pb.RoundRecord | None) -> dict[str, FragmentState]:
@@ -78,10 +100,8 @@ def load_fragments(store: FragmentStore, record: pb.RoundRecord | None) -> dict[
     return found
 
 
-def save_fragments(store: FragmentStore, fragments: dict[str, FragmentState]) -> None:
-    """Write all fragments and remove those of earlier rounds. Raises `DISK_FULL`."""
+def save_fragments(store: FragmentStore, fragments: Mapping[str, FragmentState]) -> None:
+    """Write the fragments that are not there yet. Raises `DISK_FULL` or `DIR_NOT_WRITABLE`."""
     for state in fragments.values():
         store.put(state.theta_sha256, state.theta)
         store.put(state.momentum_sha256, state.momentum)
-    hashes = [(s.theta_sha256, s.momentum_sha256) for s in fragments.values()]
-    store.keep(h for pair in hashes for h in pair)

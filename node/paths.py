@@ -9,6 +9,7 @@ from pathlib import Path
 from swarm.errors import Code, SwarmError
 from swarm.files import storage_error
 
+PRIVATE_MASK = 0o077  # umask of daemon and worker: what they make is for their user alone
 SOCKET_NAME = "node.sock"
 SOCKET_PATH_LIMIT = 100  # bytes; sockaddr_un holds 108 on Linux and 104 on macOS
 

@@ -69,15 +69,19 @@ def render_status(status: StatusReply, now_ms: int) -> RenderableType:
 
 
 def _facts(status: StatusReply) -> list[tuple[str, str]]:
-    outcome = f" ({status.last_outcome.lower()})" if status.last_outcome else ""
-    counted = f"{status.last_counted_round}" if status.last_counted_round else "none yet"
+    committed = "no commit yet"
+    if status.last_outcome:
+        counted = f"{status.last_counted_round}" if status.last_counted_round else "none yet"
+        committed = f"{status.round} committed ({status.last_outcome.lower()})"
+        committed += f", own update last counted in: {counted}"
     facts = [
         ("node", f"{status.display_name} {status.peer_id}, process {status.pid}"),
         ("run", f"{status.run_name} {status.run_id[:16]}"),
         ("domain", status.domain),
-        ("round", f"{status.round} committed{outcome}, own update last counted in: {counted}"),
+        ("round", committed),
         ("step", f"{status.step} of {status.steps_per_round} in this round"),
         ("training", f"{status.tokens_per_second:.0f} tokens/s, loss {status.loss:.3f}"),
+        ("device", status.device or "not known yet"),
         ("tokens", f"{status.tokens_trained} here, {status.committed_tokens} in the run"),
         ("experts", numbers(status.held_experts)),
         (

@@ -10,19 +10,20 @@ torch come after the thread that watches the socket has started, as they take se
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
 import os
-import queue
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from node.worker_protocol import HEADER, Message, body_bytes, decode, encode
+from node.paths import PRIVATE_MASK
+from node.worker_channel import Channel
+from node.worker_protocol import Message
 from swarm.errors import Code, SwarmError
 
 if TYPE_CHECKING:
@@ -31,59 +32,8 @@ if TYPE_CHECKING:
     from swarm.training.trainer import Trainer
 
 PROGRESS_EVERY_S = 0.25
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h; arguments are bytes
 T = TypeVar("T")
-
-
-class Channel:
-    """Blocking messages over a socket; a thread reads them and ends the process on EOF."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self.request_id: Any = None
-        self._finish_id: Any = None
-        self._stopping = False
-        threading.Thread(target=self._read, name="requests", daemon=True).start()
-
-    def next_request(self) -> Message:
-        """Wait for the next request and make it the one that `send` answers."""
-        request = self.requests.get()
-        self.request_id = request.get("id")
-        return request
-
-    def told_to_finish(self) -> bool:
-        """True when the daemon wants the current request to end early."""
-        return self._stopping or (
-            self.request_id is not None and self._finish_id == self.request_id
-        )
-
-    def send(self, message: Message) -> None:
-        """Answer the current request."""
-        try:
-            self.connection.sendall(encode({"id": self.request_id, **message}))
-        except OSError:
-            os._exit(0)  # the daemon is gone
-
-    def _read(self) -> None:
-        try:
-            while True:
-                message = decode(self._exactly(body_bytes(self._exactly(HEADER.size))))
-                if message["type"] == "finish":
-                    self._finish_id = message.get("id")
-                    continue
-                self._stopping = self._stopping or message["type"] == "stop"
-                self.requests.put(message)
-        except (OSError, EOFError, SwarmError):
-            os._exit(0)  # not sys.exit: the main thread may be deep inside a step
-
-    def _exactly(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            piece = self.connection.recv(count - len(data))
-            if not piece:
-                raise EOFError
-            data += piece
-        return data
 
 
 class Worker:
@@ -274,6 +224,20 @@ def _volunteer_for_the_oom_killer() -> None:
         pass
 
 
+def keep_freed_memory() -> None:
+    """Let malloc reuse the memory that it has, instead of asking the system for it in each step.
+
+    glibc gives large tensors back to the system when they are freed and faults them in again page
+    by page in the next step; with these limits a step has next to no page faults and is 3 to 7 %
+    faster (measured on CPU). It must come before torch allocates; other C libraries are left alone.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)
+        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TOP_PAD, 1 << 28)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Serve the daemon at the other end of `--fd` until it says stop or is gone."""
     parser = argparse.ArgumentParser(prog="node.worker", description=__doc__)
@@ -281,6 +245,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--memory-fd", type=int, required=True, help="inherited shared memory")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.umask(PRIVATE_MASK)
+    keep_freed_memory()
     _volunteer_for_the_oom_killer()
     Worker(Channel(socket.socket(fileno=options.fd)), options.memory_fd).run()
     return 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from swarm.errors import Code, SwarmError
@@ -27,23 +28,22 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes | memoryview, *, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to a temporary file beside `path`, sync it, and rename it over `path`.
 
+    Who may read it is up to the process's umask, as with any new file.
     Raises `DISK_FULL` or `DIR_NOT_WRITABLE`; the temporary file is removed then.
     """
-    temporary: str | None = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, mode)
         os.replace(temporary, path)
         _sync_directory(path.parent)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise storage_error(path, error) from error

@@ -57,8 +57,14 @@ class FragmentStore:
         return np.frombuffer(data, dtype="<f4")
 
     def keep(self, hashes: Iterable[bytes]) -> None:
-        """Remove every blob that is not named."""
+        """Remove every blob that is not named, and what a crash left half written.
+
+        Not to be called while another thread is in `put`. Raises `DIR_NOT_WRITABLE`.
+        """
         names = {self._path(sha256).name for sha256 in hashes}
-        for path in self._directory.iterdir():
-            if path.name not in names:
-                path.unlink(missing_ok=True)
+        try:
+            for path in self._directory.iterdir():
+                if path.name not in names:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(self._directory, error) from error

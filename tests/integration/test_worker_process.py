@@ -113,6 +113,22 @@ def test_a_round_leaves_base_minus_local_in_the_shared_memory(settings: WorkerSe
     play(scenario)
 
 
+def test_what_a_worker_writes_is_for_its_user_alone(settings: WorkerSettings) -> None:
+    async def scenario(worker: WorkerProcess, buffers: SharedBuffers) -> None:
+        await worker.init(settings)
+        await worker.save()
+
+    before = os.umask(0o022)
+    try:
+        play(scenario)
+    finally:
+        os.umask(before)
+    assert settings.checkpoint is not None
+    written = [settings.checkpoint, *settings.data_dir.rglob("*")]
+    assert len(written) >= 4
+    assert [path for path in written if path.stat().st_mode & 0o077] == []
+
+
 def test_an_uncommitted_round_is_repeated_from_the_same_base(settings: WorkerSettings) -> None:
     async def scenario(worker: WorkerProcess, buffers: SharedBuffers) -> None:
         await worker.init(settings)

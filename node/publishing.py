@@ -1,0 +1,121 @@
+"""What a node tells the swarm about itself, and what it last heard of the others.
+
+publisher = RecordPublisher(config, network, directory, ledger, status, data_plane, data_port)
+await publisher.publish()          # once at the start; raises when the DHT does not take it
+await publisher.run()              # keeps it true until cancelled
+publisher.known, publisher.paths   # for `node status`, which must not wait for the DHT
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+
+from node.daemon_config import DaemonConfig
+from node.daemon_status import Status
+from node.node_files import save_addresses
+from swarm import __version__
+from swarm.collective.ledger import Ledger
+from swarm.errors import SwarmError
+from swarm.network.data_plane import DataPlane
+from swarm.network.membership import PeerDirectory
+from swarm.network.p2p import PeerNetwork
+from swarm.wire.membership_pb2 import PeerRecord
+
+RECORD_LEASE = timedelta(seconds=60)
+LOOK_EVERY_S = 1.0
+
+
+def data_addresses(multiaddrs: Iterable[str], port: int) -> list[str]:
+    """ "host:port" of the data plane on each IP address at which this node itself is reached.
+
+    IPv6 addresses are bracketed; names, and the addresses of relays, are left out.
+    """
+    found = set()
+    for multiaddr in multiaddrs:
+        _, protocol, host, *rest = multiaddr.split("/")
+        if protocol in ("ip4", "ip6") and "p2p-circuit" not in rest:
+            found.add(f"[{host}]:{port}" if protocol == "ip6" else f"{host}:{port}")
+    return sorted(found)
+
+
+class RecordPublisher:
+    """See the module docstring.
+
+    Attributes:
+        known: ids of the live peers, as of the last look.
+        paths: how each connected peer is reached.
+    """
+
+    def __init__(
+        self,
+        config: DaemonConfig,
+        network: PeerNetwork,
+        directory: PeerDirectory,
+        ledger: Ledger,
+        status: Status,
+        data_plane: DataPlane,
+        data_port: int,
+    ) -> None:
+        self.known: frozenset[str] = frozenset()
+        self.paths: Mapping[str, str] = {}
+        self._config = config
+        self._network = network
+        self._directory = directory
+        self._ledger = ledger
+        self._status = status
+        self._data_plane = data_plane
+        self._data_port = data_port
+
+    async def run(self) -> None:
+        """Publish after each commit and every third of the lease; look at the others in between."""
+        loop = asyncio.get_running_loop()
+        published_s, published = loop.time(), self._content()
+        while True:
+            try:
+                self.known = frozenset(await self._directory.records())
+                self.paths = await self._network.paths()
+                late = loop.time() - published_s > RECORD_LEASE.total_seconds() / 3
+                if late or self._content() != published:
+                    published_s, published = loop.time(), self._content()
+                    await self.publish()
+                    save_addresses(self._config.directory, self._network.known_addresses)
+            except SwarmError as error:
+                published = ()
+                self._status.note_trouble("keeping in touch with the swarm", error)
+            else:
+                self._status.note_trouble("keeping in touch with the swarm", None)
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def record_of(self, peer: str) -> PeerRecord | None:
+        """The newest record of a peer from anywhere, if its lease still holds."""
+        return self._directory.record(peer)
+
+    def _content(self) -> tuple[object, ...]:
+        """What the record must not be wrong about for long."""
+        return self._ledger.commit_id, self._status.device
+
+    async def publish(self) -> None:
+        """Put this node's record into the DHT and into its own directory."""
+        record = self._ledger.record
+        await self._network.publish(
+            PeerRecord(
+                display_name=self._config.name,
+                software_version=__version__,
+                data_addresses=data_addresses(self._network.addresses, self._data_port),
+                tls_certificate=self._data_plane.certificate_pem,
+                device=self._status.device,
+                tokens_per_second=self._status.tokens_per_second,
+                domain=self._config.domain,
+                held_experts=self._status.held_experts,
+                branch=self._ledger.branch,
+                round=record.round if record is not None else 0,
+                committed_tokens=record.committed_tokens if record is not None else 0,
+                commit_id=self._ledger.commit_id,
+                state=self._status.state.value,
+                lease_ttl_ms=round(1000 * RECORD_LEASE.total_seconds()),
+            )
+        )
+        if self._network.signed_record is not None:
+            self._directory.note(self._network.signed_record)

@@ -1,0 +1,183 @@
+"""The daemon's hold on its worker: starts it, restarts it, and turns its rounds into offers.
+
+link = TrainingLink(config, policy, buffers, seed, status)
+await link.start(held)
+offer = await link.train(member)      # None when the round was decided meanwhile
+await link.stop()
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import numpy as np
+
+from node.daemon_config import DaemonConfig
+from node.daemon_status import State, Status
+from node.shared_buffers import SharedBuffers
+from node.worker_link import RoundResult, WorkerProcess, WorkerReady, WorkerSettings
+from node.worker_protocol import Message
+from swarm.collective.context import Offer
+from swarm.collective.member import RoundMember
+from swarm.errors import Code, SwarmError
+from swarm.training.policy import RunPolicy
+from swarm.wire import collective_pb2 as pb
+
+MIN_ROUTED_TOKENS = 16  # below this, an expert's update is optimizer noise and is not offered
+RESTARTS = 3  # in a row
+SAVE_LIMIT = timedelta(seconds=4)
+STOP_GRACE = timedelta(seconds=1)
+
+
+class TrainingLink:
+    """See the module docstring. `seed` orders this node's data."""
+
+    def __init__(
+        self,
+        config: DaemonConfig,
+        policy: RunPolicy,
+        buffers: SharedBuffers,
+        seed: int,
+        status: Status,
+    ) -> None:
+        self._config = config
+        self._policy = policy
+        self._buffers = buffers
+        self._seed = seed
+        self._status = status
+        self._worker: WorkerProcess | None = None
+        self._ready = False
+
+    # ---- the process ----------------------------------------------------------------------
+
+    async def start(self, held: list[int]) -> None:
+        """Start a worker and wait until it is ready. Raises what it found wrong."""
+        self._ready = False
+        directory = self._config.directory
+        self._worker = await WorkerProcess.start(self._buffers.fd, directory / "worker.log")
+        settings = WorkerSettings(
+            manifest=self._policy.manifest,
+            held=held,
+            source=self._config.data,
+            data_dir=self._config.data_dir,
+            domain=self._config.domain,
+            seed=self._seed,
+            threads=self._config.threads,
+            device=self._config.device,
+            checkpoint=directory / "trainer.ckpt",
+        )
+        self._note_ready(await self._worker.init(settings, self._note_data_progress))
+        self._ready = True
+
+    def _note_ready(self, ready: WorkerReady) -> None:
+        assert self._worker is not None
+        status = self._status
+        for warning in ready.warnings:
+            status.report(f"warning: {warning}")
+        status.data_report = {k: v for k, v in ready.data_report.items() if isinstance(v, int)}
+        status.worker_pid = self._worker.pid
+        status.device = ready.device
+        counts = ", ".join(f"{name} {count}" for name, count in status.data_report.items() if count)
+        status.report(f"data ready: {counts}")
+
+    def _note_data_progress(self, message: Message) -> None:
+        self._status.reason = f"preparing data: {message.get('documents', 0)} documents"
+
+    async def stop(self) -> None:
+        """End the worker; its checkpoint is written first if it has anything to save."""
+        worker = self._worker
+        if worker is None:
+            return
+        if not (self._ready and worker.alive):
+            await worker.stop(timedelta(0))  # in the middle of its start there is nothing to keep
+            return
+        try:
+            await asyncio.wait_for(worker.save(), SAVE_LIMIT.total_seconds())
+        except asyncio.TimeoutError:
+            limit_s = SAVE_LIMIT.total_seconds()
+            raise SwarmError(
+                Code.STAGE_TIMEOUT,
+                f"the worker did not write its checkpoint in {limit_s:g} s",
+                "the next start has an older optimizer state, or a fresh one",
+            ) from None
+        finally:
+            await worker.stop(STOP_GRACE)
+
+    # ---- a round --------------------------------------------------------------------------
+
+    async def train(self, member: RoundMember) -> Offer | None:
+        """One round of inner steps; None when the round was decided without this node.
+
+        Raises `WORKER_CRASHED` when restarts do not help, or `NON_FINITE`.
+        """
+        record = member.ledger.record
+        assert record is not None
+        base_id = member.ledger.commit_id  # of the very state that is copied below
+        held = self._policy.held_experts(record)
+        self._status.held_experts = held
+        for name in self._policy.wanted(record):
+            self._buffers.theta[name][:] = member.state.fragments[name].theta
+        self._status.enter(State.TRAINING, f"round {record.round + 1}")
+        training = asyncio.create_task(self._train_in_worker(record, held))
+        overtaken = asyncio.create_task(_until_changed(member, base_id))
+        try:
+            await asyncio.wait({training, overtaken}, return_when=asyncio.FIRST_COMPLETED)
+            result = None if member.ledger.commit_id != base_id else await training
+        finally:
+            for task in (training, overtaken):
+                task.cancel()
+            await asyncio.gather(training, overtaken, return_exceptions=True)
+        if result is None or member.ledger.commit_id != base_id:  # also while those tasks ended
+            return None
+        return self._offer(result, record, base_id)
+
+    async def _train_in_worker(self, record: pb.RoundRecord, held: list[int]) -> RoundResult:
+        for restarts in range(RESTARTS + 1):
+            try:
+                if self._worker is None or not self._worker.alive:
+                    await self.start(held)
+                assert self._worker is not None
+                return await self._worker.train(
+                    round_number=record.round + 1,
+                    steps=self._policy.manifest.training.inner_steps,
+                    committed_tokens=record.committed_tokens,
+                    held=held,
+                    load_LE=np.array(record.routed_tokens) if record.routed_tokens else None,
+                    on_progress=self._note_progress,
+                )
+            except SwarmError as error:
+                if error.code is not Code.WORKER_CRASHED or restarts == RESTARTS:
+                    raise
+                self._status.report(f"warning: {error}")
+                await asyncio.sleep(2**restarts)
+        raise AssertionError("the loop returns or raises")
+
+    def _note_progress(self, message: Message) -> None:
+        self._status.step = int(message["step"])
+        self._status.loss = float(message["loss"])
+        self._status.tokens_per_second = float(message["tokens_per_second"])
+
+    def _offer(self, result: RoundResult, record: pb.RoundRecord, base_id: bytes) -> Offer:
+        status, layout = self._status, self._policy.layout
+        status.step, status.loss = result.steps, result.loss
+        status.tokens_trained += result.tokens
+        status.tokens_per_second = result.tokens / max(result.seconds, 1e-9)
+        weights = {name: float(result.tokens) for name in layout.trunk_names}
+        for expert in self._policy.held_experts(record):
+            routed = float(result.routed_LE[:, expert].mean())
+            weights[layout.expert_name(expert)] = routed if routed >= MIN_ROUTED_TOKENS else 0.0
+        return Offer(
+            deltas={name: self._buffers.delta[name] for name in weights},
+            weights=weights,
+            base_commit=base_id,
+            steps=result.steps,
+            tokens=result.tokens,
+            loss=result.loss,
+            routed_tokens=[int(count) for count in result.routed_LE.reshape(-1)],
+        )
+
+
+async def _until_changed(member: RoundMember, commit_id: bytes) -> None:
+    async with member.changed:
+        await member.changed.wait_for(lambda: member.ledger.commit_id != commit_id)

@@ -1,0 +1,213 @@
+"""The daemon as a real process: private files, a state that outlives a kill, a quick stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tiny_run import tiny_manifest, tiny_peers
+
+from node import exit_codes
+from node.control_client import ControlClient
+from node.testnet import free_port
+from swarm.collective.consensus import parse_record
+from swarm.config import RunManifest
+from swarm.errors import SwarmError
+from swarm.network.data_plane import DataPlane
+from swarm.network.p2p import NetworkConfig, PeerNetwork
+from swarm.wire import collective_pb2 as pb
+from swarm.wire.data_pb2 import ReduceFrame, ReduceHello
+from swarm.wire.membership_pb2 import PeerRecord
+from swarm.wire.node_pb2 import StatusReply
+
+LIMIT_S = 60
+STOP_LIMIT_S = 3.0  # on a quiet machine
+BUSY = 3.0  # how much slower the machine may be that runs the tests
+
+
+class Node:
+    """One `node start`, in a process group of its own with everything it starts."""
+
+    def __init__(self, place: Path, number: int, *options: str, host: str = "127.0.0.1") -> None:
+        self.directory = place / f"node-{number}"
+        self.output = place / f"output-{number}.txt"
+        words = [sys.executable, "-m", "node", "start", "--run", str(place / "RUN.toml")]
+        words += ["--data", str(place / f"text-{number}"), "--domain", f"domain-{number}"]
+        words += ["--dir", str(self.directory), "--listen", f"{host}:{free_port()}", *options]
+        with open(self.output, "ab") as output:
+            self.process = subprocess.Popen(
+                words, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def status(self) -> StatusReply | None:
+        with contextlib.suppress(SwarmError), ControlClient(self.directory) as control:
+            return control.status()
+        return None
+
+    def wait(self, condition: Callable[[StatusReply], bool], what: str) -> StatusReply:
+        deadline = time.monotonic() + LIMIT_S
+        while True:
+            status = self.status()
+            if status is not None and condition(status):
+                return status
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < deadline, f"{what}: {self.output.read_text()}"
+            time.sleep(0.05)
+
+    def signal(self, number: signal.Signals) -> None:
+        os.killpg(self.process.pid, number)
+
+    def interrupt(self) -> float:
+        """Ctrl-C; returns the seconds until the process is gone."""
+        started = time.monotonic()
+        self.process.send_signal(signal.SIGINT)
+        assert self.process.wait(LIMIT_S) == exit_codes.INTERRUPTED, self.output.read_text()
+        return time.monotonic() - started
+
+    def kill(self) -> None:
+        """SIGKILL the daemon and all it started, as when the power fails."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            self.signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Node]]:
+    """Start nodes that are gone at the end of the test."""
+    nodes: list[Node] = []
+    tiny_peers(tmp_path, 2)
+
+    def start_node(number: int, *options: str, host: str = "127.0.0.1") -> Node:
+        nodes.append(Node(tmp_path, number, *options, host=host))
+        return nodes[-1]
+
+    yield start_node
+    for node in nodes:
+        node.kill()
+
+
+def newest_record(directory: Path) -> pb.RoundRecord:
+    return parse_record(pb.Commit.FromString((directory / "commit.bin").read_bytes()).record)
+
+
+def is_on_disk(directory: Path, record: pb.RoundRecord) -> bool:
+    states = [outcome.state for outcome in record.fragments]
+    hashes = [h for s in states for h in (s.theta_sha256, s.momentum_sha256)]
+    return all((directory / "fragments" / f"{h.hex()}.f32").exists() for h in hashes)
+
+
+def test_a_node_keeps_its_files_to_itself_and_goes_on_after_a_kill_where_it_was(
+    tmp_path: Path, start: Callable[..., Node]
+) -> None:
+    tiny_manifest(tmp_path / "RUN.toml", peers=1, inner_steps=60)
+    (tmp_path / "node-0").mkdir(mode=0o755)
+    first = start(0)
+    status = first.wait(lambda s: s.round >= 3, "three rounds")
+    assert status.device == "cpu"
+    # Every commit of the first seconds must be there, not only the first one.
+    deadline = time.monotonic() + 5
+    while not is_on_disk(first.directory, kept := newest_record(first.directory)):
+        assert time.monotonic() < deadline, "the newest commit is not on disk"
+        time.sleep(0.01)
+    first.kill()
+    assert kept.round >= 3
+
+    again = start(0)
+    status = again.wait(lambda s: s.round > kept.round, "one more round")
+    assert status.branch == kept.branch.hex()
+    assert again.interrupt() < STOP_LIMIT_S * BUSY
+    assert first.output.read_text().count("founded") == 1
+    assert "warning" not in first.output.read_text()
+
+    directory = again.directory
+    assert directory.stat().st_mode & 0o777 == 0o700
+    names = {path.name for path in directory.rglob("*")}
+    assert {"commit.bin", "worker.log", "trainer.ckpt", "identity.key", "shards"} <= names
+    open_to_others = [p for p in directory.rglob("*") if p.stat().st_mode & 0o077]
+    assert open_to_others == []
+    assert is_on_disk(directory, newest_record(directory))
+
+
+def test_ctrl_c_is_obeyed_at_once_also_while_a_node_starts(
+    tmp_path: Path, start: Callable[..., Node]
+) -> None:
+    tiny_manifest(tmp_path / "RUN.toml", peers=1)
+    node = start(0)
+    node.wait(lambda s: s.state == "STARTING", "its socket")
+    assert node.interrupt() < STOP_LIMIT_S * BUSY
+    assert "STOPPED" in node.output.read_text()
+
+
+async def record_of(manifest: RunManifest, address: str, key: Path) -> tuple[DataPlane, PeerRecord]:
+    """A stranger's data plane, and the record of the node at `address`."""
+    network = await PeerNetwork.start(key, manifest.run_id, NetworkConfig(initial_peers=(address,)))
+    try:
+        peer = address.rpartition("/")[2]
+        return DataPlane(network.identity, manifest.run_id), (await network.records())[peer]
+    finally:
+        await network.shutdown()
+
+
+def test_a_stop_does_not_wait_for_a_thread_that_serves_a_silent_peer(
+    tmp_path: Path, start: Callable[..., Node]
+) -> None:
+    manifest = tiny_manifest(tmp_path / "RUN.toml", peers=1)
+    node = start(0)
+    status = node.wait(lambda s: s.round >= 1, "a round")
+    plane, record = asyncio.run(record_of(manifest, status.addresses[0], tmp_path / "key"))
+    asked, hold = threading.Event(), threading.Event()
+
+    def frames() -> Iterator[ReduceFrame]:
+        yield ReduceFrame(hello=ReduceHello(branch=b"?", round=10**6))  # an attempt that never is
+        asked.set()
+        hold.wait(LIMIT_S)
+
+    try:
+        plane.reduce_stream(record, frames(), timedelta(seconds=LIMIT_S))
+        assert asked.wait(LIMIT_S)
+        time.sleep(0.3)  # it arrives
+        # The node's handler waits for the attempt for `timeouts.chunk_s`.
+        assert node.interrupt() < min(STOP_LIMIT_S, manifest.timeouts.chunk_s - 1)
+    finally:
+        hold.set()
+        plane.stop()
+
+
+def loopback_host() -> str:
+    """`::1` where the machine has IPv6."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return "[::1]"
+    return "127.0.0.1"
+
+
+def test_two_nodes_average_over_ipv6_and_one_stops_although_the_other_is_frozen(
+    tmp_path: Path, start: Callable[..., Node]
+) -> None:
+    tiny_manifest(tmp_path / "RUN.toml", peers=2)
+    host = loopback_host()
+    frozen = start(0, "--allow-solo", host=host)
+    address = frozen.wait(lambda s: bool(s.addresses), "its address").addresses[0]
+    node = start(1, "--allow-solo", "--peer", address, host=host)
+    status = node.wait(lambda s: s.last_counted_round >= 2, "two rounds with its update")
+    assert {(p.display_name, p.alive) for p in status.peers} == {
+        ("domain-0", True), ("domain-1", True),
+    }  # fmt: skip
+    frozen.signal(signal.SIGSTOP)
+    time.sleep(0.5)
+    asked = time.monotonic()
+    assert node.status() is not None
+    assert time.monotonic() - asked < 1.0
+    assert node.interrupt() < 10.0
+    assert "STOPPED" in node.output.read_text()
