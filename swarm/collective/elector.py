@@ -89,7 +89,7 @@ class Elector:
             return "the plan is not of this run, or not its leader's"
         if plan.base_commit != self._ledger.commit_id or plan.round != self._ledger.next_round:
             if plan.round >= self._ledger.next_round:
-                member.spawn(member.catch_up(sender))
+                member.spawn(member.history.catch_up(sender))
             return "another round is open here"
         if sender not in plan.electorate or member.me not in plan.electorate:
             return "it is not for these electors to decide"
@@ -150,7 +150,7 @@ class Elector:
             self._ledger.note_resignation(word)
             member.suspects[sender] = "left"
             if member.leader is not None and not member.leader.finished:
-                member.leader.note_resignation(sender)
+                member.leader.attendance.note_resignation(sender)
         return pb.ResignationReply(staying=not self._leaving)
 
     async def resign(self) -> None:

@@ -39,7 +39,7 @@ async def discover(member: RoundMember) -> bool:
         )
         if peer != member.me and record.branch and better_history(claim, member.ledger.record):
             before = member.ledger.commit_id
-            await member.catch_up(peer, trusting=not member.commit_times)
+            await member.history.catch_up(peer, trusting=not member.commit_times)
             found = found or member.ledger.commit_id != before
     return found
 

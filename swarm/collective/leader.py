@@ -8,13 +8,13 @@ the survivors until a record is committed, here or by somebody else.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from statistics import median
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from swarm.collective.attendance import Attendance
 from swarm.collective.consensus import (
+    NO_BALLOT,
     BallotKey,
     ballot_key,
     decision_key,
@@ -24,10 +24,9 @@ from swarm.collective.consensus import (
     record_to_adopt,
     verify_vote,
 )
-from swarm.collective.context import READY_INTERVAL, RoundEvent
+from swarm.collective.context import RoundEvent
 from swarm.collective.plan import PlanInputs, make_plan, reducers_of
 from swarm.collective.record import RecordInputs, agreed, build_record
-from swarm.collective.standing import Standing
 from swarm.errors import SwarmError
 from swarm.identity import verify
 from swarm.wire import collective_pb2 as pb
@@ -35,24 +34,10 @@ from swarm.wire import collective_pb2 as pb
 if TYPE_CHECKING:
     from swarm.collective.member import RoundMember
 
-SETTLE_S = 1.5  # a founding waits so long for one more peer
 RETRY_S = 0.5
 MAX_PAUSE_S = 8.0  # between attempts that lead nowhere
 ACCUSATIONS_S = 0.2
 PARTIAL_VOTES_S = 1.0  # after a quorum, how long to wait for the other votes
-
-
-def straggler_deadline_s(spreads: Collection[float], floor_s: float, ceiling_s: float) -> float:
-    """How long to wait for live peers after the first was ready: median + 3 MAD of past rounds.
-
-    `spreads`: seconds between the first and the last arrival of earlier rounds. With fewer than
-    three of them the ceiling holds. Source: hivemind issue 676.
-    """
-    if len(spreads) < 3:
-        return ceiling_s
-    middle = median(spreads)
-    deviation = median(abs(s - middle) for s in spreads)
-    return min(max(middle + 3 * deviation + floor_s, floor_s), ceiling_s)
 
 
 class RoundLeader:
@@ -62,46 +47,24 @@ class RoundLeader:
         self.key = key
         self.finished = False
         self._member = member
-        self._ready: dict[str, pb.Ready] = {}
-        self._arrived: dict[str, float] = {}
-        self._reports: dict[tuple[BallotKey, str], pb.Report] = {}
-        self._changed = asyncio.Condition()
-        self._attempt = 0
-        self._attempts = 0
-        self._standing = Standing(dead={p: "left" for p in member.ledger.resignations})
+        self.attendance = Attendance(member, key)
+        self._ready = self.attendance.ready
+        self._standing = self.attendance.standing
         self._dead = self._standing.dead
         self._excluded = self._standing.excluded
-
-    # ---- what arrives ---------------------------------------------------------------------
-
-    def note_ready(self, sender: str, ready: pb.Ready) -> None:
-        """A peer is at the round's boundary; repeated calls show that it is alive."""
-        now = self._member.context.clock()
-        if sender not in self._ready:
-            self._arrived[sender] = now
-        self._ready[sender] = ready
-        self._member.heard[sender] = now
-        self._dead.pop(sender, None)
-        self._member.spawn(self._notify())
+        self._reports: dict[tuple[BallotKey, str], pb.Report] = {}
+        self._ballot = NO_BALLOT  # of the attempt that is being led
+        self._highest = 0  # attempt number seen so far
+        self._attempts = 0
 
     async def note_report(self, sender: str, report: pb.Report) -> bool:
         """A member finished, or failed, an attempt."""
-        if report.ballot.attempt != self._attempt or report.ballot.leader != self._member.me:
+        ballot = ballot_key(report.ballot)
+        if ballot != self._ballot:
             return False
-        self._reports[(ballot_key(report.ballot), sender)] = report
-        await self._notify()
+        self._reports[(ballot, sender)] = report
+        await self.attendance.notify()
         return True
-
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-    async def _wait_change(self, limit_s: float) -> None:
-        async with self._changed:
-            try:
-                await asyncio.wait_for(self._changed.wait(), limit_s)
-            except asyncio.TimeoutError:
-                return
 
     # ---- the round ------------------------------------------------------------------------
 
@@ -109,9 +72,9 @@ class RoundLeader:
         """Lead until the round is decided."""
         pause_s = RETRY_S
         try:
-            while self._open():
-                await self._collect()
-                if not self._open() or await self._better_leader_leads():
+            while self.attendance.open():
+                await self.attendance.collect()
+                if not self.attendance.open() or await self._better_leader_leads():
                     return
                 try:
                     if await self._one_attempt():
@@ -137,93 +100,29 @@ class RoundLeader:
         return order.index(rival) < order.index(member.me) and await member.alive(rival)
 
     def _decision(self) -> bytes:
-        unanimous = self._founding or self._branching()
+        unanimous = self.attendance.founding or self._branching()
         return decision_key(*self.key, unanimous, self._electorate(unanimous))
-
-    def note_resignation(self, peer: str) -> None:
-        """A member left in good order."""
-        self._dead[peer] = "left"
-        self._member.spawn(self._notify())
-
-    def _open(self) -> bool:
-        ledger = self._member.ledger
-        return self.key == (ledger.commit_id, ledger.next_round)
-
-    @property
-    def _founding(self) -> bool:
-        return self._member.ledger.record is None
-
-    def _roster(self) -> list[str]:
-        record = self._member.ledger.record
-        if record is not None:
-            return list(record.roster)
-        return sorted(p for p in self._ready if p not in self._dead)
-
-    async def _collect(self) -> None:
-        """Wait for everybody who lives, at most until the adaptive deadline.
-
-        The deadline runs from the first update that is offered: somebody who only asks to enter
-        must not cut short the training of the others.
-        """
-        clock = self._member.context.clock
-        while self._open():
-            roster = self._roster()
-            if self._founding:
-                newest = max(self._arrived.values(), default=clock())
-                known = await self._member.context.directory.records()
-                settled = set(known) <= set(self._ready) or clock() - newest > SETTLE_S
-                if len(roster) >= self._member.context.manifest.membership.min_peers and settled:
-                    return
-            else:
-                await self._bury(p for p in roster if p not in self._ready)
-                if all(p in self._ready or p in self._dead for p in roster):
-                    return
-                offered = self._offer_times()
-                if offered and clock() - min(offered) > self._deadline_s():
-                    return
-            await self._wait_change(RETRY_S)
-
-    def _offer_times(self) -> list[float]:
-        return [self._arrived[p] for p, ready in self._ready.items() if ready.contributions]
-
-    def _deadline_s(self) -> float:
-        member, timeouts = self._member, self._member.timeouts
-        intervals = [b - a for a, b in itertools.pairwise(member.commit_times)]
-        floor_s = max(2 * timeouts.heartbeat_s, median(intervals) / 4 if intervals else 0.0)
-        return straggler_deadline_s(member.arrival_spreads, floor_s, timeouts.round_s)
-
-    async def _bury(self, peers: Iterable[str]) -> None:
-        """Ping peers that were not heard of for a while; note those that are dead."""
-        member = self._member
-        horizon = member.context.clock() - member.timeouts.heartbeat_s / 2
-        silent = [p for p in peers if member.heard.get(p, 0.0) < horizon and p != member.me]
-        answers = await asyncio.gather(*(member.alive(p) for p in silent))
-        for peer, alive in zip(silent, answers, strict=True):
-            if alive:
-                self._dead.pop(peer, None)
-            else:
-                left = peer in member.ledger.resignations
-                self._dead[peer] = "left" if left else "does not answer"
 
     async def _one_attempt(self) -> bool:
         """One ballot. True when it led to a commit, False to try again."""
         member = self._member
-        unanimous = self._founding or self._branching()
+        unanimous = self.attendance.founding or self._branching()
         electorate = self._electorate(unanimous)
         promised = member.ledger.acceptor(self._decision()).promised
-        self._attempt = max(self._attempt, promised[0]) + 1
+        self._highest = max(self._highest, promised[0]) + 1
         self._attempts += 1
-        ballot = make_ballot((self._attempt, member.me))
+        self._ballot = (self._highest, member.me)
+        ballot = make_ballot(self._ballot)
         plan = self._plan(ballot, electorate, unanimous)
         promises = await self._propose(plan)
         for peer, promise in promises.items():
-            if promise.commit.record and await member.consider(promise.commit, peer):
+            if promise.commit.record and await member.history.consider(promise.commit, peer):
                 return True
-            self._attempt = max(self._attempt, promise.promised.attempt)
+            self._highest = max(self._highest, promise.promised.attempt)
         granted = {p for p, promise in promises.items() if promise.granted}
         voters = set(electorate) - (set() if unanimous else set(member.ledger.resignations))
         if len(granted & voters) < quorum(len(voters), unanimous):
-            await self._bury(p for p in electorate if p not in promises)
+            await self.attendance.bury(p for p in electorate if p not in promises)
             return False
         refused = [m.peer for m in plan.members if m.peer not in granted]
         if refused:
@@ -238,12 +137,12 @@ class RoundLeader:
         return await self._decide(ballot, record)
 
     def _branching(self) -> bool:
-        roster = [p for p in self._roster() if p not in self._member.ledger.resignations]
+        roster = [p for p in self.attendance.roster() if p not in self._member.ledger.resignations]
         living = [p for p in roster if p not in self._dead]
         return self._member.may_branch() and len(living) < quorum(len(roster))
 
     def _electorate(self, unanimous: bool) -> list[str]:
-        return [p for p in self._roster() if not unanimous or p not in self._dead]
+        return [p for p in self.attendance.roster() if not unanimous or p not in self._dead]
 
     def _plan(self, ballot: pb.Ballot, electorate: Sequence[str], unanimous: bool) -> pb.Plan:
         member = self._member
@@ -318,7 +217,7 @@ class RoundLeader:
         ballot = ballot_key(plan.ballot)
         expected = {m.peer for m in plan.members}
         deadline = member.context.clock() + plan.attempt_timeout_ms / 1000
-        while self._open():
+        while self.attendance.open():
             reports = self._reports_of(ballot, expected)
             if any(r.suspects or r.failure for r in reports.values()):
                 # Other accusations of the same failure are on their way.
@@ -331,12 +230,12 @@ class RoundLeader:
             if member.context.clock() > deadline:
                 self._excluded.update({p: "missed the attempt's deadline" for p in waiting})
                 return None
-            await self._bury(waiting)
+            await self.attendance.bury(waiting)
             if any(r in self._dead and r not in reports for r in reducers_of(plan)):
                 return None  # nobody can get its parts any more
             if member.ledger.acceptor(self._decision()).promised > ballot:
                 return None
-            await self._wait_change(RETRY_S)
+            await self.attendance.wait_change()
         return None
 
     def _reports_of(self, ballot: BallotKey, peers: Collection[str]) -> dict[str, pb.Report]:
@@ -358,8 +257,8 @@ class RoundLeader:
                 previous=member.ledger.record,
                 reports=reports,
                 ready=self._ready,
-                roster=self._roster(),
-                joiners=self._living_joiners(),
+                roster=self.attendance.roster(),
+                joiners=self.attendance.living_joiners(),
                 dead=self._dead,
                 excluded=self._excluded,
                 resignations=member.ledger.resignations,
@@ -369,11 +268,6 @@ class RoundLeader:
             ),
             member.context.policy,
         )
-
-    def _living_joiners(self) -> list[str]:
-        patience_s = max(self._member.timeouts.heartbeat_s, 2.5 * READY_INTERVAL.total_seconds())
-        horizon = self._member.context.clock() - patience_s
-        return [p for p in self._ready if self._member.heard.get(p, 0.0) >= horizon]
 
     async def _decide(self, ballot: pb.Ballot, record: bytes) -> bool:
         """Have the record voted and tell everybody. True when it was committed."""
@@ -411,8 +305,8 @@ class RoundLeader:
             for task in tasks:
                 task.cancel()
         commit = pb.Commit(record=record, votes=[votes[p] for p in sorted(votes)])
-        if offered := self._offer_times():
-            member.arrival_spreads.append(max(offered) - min(offered))
+        if (spread_s := self.attendance.spread_s()) is not None:
+            member.arrival_spreads.append(spread_s)
         await member.adopt(commit, parsed)
         others = sorted({*voters, *parsed.roster} - {member.me})
         await asyncio.gather(*(self._tell(p, commit) for p in others))

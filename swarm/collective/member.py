@@ -22,23 +22,15 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from swarm.collective.attempts import Attempts
-from swarm.collective.consensus import (
-    better_history,
-    commit_id,
-    follows,
-    parse_record,
-    verify_commit,
-)
 from swarm.collective.context import READY_INTERVAL, Context, Offer, RoundEvent
 from swarm.collective.elector import Elector
 from swarm.collective.exchange import ExchangeRegistry
+from swarm.collective.history import History
 from swarm.collective.leader import RoundLeader
-from swarm.collective.ledger import KEPT_COMMITS
 from swarm.collective.plan import rendezvous_order, round_key
 from swarm.collective.recovery import Resync
-from swarm.collective.validate import check_ready, check_report, grows_plausibly
+from swarm.collective.validate import check_ready, check_report
 from swarm.errors import SwarmError
-from swarm.identity import verify
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.control_pb2 import Ping, Pong
 
@@ -72,6 +64,7 @@ class RoundMember:
         self._background: set[asyncio.Task[None]] = set()
         self.leader: RoundLeader | None = None
         self.elector = Elector(self)
+        self.history = History(self)
         self._waiting_for = ("", 0.0)  # the leader that was told of the offer, and since when
         self.failure: SwarmError | None = None  # why this peer can not go on
         self._serve()
@@ -84,8 +77,6 @@ class RoundMember:
         serve = self.context.transport.serve
         serve(pb.Ready, self._on_ready)
         serve(pb.Report, self._on_report)
-        serve(pb.Commit, self._on_commit)
-        serve(pb.GetCommit, self._on_get_commit)
 
     async def call(
         self, peer: str, request: Message, reply: type[R], timeout: timedelta | None = None
@@ -122,7 +113,7 @@ class RoundMember:
         if ready.base_commit != self.ledger.commit_id or ready.round != self.ledger.next_round:
             if commit is not None and ready.round <= self.ledger.next_round:
                 return pb.ReadyReply(status=pb.ReadyReply.STALE, commit=commit)
-            self.spawn(self.catch_up(sender))
+            self.spawn(self.history.catch_up(sender))
             return pb.ReadyReply(status=pb.ReadyReply.COLLECTING)
         if self.declines:
             return pb.ReadyReply(status=pb.ReadyReply.NOT_LEADER)
@@ -178,63 +169,7 @@ class RoundMember:
         noted = self.leader is not None and await self.leader.note_report(sender, report)
         return pb.ReportReply(noted=noted)
 
-    async def _on_commit(self, sender: str, commit: pb.Commit) -> pb.CommitReply:
-        self.heard_from(sender)
-        adopted = await self.consider(commit, sender)
-        return pb.CommitReply(adopted=adopted)
-
-    async def _on_get_commit(self, sender: str, request: pb.GetCommit) -> pb.GetCommitReply:
-        commit = self.ledger.commit if request.latest else self.ledger.find(request.round)
-        if commit is None:
-            return pb.GetCommitReply()
-        reply = pb.GetCommitReply(commit=commit)
-        for peer in parse_record(commit.record).roster:
-            signed = self.context.directory.signed(peer)
-            if signed is not None:
-                reply.members.append(pb.Member(peer=peer, record=signed))
-        return reply
-
     # ---- commits --------------------------------------------------------------------------
-
-    async def consider(self, commit: pb.Commit, source: str, *, trusting: bool = False) -> bool:
-        """Adopt a commit that `source` told of, if it is ours to follow; True when it was adopted.
-
-        The direct successor of the newest commit is. Any other must be of a better history and be
-        shown to come from a commit known here, link by link. `trusting` skips that: a newcomer has
-        no history to compare with and takes what is well voted.
-        """
-        record = verify_commit(commit, self.run_id, verify)
-        current = self.ledger.record
-        successor = follows(record, self.ledger.commit_id, current) and not record.unanimous
-        if not successor and not better_history(record, current):
-            return False
-        if successor and not grows_plausibly(record, current, self.max_round_tokens):
-            return False
-        if not successor and not trusting and not await self._descends(record, source):
-            self.context.emit(RoundEvent("commit_refused", record.round, f"told by {source}"))
-            return False
-        await self.adopt(commit, record)
-        return True
-
-    async def _descends(self, record: pb.RoundRecord, source: str) -> bool:
-        """True when `source` can show the links from a commit known here to `record`."""
-        for _ in range(KEPT_COMMITS):
-            ancestor = self.ledger.knows(record.previous)
-            if ancestor is not None or not record.previous:
-                return self._links(record, ancestor)
-            reply = await self.call(source, pb.GetCommit(round=record.round - 1), pb.GetCommitReply)
-            if commit_id(reply.commit.record) != record.previous:
-                return False
-            link = verify_commit(reply.commit, self.run_id, verify)
-            if not self._links(record, link):
-                return False
-            record = link
-        return False
-
-    def _links(self, record: pb.RoundRecord, previous: pb.RoundRecord | None) -> bool:
-        return follows(record, record.previous, previous) and grows_plausibly(
-            record, previous, self.max_round_tokens
-        )
 
     async def adopt(self, commit: pb.Commit, record: pb.RoundRecord) -> None:
         """Make a commit ours, which was verified and is ours to follow. Raises `DISK_FULL`."""
@@ -266,15 +201,6 @@ class RoundMember:
     def registry(self) -> ExchangeRegistry:
         """Where the data plane finds the attempt of an incoming stream."""
         return self.attempts.registry
-
-    async def catch_up(self, peer: str, *, trusting: bool = False) -> None:
-        """Ask a peer that seems ahead for its newest commit; see `consider`."""
-        with contextlib.suppress(SwarmError):
-            reply = await self.call(peer, pb.GetCommit(latest=True), pb.GetCommitReply)
-            if reply.commit.record:
-                for member in reply.members:
-                    self.context.directory.note(member.record)
-                await self.consider(reply.commit, peer, trusting=trusting)
 
     async def _send_report(self, leader: str, report: pb.Report) -> None:
         if leader == self.me:
@@ -365,7 +291,7 @@ class RoundMember:
                 continue
             if reply.status == pb.ReadyReply.STALE:
                 with contextlib.suppress(SwarmError):
-                    await self.consider(reply.commit, leader)
+                    await self.history.consider(reply.commit, leader)
             elif self._waits_too_long_for(leader):
                 self.declined.add(leader)
                 continue
@@ -392,7 +318,7 @@ class RoundMember:
         records = await self.context.directory.records()
         founded = [p for p, r in records.items() if r.branch and p != self.me]
         for peer in founded:
-            await self.catch_up(peer, trusting=not self.commit_times)
+            await self.history.catch_up(peer, trusting=not self.commit_times)
         return [] if founded else self.succession(records)
 
     def _open_key(self) -> tuple[bytes, int]:
@@ -408,7 +334,7 @@ class RoundMember:
             self.leader = RoundLeader(self, key)
             self._leading = self.spawn(self.leader.run())
             self.context.emit(RoundEvent("leading", ready.round))
-        self.leader.note_ready(sender, ready)
+        self.leader.attendance.note(sender, ready)
 
     async def resync(self) -> None:
         """Download what this peer lacks of the newest commit, from anyone who has it.

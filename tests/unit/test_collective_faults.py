@@ -411,7 +411,9 @@ def test_a_leader_that_lives_but_makes_no_plan_is_passed_over():
             def __init__(self, key):
                 self.key, self.finished = key, False
 
-            def note_ready(self, sender, ready):
+                self.attendance = self
+
+            def note(self, sender, ready):
                 pass
 
         lazy.member.leader = Lazy((lazy.ledger.commit_id, lazy.ledger.next_round))
