@@ -7,6 +7,18 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Operation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OPERATION_UNSPECIFIED: _ClassVar[Operation]
+    MEAN: _ClassVar[Operation]
+    CLIPPED_MEAN: _ClassVar[Operation]
+    TRIMMED_MEAN: _ClassVar[Operation]
+    MEDIAN: _ClassVar[Operation]
+    SUM: _ClassVar[Operation]
+    MAX: _ClassVar[Operation]
+    MIN: _ClassVar[Operation]
+    AGREE: _ClassVar[Operation]
+
 class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     OUTCOME_UNSPECIFIED: _ClassVar[Outcome]
@@ -14,6 +26,15 @@ class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PARTIAL: _ClassVar[Outcome]
     SKIPPED: _ClassVar[Outcome]
     FOUNDED: _ClassVar[Outcome]
+OPERATION_UNSPECIFIED: Operation
+MEAN: Operation
+CLIPPED_MEAN: Operation
+TRIMMED_MEAN: Operation
+MEDIAN: Operation
+SUM: Operation
+MAX: Operation
+MIN: Operation
+AGREE: Operation
 OUTCOME_UNSPECIFIED: Outcome
 FULL: Outcome
 PARTIAL: Outcome
@@ -41,17 +62,27 @@ class FragmentVersion(_message.Message):
     def __init__(self, fragment: _Optional[str] = ..., version: _Optional[int] = ..., theta_sha256: _Optional[bytes] = ..., momentum_sha256: _Optional[bytes] = ...) -> None: ...
 
 class Contribution(_message.Message):
-    __slots__ = ("fragment", "weight", "base_sha256")
+    __slots__ = ("fragment", "weight", "base_sha256", "numel", "norm", "revision", "operation", "codec")
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     BASE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    NUMEL_FIELD_NUMBER: _ClassVar[int]
+    NORM_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
     fragment: str
     weight: float
     base_sha256: bytes
-    def __init__(self, fragment: _Optional[str] = ..., weight: _Optional[float] = ..., base_sha256: _Optional[bytes] = ...) -> None: ...
+    numel: int
+    norm: float
+    revision: int
+    operation: Operation
+    codec: str
+    def __init__(self, fragment: _Optional[str] = ..., weight: _Optional[float] = ..., base_sha256: _Optional[bytes] = ..., numel: _Optional[int] = ..., norm: _Optional[float] = ..., revision: _Optional[int] = ..., operation: _Optional[_Union[Operation, str]] = ..., codec: _Optional[str] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("round", "base_commit", "branch", "joining", "contributions", "steps", "tokens", "loss", "routed_tokens", "record", "suspects", "declined")
+    __slots__ = ("round", "base_commit", "branch", "joining", "contributions", "steps", "tokens", "loss", "routed_tokens", "record", "suspects", "declined", "upload_bps", "download_bps")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BASE_COMMIT_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +95,8 @@ class Ready(_message.Message):
     RECORD_FIELD_NUMBER: _ClassVar[int]
     SUSPECTS_FIELD_NUMBER: _ClassVar[int]
     DECLINED_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_BPS_FIELD_NUMBER: _ClassVar[int]
+    DOWNLOAD_BPS_FIELD_NUMBER: _ClassVar[int]
     round: int
     base_commit: bytes
     branch: bytes
@@ -76,7 +109,9 @@ class Ready(_message.Message):
     record: _membership_pb2.SignedRecord
     suspects: _containers.RepeatedScalarFieldContainer[str]
     declined: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, round: _Optional[int] = ..., base_commit: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., joining: bool = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., loss: _Optional[float] = ..., routed_tokens: _Optional[_Iterable[int]] = ..., record: _Optional[_Union[_membership_pb2.SignedRecord, _Mapping]] = ..., suspects: _Optional[_Iterable[str]] = ..., declined: _Optional[_Iterable[str]] = ...) -> None: ...
+    upload_bps: float
+    download_bps: float
+    def __init__(self, round: _Optional[int] = ..., base_commit: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., joining: bool = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., loss: _Optional[float] = ..., routed_tokens: _Optional[_Iterable[int]] = ..., record: _Optional[_Union[_membership_pb2.SignedRecord, _Mapping]] = ..., suspects: _Optional[_Iterable[str]] = ..., declined: _Optional[_Iterable[str]] = ..., upload_bps: _Optional[float] = ..., download_bps: _Optional[float] = ...) -> None: ...
 
 class ReadyReply(_message.Message):
     __slots__ = ("status", "leader", "commit")
@@ -109,7 +144,7 @@ class Part(_message.Message):
     def __init__(self, begin: _Optional[int] = ..., end: _Optional[int] = ..., reducer: _Optional[str] = ...) -> None: ...
 
 class FragmentPlan(_message.Message):
-    __slots__ = ("fragment", "numel", "contributors", "weights", "receivers", "holders", "codec", "parts")
+    __slots__ = ("fragment", "numel", "contributors", "weights", "receivers", "holders", "codec", "parts", "operation", "norms")
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     NUMEL_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
@@ -118,6 +153,8 @@ class FragmentPlan(_message.Message):
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    NORMS_FIELD_NUMBER: _ClassVar[int]
     fragment: str
     numel: int
     contributors: _containers.RepeatedScalarFieldContainer[str]
@@ -126,7 +163,9 @@ class FragmentPlan(_message.Message):
     holders: _containers.RepeatedScalarFieldContainer[str]
     codec: str
     parts: _containers.RepeatedCompositeFieldContainer[Part]
-    def __init__(self, fragment: _Optional[str] = ..., numel: _Optional[int] = ..., contributors: _Optional[_Iterable[str]] = ..., weights: _Optional[_Iterable[float]] = ..., receivers: _Optional[_Iterable[str]] = ..., holders: _Optional[_Iterable[str]] = ..., codec: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ...) -> None: ...
+    operation: Operation
+    norms: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, fragment: _Optional[str] = ..., numel: _Optional[int] = ..., contributors: _Optional[_Iterable[str]] = ..., weights: _Optional[_Iterable[float]] = ..., receivers: _Optional[_Iterable[str]] = ..., holders: _Optional[_Iterable[str]] = ..., codec: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., operation: _Optional[_Union[Operation, str]] = ..., norms: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("peer", "record")
@@ -187,7 +226,7 @@ class Suspect(_message.Message):
     def __init__(self, peer: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Report(_message.Message):
-    __slots__ = ("round", "branch", "ballot", "results", "suspects", "failure", "bytes_sent", "bytes_received")
+    __slots__ = ("round", "branch", "ballot", "results", "suspects", "failure", "bytes_sent", "bytes_received", "norms")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
     BALLOT_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +235,7 @@ class Report(_message.Message):
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
     BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    NORMS_FIELD_NUMBER: _ClassVar[int]
     round: int
     branch: bytes
     ballot: Ballot
@@ -204,7 +244,18 @@ class Report(_message.Message):
     failure: str
     bytes_sent: int
     bytes_received: int
-    def __init__(self, round: _Optional[int] = ..., branch: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., results: _Optional[_Iterable[_Union[FragmentVersion, _Mapping]]] = ..., suspects: _Optional[_Iterable[_Union[Suspect, _Mapping]]] = ..., failure: _Optional[str] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ...) -> None: ...
+    norms: _containers.RepeatedCompositeFieldContainer[PartNorm]
+    def __init__(self, round: _Optional[int] = ..., branch: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., results: _Optional[_Iterable[_Union[FragmentVersion, _Mapping]]] = ..., suspects: _Optional[_Iterable[_Union[Suspect, _Mapping]]] = ..., failure: _Optional[str] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., norms: _Optional[_Iterable[_Union[PartNorm, _Mapping]]] = ...) -> None: ...
+
+class PartNorm(_message.Message):
+    __slots__ = ("fragment", "peer", "squares")
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    SQUARES_FIELD_NUMBER: _ClassVar[int]
+    fragment: str
+    peer: str
+    squares: float
+    def __init__(self, fragment: _Optional[str] = ..., peer: _Optional[str] = ..., squares: _Optional[float] = ...) -> None: ...
 
 class ReportReply(_message.Message):
     __slots__ = ("noted",)
@@ -213,16 +264,18 @@ class ReportReply(_message.Message):
     def __init__(self, noted: bool = ...) -> None: ...
 
 class FragmentOutcome(_message.Message):
-    __slots__ = ("state", "advanced", "contributors", "weights")
+    __slots__ = ("state", "advanced", "contributors", "weights", "numel")
     STATE_FIELD_NUMBER: _ClassVar[int]
     ADVANCED_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    NUMEL_FIELD_NUMBER: _ClassVar[int]
     state: FragmentVersion
     advanced: bool
     contributors: _containers.RepeatedScalarFieldContainer[str]
     weights: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, state: _Optional[_Union[FragmentVersion, _Mapping]] = ..., advanced: bool = ..., contributors: _Optional[_Iterable[str]] = ..., weights: _Optional[_Iterable[float]] = ...) -> None: ...
+    numel: int
+    def __init__(self, state: _Optional[_Union[FragmentVersion, _Mapping]] = ..., advanced: bool = ..., contributors: _Optional[_Iterable[str]] = ..., weights: _Optional[_Iterable[float]] = ..., numel: _Optional[int] = ...) -> None: ...
 
 class Assignment(_message.Message):
     __slots__ = ("peer", "experts")
