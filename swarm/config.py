@@ -116,15 +116,31 @@ class SyncConfig:
         default="trunk", metadata=doc("trunk: averaged by all | expert: travel with their expert")
     )
     trunk_fragments: int = field(default=2, metadata=doc("layer groups that the trunk is cut into"))
-    codec: str = field(default="fp32", metadata=doc("fp32 | bf16 | int8, of updates on the wire"))
+    codec: str = field(
+        default="fp32", metadata=doc("fp32 | bf16 | int8 | int4, of updates on the wire")
+    )
     weights: str = field(default="tokens", metadata=doc("tokens | equal, of the contributions"))
+    aggregation: str = field(
+        default="clipped_mean",
+        metadata=doc("clipped_mean: norms clipped to their median | mean | trimmed_mean | median"),
+    )
+    error_feedback: bool = field(
+        default=True, metadata=doc("carry what a lossy codec loses into the next round")
+    )
 
     def __post_init__(self) -> None:
         require(self.experts_per_peer >= 1, "sync.experts_per_peer", "must be at least 1")
         require(self.forward in ("full", "held"), "sync.forward", "is full or held")
         require(self.router_rows in ("trunk", "expert"), "sync.router_rows", "is trunk or expert")
         require(self.trunk_fragments >= 1, "sync.trunk_fragments", "must be at least 1")
-        require(self.codec in ("fp32", "bf16", "int8"), "sync.codec", "is fp32, bf16 or int8")
+        codecs = ("fp32", "bf16", "int8", "int4")
+        require(self.codec in codecs, "sync.codec", f"is one of {', '.join(codecs)}")
+        aggregations = ("clipped_mean", "mean", "trimmed_mean", "median")
+        require(
+            self.aggregation in aggregations,
+            "sync.aggregation",
+            f"is one of {', '.join(aggregations)}",
+        )
         require(self.weights in ("tokens", "equal"), "sync.weights", "is tokens or equal")
         require(
             self.forward == "full" or self.router_rows == "expert",

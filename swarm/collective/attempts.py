@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import numpy as np
+
 from swarm.collective.codecs import F32
 from swarm.collective.consensus import ballot_key
 from swarm.collective.context import Context, Offer, RoundEvent
@@ -45,7 +47,7 @@ class Attempts:
         exchange = Exchange(plan, self._me, offer.deltas, self._opener(plan), self._stall)
         self._current = exchange
         self.registry.add(exchange)
-        task = asyncio.create_task(self._run(plan, exchange))
+        task = asyncio.create_task(self._run(plan, offer, exchange))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -74,13 +76,15 @@ class Attempts:
 
         return open_stream
 
-    async def _run(self, plan: pb.Plan, exchange: Exchange) -> None:
+    async def _run(self, plan: pb.Plan, offer: Offer, exchange: Exchange) -> None:
         report = pb.Report(round=plan.round, branch=plan.branch, ballot=plan.ballot)
         base = self._context.state.fragments
         try:
             loop = asyncio.get_running_loop()
             means = await loop.run_in_executor(self._threads, exchange.run)
-            shadow = await loop.run_in_executor(self._threads, self._shadow, plan, means, base)
+            shadow = await loop.run_in_executor(
+                self._threads, self._shadow, plan, offer, means, base
+            )
             if self._current is not exchange:
                 return
             sources = {f.fragment: list(f.contributors) for f in plan.fragments}
@@ -101,8 +105,20 @@ class Attempts:
         await self._send_report(plan.ballot.leader, report)
 
     def _shadow(
-        self, plan: pb.Plan, means: Mapping[str, F32], base: Mapping[str, FragmentState]
+        self,
+        plan: pb.Plan,
+        offer: Offer,
+        means: Mapping[str, F32],
+        base: Mapping[str, FragmentState],
     ) -> dict[str, FragmentState]:
-        contributors = {f.fragment: len(f.contributors) for f in plan.fragments}
-        apply = self._context.policy.apply
-        return {name: apply(name, means[name], base[name], contributors[name]) for name in means}
+        policy = self._context.policy
+        shadow: dict[str, FragmentState] = {}
+        for fragment in plan.fragments:
+            name = fragment.fragment
+            if fragment.operation == pb.AGREE and self._me in fragment.holders:
+                own, revision = offer.deltas[name], offer.wishes[name].revision
+                shadow[name] = FragmentState.of(own, np.zeros(0, np.float32), revision)
+            elif name in means:
+                old = base.get(name) or policy.initial(name)
+                shadow[name] = policy.apply(name, means[name], old, len(fragment.contributors))
+        return shadow

@@ -14,6 +14,7 @@ from typing import Protocol
 from swarm.collective.codecs import F32
 from swarm.collective.exchange import Stream
 from swarm.collective.ledger import Ledger
+from swarm.collective.plan import Wish
 from swarm.collective.state import CanonicalState, FragmentState
 from swarm.config import RunManifest
 from swarm.identity import Identity
@@ -28,7 +29,8 @@ READY_INTERVAL = timedelta(seconds=1)  # a peer at the boundary says so again an
 class Policy(Protocol):
     """What a run decides about fragments; pure."""
 
-    numel: Mapping[str, int]
+    numel: Mapping[str, int]  # the fixed fragments; every record names each of them
+    open_tags: bool  # whether other tensors may be offered too, under any tag (`Communicator`)
     routing_width: int  # routing counts that a peer reports: layers times experts
 
     def wanted(self, record: pb.RoundRecord | None) -> Collection[str]:
@@ -90,7 +92,10 @@ class Bulk(Protocol):
 
 @dataclass
 class Offer:
-    """What a peer brings to a round: pseudo-gradients (base minus local) and their weights."""
+    """What a peer brings to a round: pseudo-gradients (base minus local) and their weights.
+
+    `wishes` say for a fragment what is to be done with it where that is not the run's to say.
+    """
 
     deltas: Mapping[str, F32]
     weights: Mapping[str, float]
@@ -99,6 +104,7 @@ class Offer:
     tokens: int = 0
     loss: float = 0.0
     routed_tokens: Sequence[int] = ()
+    wishes: Mapping[str, Wish] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ class Elector:
             member.context.policy.numel,
             promised[0],
             round(1000 * member.timeouts.attempt_s),
+            member.context.policy.open_tags,
         )
         takes_part = bool(plan.fragments) and member.me in [m.peer for m in plan.members]
         if takes_part and member.offer is None:
@@ -130,6 +131,7 @@ class Elector:
             policy.numel,
             member.state.results,
             member.max_round_tokens,
+            policy.open_tags,
         )
         self._ledger.accept(decision, ballot, accept.record)
         text = vote_text(member.run_id, accept.ballot, accept.record)

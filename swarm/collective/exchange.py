@@ -67,7 +67,7 @@ class Exchange:
         self.means: dict[str, F32] = {
             f.fragment: np.empty(f.numel, dtype=np.float32)
             for f in plan.fragments
-            if me in f.receivers
+            if me in f.receivers and f.parts
         }
         self.session = ReduceSession(plan, me, deltas, self._keep, stall)
         self._streams: list[Stream] = []

@@ -25,8 +25,9 @@ from swarm.collective.consensus import (
     verify_vote,
 )
 from swarm.collective.context import RoundEvent
-from swarm.collective.plan import PlanInputs, make_plan, reducers_of
-from swarm.collective.record import RecordInputs, agreed, build_record
+from swarm.collective.offers import collect_offers
+from swarm.collective.plan import PlanInputs, make_plan, operation_of, reducers_of
+from swarm.collective.record import RecordInputs, build_record
 from swarm.errors import SwarmError
 from swarm.identity import verify
 from swarm.wire import collective_pb2 as pb
@@ -148,20 +149,10 @@ class RoundLeader:
         member = self._member
         manifest = member.context.manifest
         policy = member.context.policy
-        base = {f: agreed(f, member.ledger.record, policy).theta_sha256 for f in policy.numel}
-        record = member.ledger.record
-        offers: dict[str, dict[str, float]] = {}
-        for peer, ready in self._ready.items():
-            left_out = peer in self._dead or peer in self._excluded or ready.joining
-            if left_out or record is None or not ready.contributions:
-                continue
-            trains = set(policy.trains(record, peer))
-            offers[peer] = {
-                c.fragment: c.weight
-                for c in ready.contributions
-                if c.fragment in trains and base[c.fragment] == c.base_sha256
-            }
+        left_out = {*self._dead, *self._excluded}
+        offered = collect_offers(self._ready, left_out, member.ledger.record, policy)
         records = {p: member.context.directory.note(r.record) for p, r in self._ready.items()}
+        told = {p: 0.0 if r is None else r.bandwidth_bps for p, r in records.items()}
         plan = make_plan(
             PlanInputs(
                 run_id=member.run_id,
@@ -171,14 +162,18 @@ class RoundLeader:
                 base_commit=self.key[0],
                 electorate=electorate,
                 unanimous=unanimous,
-                offers=offers,
-                numel=member.context.policy.numel,
-                records={p: self._ready[p].record for p in offers},
+                offers=offered.weights,
+                numel=offered.numel,
+                norms=offered.norms,
+                wishes=offered.wishes,
+                operation=operation_of(manifest.sync.aggregation),
+                records={p: self._ready[p].record for p in offered.weights},
                 codec=manifest.sync.codec,
                 equal_weights=manifest.sync.weights == "equal",
-                readers_keep_all=manifest.sync.forward == "full",
+                readers_keep_all=policy.open_tags or manifest.sync.forward == "full",
                 attempt_timeout_ms=round(1000 * member.timeouts.attempt_s),
-                bandwidth={p: r.bandwidth_bps for p, r in records.items() if r is not None},
+                upload_bps={p: r.upload_bps or told[p] for p, r in self._ready.items()},
+                download_bps={p: r.download_bps or told[p] for p, r in self._ready.items()},
             )
         )
         return plan

@@ -27,6 +27,7 @@ from swarm.collective.elector import Elector
 from swarm.collective.exchange import ExchangeRegistry
 from swarm.collective.history import History
 from swarm.collective.leader import RoundLeader
+from swarm.collective.offers import contributions_of
 from swarm.collective.plan import rendezvous_order, round_key
 from swarm.collective.recovery import Resync
 from swarm.collective.validate import check_ready, check_report
@@ -106,7 +107,9 @@ class RoundMember:
 
     async def _on_ready(self, sender: str, ready: pb.Ready) -> pb.ReadyReply:
         policy = self.context.policy
-        check_ready(ready, policy.numel, policy.routing_width, self.max_round_tokens)
+        check_ready(
+            ready, policy.numel, policy.routing_width, self.max_round_tokens, policy.open_tags
+        )
         self.heard_from(sender)
         self.context.directory.note(ready.record)
         commit = self.ledger.commit
@@ -164,7 +167,7 @@ class RoundMember:
         return list(self.ledger.record.roster) if self.ledger.record is not None else []
 
     async def _on_report(self, sender: str, report: pb.Report) -> pb.ReportReply:
-        check_report(report, self.context.policy.numel)
+        check_report(report, self.context.policy.numel, self.context.policy.open_tags)
         self.heard_from(sender)
         noted = self.leader is not None and await self.leader.note_report(sender, report)
         return pb.ReportReply(noted=noted)
@@ -261,13 +264,7 @@ class RoundMember:
         if offer is not None:
             ready.steps, ready.tokens, ready.loss = offer.steps, offer.tokens, offer.loss
             ready.routed_tokens.extend(offer.routed_tokens)
-            for fragment in sorted(offer.deltas):
-                state = self.state.fragments[fragment]
-                ready.contributions.add(
-                    fragment=fragment,
-                    weight=offer.weights.get(fragment, 0.0),
-                    base_sha256=state.theta_sha256,
-                )
+            ready.contributions.extend(contributions_of(offer, self.state.fragments))
         return ready
 
     async def _announce_ready(self, ready: pb.Ready) -> None:

@@ -9,16 +9,32 @@ order in which reports arrived.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from swarm.collective.shares import (
+    Rates,
+    attempt_timeout,
+    chunk_elements,
+    predicted_seconds,
+    share_parts,
+)
+from swarm.config import TimeoutPolicy
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import SignedRecord
 
-CHUNK_ELEMENTS = 1 << 18  # 1 MiB of fp32
+CHUNK_ELEMENTS = 1 << 18  # largest chunk: 1 MiB of fp32
 WEIGHT_CLIP = 4.0  # contributions count between 1/4 and 4 times the median
+UNSCALED = (pb.SUM, pb.MAX, pb.MIN)  # operations in which every contribution has weight 1
+UNWEIGHTED = (pb.MEDIAN, pb.TRIMMED_MEAN, pb.AGREE)  # in which all weigh the same
+
+
+def operation_of(aggregation: str) -> int:
+    """The `pb.Operation` of a manifest's `sync.aggregation`."""
+    return int(pb.Operation.Value(aggregation.upper()))
 
 
 def rendezvous_order(key: bytes, peers: Iterable[str]) -> list[str]:
@@ -35,47 +51,41 @@ def round_key(run_id: bytes, branch: bytes, round_index: int) -> bytes:
     return b"|".join((run_id, branch, str(round_index).encode()))
 
 
-def normalized_weights(weights: Mapping[str, float]) -> dict[str, float]:
-    """Weights in sorted peer order, clipped to [1/4, 4] of their median, with sum 1 (fp32)."""
+def normalized_weights(weights: Mapping[str, float], clip: float) -> dict[str, float]:
+    """Weights in sorted peer order, clipped to [1/clip, clip] of their median, with sum 1 (fp32).
+
+    A clip of infinity leaves them in proportion.
+    """
     peers = sorted(weights)
     values = np.array([weights[peer] for peer in peers], dtype=np.float64)
     median = float(np.median(values))
-    clipped = values.clip(median / WEIGHT_CLIP, median * WEIGHT_CLIP)
+    clipped = values.clip(median / clip, median * clip)
     return {p: float(np.float32(w)) for p, w in zip(peers, clipped / clipped.sum(), strict=True)}
 
 
-def split_parts(
-    numel: int, reducers: Sequence[str], bandwidth: Mapping[str, float]
-) -> list[pb.Part]:
-    """Cut `numel` elements into one contiguous part per reducer, proportional to bandwidth.
+@dataclass(frozen=True)
+class Wish:
+    """What is to be done with a tensor under a tag.
 
-    Unmeasured bandwidth (0) counts as the mean of the measured. Reducers whose part is empty are
-    left out.
+    `revision`: for AGREE the state's revision, of which the highest is taken; else the number of
+    the operation under its tag, counted from 1, so that only the same operations meet.
     """
-    measured = [bandwidth[p] for p in reducers if bandwidth.get(p, 0.0) > 0]
-    fallback = sum(measured) / len(measured) if measured else 1.0
-    shares = [bandwidth.get(p, 0.0) or fallback for p in reducers]
-    total = sum(shares)
-    edges = [0]
-    running = 0.0
-    for share in shares:
-        running += share
-        edges.append(round(numel * running / total))
-    edges[-1] = numel
-    return [
-        pb.Part(begin=begin, end=end, reducer=reducer)
-        for reducer, begin, end in zip(reducers, edges, edges[1:], strict=False)
-        if end > begin
-    ]
+
+    operation: int = pb.MEAN  # pb.Operation
+    codec: str = "fp32"
+    revision: int = 0
 
 
 @dataclass(frozen=True)
 class PlanInputs:
     """What a leader knows when it makes a plan.
 
-    `offers[peer][fragment]` is the weight a peer offers; only peers that trained from `base_commit`
-    are in it. `readers_keep_all`: every member keeps every fragment, so all of them compute the
-    result and a majority of all must agree on it; else only those who contribute to it do.
+    `offers[peer][fragment]` is the weight a peer offers, `norms` the norm that it declares; only
+    peers that trained from `base_commit` are in it. `wishes` say for a fragment what is not as the
+    run's `operation` and `codec`. `readers_keep_all`: every member keeps every fragment, so all of
+    them compute the result and a majority of all must agree on it; else only its contributors do.
+    `upload_bps`, `download_bps`: measured bits per second, 0 or nothing when unknown. With
+    `timeouts` the attempt's time limit follows from the rates, else it is `attempt_timeout_ms`.
     """
 
     run_id: bytes
@@ -92,7 +102,12 @@ class PlanInputs:
     equal_weights: bool
     readers_keep_all: bool
     attempt_timeout_ms: int
-    bandwidth: Mapping[str, float] = field(default_factory=dict)
+    operation: int = pb.MEAN
+    norms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    wishes: Mapping[str, Wish] = field(default_factory=dict)
+    upload_bps: Mapping[str, float] = field(default_factory=dict)
+    download_bps: Mapping[str, float] = field(default_factory=dict)
+    timeouts: TimeoutPolicy | None = None
 
 
 def make_plan(inputs: PlanInputs) -> pb.Plan:
@@ -107,7 +122,6 @@ def make_plan(inputs: PlanInputs) -> pb.Plan:
         electorate=sorted(inputs.electorate),
         unanimous=inputs.unanimous,
         members=[pb.Member(peer=p, record=inputs.records[p]) for p in members],
-        chunk_elements=CHUNK_ELEMENTS,
         attempt_timeout_ms=inputs.attempt_timeout_ms,
     )
     for fragment in sorted(inputs.numel):
@@ -118,26 +132,57 @@ def make_plan(inputs: PlanInputs) -> pb.Plan:
         }
         if offered:
             plan.fragments.append(_plan_fragment(inputs, fragment, offered, members))
+    _share_out(plan, inputs)
     return plan
+
+
+def _share_out(plan: pb.Plan, inputs: PlanInputs) -> None:
+    """Add what follows from the links' rates: the parts, the chunk size, the time limit."""
+    rates = Rates(inputs.upload_bps, inputs.download_bps)
+    reduced = [f for f in plan.fragments if f.operation != pb.AGREE]
+    plan.chunk_elements = chunk_elements(
+        rates, [m.peer for m in plan.members], {f.codec for f in reduced}
+    )
+    key = round_key(inputs.run_id, inputs.branch, inputs.round)
+    orders = [rendezvous_order(key + b"|" + f.fragment.encode(), f.contributors) for f in reduced]
+    shares = share_parts(reduced, orders, rates, plan.chunk_elements)
+    for fragment, parts in zip(reduced, shares, strict=True):
+        fragment.parts.extend(parts)
+    if inputs.timeouts is not None:
+        limit = attempt_timeout(predicted_seconds(plan, rates), inputs.timeouts)
+        plan.attempt_timeout_ms = round(1000 * limit.total_seconds())
+
+
+def _weights_of(
+    inputs: PlanInputs, fragment: str, offered: Mapping[str, float]
+) -> dict[str, float]:
+    wish = inputs.wishes.get(fragment)
+    operation = wish.operation if wish else inputs.operation
+    if operation in UNSCALED:
+        return {p: 1.0 for p in sorted(offered)}
+    if operation in UNWEIGHTED or (inputs.equal_weights and not wish):
+        return normalized_weights({p: 1.0 for p in offered}, WEIGHT_CLIP)
+    return normalized_weights(offered, math.inf if wish else WEIGHT_CLIP)
 
 
 def _plan_fragment(
     inputs: PlanInputs, fragment: str, offered: Mapping[str, float], members: Sequence[str]
 ) -> pb.FragmentPlan:
-    weights = normalized_weights(
-        {p: 1.0 for p in offered} if inputs.equal_weights else dict(offered)
-    )
-    key = round_key(inputs.run_id, inputs.branch, inputs.round) + b"|" + fragment.encode()
-    reducers = rendezvous_order(key, offered)
+    wish = inputs.wishes.get(fragment, Wish(inputs.operation, inputs.codec))
+    weights = _weights_of(inputs, fragment, offered)
+    agree = wish.operation == pb.AGREE
+    everybody = inputs.readers_keep_all and not agree
+    declared = wish.operation == pb.CLIPPED_MEAN
     return pb.FragmentPlan(
         fragment=fragment,
         numel=inputs.numel[fragment],
         contributors=list(weights),
         weights=list(weights.values()),
-        receivers=list(members) if inputs.readers_keep_all else list(weights),
-        holders=list(members) if inputs.readers_keep_all else list(weights),
-        codec=inputs.codec,
-        parts=split_parts(inputs.numel[fragment], reducers, inputs.bandwidth),
+        receivers=list(members) if everybody else list(weights),
+        holders=list(members) if everybody else list(weights),
+        codec=wish.codec,
+        operation=pb.Operation.Name(wish.operation),
+        norms=[inputs.norms.get(p, {}).get(fragment, 0.0) for p in weights] if declared else (),
     )
 
 

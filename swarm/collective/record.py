@@ -45,6 +45,10 @@ class RecordInputs:
 
 def agreed(fragment: str, previous: pb.RoundRecord | None, policy: Policy) -> pb.FragmentVersion:
     """What everybody agrees a fragment is before the round."""
+    if fragment not in policy.numel and policy.open_tags:
+        states = [o.state for o in previous.fragments] if previous is not None else []
+        unused = pb.FragmentVersion(fragment=fragment)
+        return next((s for s in states if s.fragment == fragment), unused)
     if previous is None:
         return version_message(fragment, policy.initial(fragment))
     return next(o.state for o in previous.fragments if o.state.fragment == fragment)
@@ -94,15 +98,19 @@ def _add_fragments(
     policy: Policy,
 ) -> None:
     planned = {f.fragment: f for f in inputs.plan.fragments}
-    for name in sorted(policy.numel):
+    before = {o.state.fragment: o for o in inputs.previous.fragments} if inputs.previous else {}
+    for name in sorted({*policy.numel, *before, *advanced}):
         outcome = record.fragments.add(advanced=name in advanced)
         if name in advanced:
             outcome.state.CopyFrom(advanced[name])
-            outcome.state.version = agreed(name, inputs.previous, policy).version + 1
+            if planned[name].operation != pb.AGREE:
+                outcome.state.version = agreed(name, inputs.previous, policy).version + 1
             outcome.contributors.extend(planned[name].contributors)
             outcome.weights.extend(planned[name].weights)
+            outcome.numel = planned[name].numel
         else:
             outcome.state.CopyFrom(agreed(name, inputs.previous, policy))
+            outcome.numel = before[name].numel if name in before else policy.numel[name]
 
 
 def _branch(plan: pb.Plan) -> bytes:

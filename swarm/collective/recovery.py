@@ -11,7 +11,7 @@ import numpy as np
 
 from swarm.collective.codecs import F32
 from swarm.collective.context import Context, RoundEvent
-from swarm.collective.state import FragmentState, sha256_of
+from swarm.collective.state import EMPTY_SHA256, FragmentState, sha256_of
 from swarm.errors import Code, SwarmError
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import PeerRecord
@@ -37,7 +37,7 @@ def fetch_fragment(
     timeout: timedelta,
 ) -> FragmentState | None:
     """Parameters and momentum of a fragment; blocking. None when no source could serve it."""
-    momentum = np.zeros(numel, dtype="<f4")
+    momentum = np.zeros(0 if version.momentum_sha256 == EMPTY_SHA256 else numel, dtype="<f4")
     try:
         theta = _fetch_array(bulk, sources, version.theta_sha256, numel, timeout)
         if sha256_of(momentum) != version.momentum_sha256:
@@ -66,7 +66,7 @@ class Resync:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._lacking: list[pb.FragmentVersion] = []
+        self._lacking: list[pb.FragmentOutcome] = []
 
     @property
     def level(self) -> bool:
@@ -90,11 +90,11 @@ class Resync:
             done = await self._fetch(target, await self._sources(set(roster())))
             if done:
                 detail = f"{len(done)} fragments"
-                self._context.emit(RoundEvent("resync", target[0].version, detail))
+                self._context.emit(RoundEvent("resync", target[0].state.version, detail))
             if self._lacking is target:
-                self._lacking = [v for v in target if v.fragment not in done]
+                self._lacking = [o for o in target if o.state.fragment not in done]
             if self._lacking and clock() > deadline:
-                names = ", ".join(v.fragment for v in self._lacking)
+                names = ", ".join(o.state.fragment for o in self._lacking)
                 raise SwarmError(
                     Code.FRAGMENT_UNAVAILABLE,
                     f"no peer served {names} for {limit_s:g} s",
@@ -104,10 +104,11 @@ class Resync:
                 await asyncio.sleep(RETRY_S)
 
     async def _fetch(
-        self, target: list[pb.FragmentVersion], sources: Sequence[PeerRecord]
+        self, target: list[pb.FragmentOutcome], sources: Sequence[PeerRecord]
     ) -> set[str]:
         done: set[str] = set()
-        for version in target:
+        for outcome in target:
+            version = outcome.state
             if self._lacking is not target:
                 break
             state = await asyncio.to_thread(
@@ -115,7 +116,7 @@ class Resync:
                 self._context.bulk,
                 sources,
                 version,
-                self._context.policy.numel[version.fragment],
+                outcome.numel,
                 self._context.manifest.timeouts.join,
             )
             if state is not None and self._lacking is target:

@@ -17,6 +17,7 @@ from swarm.wire import collective_pb2 as pb
 
 # (fragment, contributors) -> hashes of parameters and momentum
 Results = dict[tuple[str, tuple[str, ...]], tuple[bytes, bytes]]
+EMPTY_SHA256 = hashlib.sha256().digest()  # of the momentum of a tensor that has none
 MAX_SHADOWS = 4  # results of different attempts of one round; an older one is fetched again
 
 
@@ -86,7 +87,7 @@ class CanonicalState:
         if {n: s.theta_sha256 for n, s in shadow.items()} not in known:
             self._shadows = [*self._shadows[-(MAX_SHADOWS - 1) :], shadow]
 
-    def adopt(self, record: pb.RoundRecord, wanted: Iterable[str]) -> list[pb.FragmentVersion]:
+    def adopt(self, record: pb.RoundRecord, wanted: Iterable[str]) -> list[pb.FragmentOutcome]:
         """Swap in what the record agreed on; returns the fragments that must be downloaded.
 
         A fragment of ours that does not have the agreed hash is never kept as if it had.
@@ -94,7 +95,7 @@ class CanonicalState:
         keep = set(wanted)
         candidates = [*reversed(self._shadows), self.fragments, self._previous]
         chosen: dict[str, FragmentState] = {}
-        lacking: list[pb.FragmentVersion] = []
+        lacking: list[pb.FragmentOutcome] = []
         for outcome in record.fragments:
             agreed = outcome.state
             if agreed.fragment not in keep:
@@ -106,7 +107,7 @@ class CanonicalState:
             )
             found = next(matching, None)
             if found is None:
-                lacking.append(agreed)
+                lacking.append(outcome)
             else:
                 chosen[agreed.fragment] = replace(found, version=agreed.version)
         self._previous = self.fragments

@@ -10,8 +10,9 @@ import math
 from collections.abc import Callable, Mapping
 
 from swarm.collective.codecs import CODECS
-from swarm.collective.plan import CHUNK_ELEMENTS
+from swarm.collective.plan import CHUNK_ELEMENTS, UNSCALED
 from swarm.collective.state import Results
+from swarm.collective.tags import MAX_TAGS, is_tag
 from swarm.errors import Code, SwarmError
 from swarm.wire import collective_pb2 as pb
 
@@ -26,14 +27,25 @@ def _require(condition: bool, problem: str) -> None:
 
 
 def check_ready(
-    ready: pb.Ready, numel: Mapping[str, int], routing_width: int, max_tokens: int
+    ready: pb.Ready,
+    numel: Mapping[str, int],
+    routing_width: int,
+    max_tokens: int,
+    open_tags: bool = False,
 ) -> None:
-    """A peer's offer: known fragments, finite weights, plausible counts."""
+    """A peer's offer: known fragments (or any tags), finite weights, plausible counts."""
     names = [c.fragment for c in ready.contributions]
     _require(len(set(names)) == len(names), "a fragment is offered twice")
-    _require(set(names) <= numel.keys(), "an unknown fragment is offered")
+    for c in ready.contributions:
+        known = is_tag(c.fragment, c.numel) if open_tags else c.fragment in numel
+        _require(known, "an unknown fragment is offered")
+        _require(c.codec in CODECS or not c.codec, "an unknown codec is asked for")
     weights = [c.weight for c in ready.contributions]
     _require(all(math.isfinite(w) and 0 <= w <= max_tokens for w in weights), "impossible weight")
+    norms = [c.norm for c in ready.contributions]
+    _require(all(math.isfinite(n) and n >= 0 for n in norms), "impossible norm")
+    rates = (ready.upload_bps, ready.download_bps)
+    _require(all(math.isfinite(r) and r >= 0 for r in rates), "impossible bandwidth")
     _require(ready.tokens <= max_tokens and ready.steps <= max_tokens, "impossible token count")
     _require(len(ready.routed_tokens) in (0, routing_width), "wrong number of routing counts")
     counts = ready.routed_tokens
@@ -42,7 +54,11 @@ def check_ready(
 
 
 def check_plan(
-    plan: pb.Plan, numel: Mapping[str, int], promised_attempt: int, attempt_timeout_ms: int
+    plan: pb.Plan,
+    numel: Mapping[str, int],
+    promised_attempt: int,
+    attempt_timeout_ms: int,
+    open_tags: bool = False,
 ) -> None:
     """A leader's plan: every element of known fragments reduced once, by a contributor."""
     _require(
@@ -56,15 +72,16 @@ def check_plan(
     names = [f.fragment for f in plan.fragments]
     _require(sorted(set(names)) == names, "fragments not sorted")
     for fragment in plan.fragments:
-        _check_fragment_plan(fragment, numel, set(members))
+        name = fragment.fragment
+        known = is_tag(name, fragment.numel) if open_tags else numel.get(name) == fragment.numel
+        _require(known, f"{name}: unknown, or of another size")
+        _check_fragment_plan(fragment, set(members))
 
 
-def _check_fragment_plan(
-    fragment: pb.FragmentPlan, numel: Mapping[str, int], members: set[str]
-) -> None:
+def _check_fragment_plan(fragment: pb.FragmentPlan, members: set[str]) -> None:
     name = fragment.fragment
-    _require(numel.get(name) == fragment.numel, f"{name}: unknown, or of another size")
     _require(fragment.codec in CODECS, f"{name}: unknown codec")
+    _require(fragment.operation in pb.Operation.values(), f"{name}: unknown operation")
     contributors = list(fragment.contributors)
     _require(
         bool(contributors) and sorted(set(contributors)) == contributors,
@@ -80,7 +97,16 @@ def _check_fragment_plan(
         len(weights) == len(contributors) and all(math.isfinite(w) and w > 0 for w in weights),
         f"{name}: impossible weights",
     )
-    _require(abs(sum(weights) - 1) < 1e-3, f"{name}: the weights do not sum to 1")
+    scaled = fragment.operation not in UNSCALED
+    _require(not scaled or abs(sum(weights) - 1) < 1e-3, f"{name}: the weights do not sum to 1")
+    norms = list(fragment.norms)
+    _require(
+        len(norms) in (0, len(contributors)) and all(math.isfinite(n) and n >= 0 for n in norms),
+        f"{name}: impossible norms",
+    )
+    if fragment.operation == pb.AGREE:
+        _require(not fragment.parts, f"{name}: nothing is reduced where all must agree")
+        return
     edges = sorted((p.begin, p.end) for p in fragment.parts)
     whole = bool(edges) and edges[0][0] == 0 and edges[-1][1] == fragment.numel
     _require(
@@ -97,6 +123,7 @@ def check_record(
     numel: Mapping[str, int],
     own_results: Results,
     max_tokens: int,
+    open_tags: bool = False,
 ) -> None:
     """A record to vote for: it may change only what a round changes.
 
@@ -105,8 +132,12 @@ def check_record(
     those attempts; a single difference may be this peer's own fault. `max_tokens`: of one peer.
     """
     names = [o.state.fragment for o in record.fragments]
-    _require(names == sorted(numel), "the record does not name every fragment once")
     before = {o.state.fragment: o.state for o in previous.fragments} if previous else {}
+    required = set(numel) | set(before)
+    _require(sorted(set(names)) == names, "the record names a fragment twice")
+    _require(required <= set(names), "the record does not name every fragment")
+    _require(open_tags or required == set(names), "the record names an unknown fragment")
+    _require(len(names) <= max(MAX_TAGS, len(numel)), "the record names too many fragments")
     compared = agreeing = 0
     for outcome in record.fragments:
         name, state = outcome.state.fragment, outcome.state
@@ -114,7 +145,12 @@ def check_record(
         if not outcome.advanced:
             _require(state == old, f"{name} changed without having advanced")
             continue
-        _require(state.version == old.version + 1, f"{name} advanced by more than one version")
+        if open_tags:
+            _require(is_tag(name, outcome.numel), f"{name} is no tag")
+            _require(state.version > old.version, f"{name} did not advance")
+        else:
+            _require(outcome.numel == numel[name], f"{name} has another size")
+            _require(state.version == old.version + 1, f"{name} advanced by more than one version")
         _require(len(state.theta_sha256) == len(state.momentum_sha256) == 32, f"{name} has no hash")
         own = own_results.get((name, tuple(outcome.contributors)))
         if own is not None:
@@ -141,10 +177,13 @@ def grows_plausibly(
     return 0 <= grown <= max_tokens * len(record.electorate)
 
 
-def check_report(report: pb.Report, numel: Mapping[str, int]) -> None:
+def check_report(report: pb.Report, numel: Mapping[str, int], open_tags: bool = False) -> None:
     """A member's report: no more than one result for each fragment, hashes of the right size."""
     names = [r.fragment for r in report.results]
-    _require(len(set(names)) == len(names) and set(names) <= numel.keys(), "impossible results")
+    known = len(names) <= MAX_TAGS if open_tags else set(names) <= numel.keys()
+    _require(len(set(names)) == len(names) and known, "impossible results")
+    squares = [n.squares for n in report.norms]
+    _require(all(math.isfinite(s) and s >= 0 for s in squares), "impossible norms")
     hashes = [h for r in report.results for h in (r.theta_sha256, r.momentum_sha256)]
     _require(all(len(h) == 32 for h in hashes), "a hash has the wrong size")
     _require(len(report.suspects) <= MAX_PEERS, "too many suspects")

@@ -58,6 +58,7 @@ class ToyPolicy:
 
     def __init__(self, numel: Mapping[str, int], experts_per_peer: int = 2) -> None:
         self.numel = numel
+        self.open_tags = False
         self.routing_width = 0
         self._experts = sum(name.startswith("expert.") for name in numel)
         self._per_peer = min(experts_per_peer, self._experts)

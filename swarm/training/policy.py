@@ -31,6 +31,7 @@ class RunPolicy:
             manifest.model, manifest.sync.trunk_fragments, manifest.sync.router_rows
         )
         self.numel: Mapping[str, int] = {n: self.layout.numel(n) for n in self.layout.names}
+        self.open_tags = False
         self.routing_width = manifest.model.num_layers * manifest.model.num_experts
         self._me = me
         self._initial: dict[str, FragmentState] = {}

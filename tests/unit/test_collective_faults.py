@@ -433,7 +433,7 @@ def test_a_voter_compares_a_record_only_with_what_it_computed_from_the_same_upda
         previous.fragments.add().state.CopyFrom(pb.FragmentVersion(fragment=name))
     record = pb.RoundRecord(roster=["p"], electorate=["p"], round=2)
     for name in numel:
-        outcome = record.fragments.add(advanced=True, contributors=["p", "q"])
+        outcome = record.fragments.add(advanced=True, contributors=["p", "q"], numel=1)
         outcome.state.CopyFrom(
             pb.FragmentVersion(
                 fragment=name, version=1, theta_sha256=b"t" * 32, momentum_sha256=b"m" * 32

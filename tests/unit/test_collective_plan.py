@@ -13,7 +13,6 @@ from swarm.collective.plan import (
     reducer_jobs,
     reducers_of,
     rendezvous_order,
-    split_parts,
 )
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import SignedRecord
@@ -44,7 +43,8 @@ def inputs(draw):
         equal_weights=draw(st.booleans()),
         readers_keep_all=draw(st.booleans()),
         attempt_timeout_ms=1000,
-        bandwidth={p: draw(bandwidths) for p in members},
+        upload_bps={p: draw(bandwidths) for p in members},
+        download_bps={p: draw(bandwidths) for p in members},
     )
 
 
@@ -101,11 +101,6 @@ def test_a_fragment_that_nobody_offers_is_not_in_the_plan():
         attempt_timeout_ms=1,
     )  # fmt: skip
     assert [f.fragment for f in make_plan(base).fragments] == ["y"]
-
-
-def test_parts_follow_bandwidth_and_unmeasured_links_count_as_average():
-    parts = split_parts(900, ["slow", "fast", "unknown"], {"slow": 10.0, "fast": 50.0})
-    assert [p.end - p.begin for p in parts] == [100, 500, 300]
 
 
 def test_weights_are_clipped_to_four_times_the_median_and_sum_to_one():

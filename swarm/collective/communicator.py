@@ -1,0 +1,338 @@
+"""All-reduce among peers that come and go: the collective without a model, a run, or a server.
+
+    with Communicator.open("my-group", initial_peers=[ADDRESS], min_peers=2) as comm:
+        comm.join().wait()
+        state = comm.sync_shared_state({"weights": weights}, revision=step).wait()
+        result = comm.all_reduce({"gradient": gradient}, weight=tokens, codec="int8").wait()
+        gradient = result.tensors["gradient"]      # the same bits on every peer
+
+Everything returns a `Handle`: `handle.wait(timeout)` blocks, `await handle` works in any event
+loop, and several may be in flight. A result is only ever one that the group has committed by a
+majority; if peers die on the way it is the result of those that remain, and says who was missing.
+More in docs/collective.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import math
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from swarm.collective.codecs import CODECS, F32
+from swarm.collective.loop_thread import LoopThread
+from swarm.collective.operations import Operation, TagResult
+from swarm.collective.session import GroupConfig, Session
+from swarm.collective.shared_state import pack, unpack
+from swarm.collective.tags import is_tag
+from swarm.config import TimeoutPolicy
+from swarm.errors import Code, SwarmError
+from swarm.wire import collective_pb2 as pb
+
+T = TypeVar("T")
+Array = npt.NDArray[Any]
+OPERATIONS = {
+    name: int(pb.Operation.Value(name.upper()))
+    for name in ("mean", "clipped_mean", "trimmed_mean", "median", "sum", "max", "min")
+}
+STATE_TAG = "shared-state"
+
+
+class Handle(Generic[T]):
+    """Something under way. Errors of the group are raised as `SwarmError`."""
+
+    def __init__(self, future: concurrent.futures.Future[T]) -> None:
+        self._future = future
+
+    def wait(self, timeout: timedelta | None = None) -> T:
+        """Block until it is done. Raises `TimeoutError`; it goes on all the same."""
+        try:
+            return self._future.result(timeout.total_seconds() if timeout else None)
+        except concurrent.futures.TimeoutError:
+            raise TimeoutError("not done yet; wait again, or close the communicator") from None
+
+    def done(self) -> bool:
+        """True when `wait` returns at once."""
+        return self._future.done()
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return asyncio.wrap_future(self._future).__await__()
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A committed all-reduce.
+
+    Attributes:
+        tensors: results in the shapes that were given; read-only.
+        weights: normalized weight of each contributor, by tensor.
+        missing: members of the group that are not in it, and why.
+        round: the group's round that decided it.
+    """
+
+    tensors: Mapping[str, F32]
+    weights: Mapping[str, Mapping[str, float]]
+    missing: Mapping[str, str]
+    round: int
+
+
+@dataclass(frozen=True)
+class SharedState:
+    """The state that the group agreed on: arrays as they were given, and its revision."""
+
+    tensors: Mapping[str, Array]
+    revision: int
+    sources: Sequence[str]
+
+
+class Communicator:
+    """See the module docstring. Made by `open`; safe to use from any thread.
+
+    Attributes:
+        peer_id: this peer's id.
+    """
+
+    def __init__(self, loop: LoopThread, session: Session) -> None:
+        self._loop = loop
+        self._session = session
+        self.peer_id = session.peer_id
+
+    @classmethod
+    def open(
+        cls,
+        group: str,
+        *,
+        initial_peers: Sequence[str] = (),
+        host: str = "127.0.0.1",
+        min_peers: int = 2,
+        directory: Path | None = None,
+        route: str = "auto",
+        protection: str = "sealed",
+        on_majority_lost: str = "continue",
+        timeouts: TimeoutPolicy | None = None,
+    ) -> Communicator:
+        """Start a peer of a group. Peers with the same arguments meet; others refuse each other.
+
+        Args:
+            group: the group's name.
+            initial_peers: addresses (`Communicator.address`) of peers that are there already.
+            host: IP address to listen on, 0.0.0.0 for all.
+            min_peers: how many found the group together.
+            directory: where identity and promises are kept over restarts; None: in memory.
+            route: auto | direct | tunnel, how bulk bytes go.
+            protection: sealed | plain; plain is for a network that all trust.
+            on_majority_lost: continue (survivors go on in a branch) | wait.
+            timeouts: limits of the protocol.
+
+        Raises `PORT_IN_USE`, `BOOTSTRAP_UNREACHABLE` and other errors of starting a peer.
+        """
+        config = GroupConfig(
+            group=group,
+            initial_peers=tuple(initial_peers),
+            host=host,
+            min_peers=min_peers,
+            directory=directory,
+            route=route,
+            protection=protection,
+            on_majority_lost=on_majority_lost,
+            timeouts=timeouts or TimeoutPolicy(),
+        )
+        loop = LoopThread(f"communicator-{group}")
+        try:
+            return cls(loop, loop.run(Session.start(config)))
+        except BaseException:
+            loop.stop()
+            raise
+
+    # ---- membership -----------------------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """What another peer needs as `initial_peers`."""
+        return self._session.address
+
+    @property
+    def peers(self) -> list[str]:
+        """Members of the group by its newest commit, this one included, sorted."""
+        return self._session.members()
+
+    def join(self) -> Handle[list[str]]:
+        """Enter the group; done when its members have committed that.
+
+        A group that is at work takes newcomers in with its next operation.
+        """
+        return self._start(self._session.join())
+
+    def leave(self) -> Handle[None]:
+        """Leave in good order, so that nobody has to wait for this peer; then `close`."""
+        return self._start(self._session.leave())
+
+    def close(self) -> None:
+        """End everything here at once; what is in flight fails with `PEER_UNREACHABLE`."""
+        self._loop.run(self._session.close())
+        self._loop.stop()
+
+    def __enter__(self) -> Communicator:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ---- operations -----------------------------------------------------------------------
+
+    def all_reduce(
+        self,
+        tensors: Mapping[str, npt.ArrayLike],
+        *,
+        weight: float | Mapping[str, float] = 1.0,
+        op: str = "mean",
+        codec: str = "fp32",
+        tag: str = "",
+    ) -> Handle[Reduced]:
+        """Reduce tensors with the other members; all of them call the same operations.
+
+        Args:
+            tensors: by name, fp32 of any shape (CPU torch tensors too). They are read while the
+                operation is in flight and must not be changed until it is done.
+            weight: of this peer's contribution, for all tensors or each.
+            op: mean | clipped_mean | trimmed_mean | median | sum | max | min.
+            codec: fp32 | bf16 | int8 | int4.
+            tag: keeps operations apart that have tensors of the same name.
+
+        Raises `USAGE` for arguments that no peer could take. The handle raises `OPERATION_MISSED`
+        when the group went on without this peer, `NON_FINITE` when its values are.
+        """
+        if op not in OPERATIONS or codec not in CODECS or not tensors:
+            raise SwarmError(
+                Code.USAGE,
+                f"can not reduce {len(tensors)} tensors by op {op!r} and codec {codec!r}",
+                f"op is one of {', '.join(OPERATIONS)}; codec one of {', '.join(CODECS)}",
+            )
+        arrays = {name: _as_fp32(name, values) for name, values in tensors.items()}
+        weights = weight if isinstance(weight, Mapping) else dict.fromkeys(arrays, weight)
+        for name in arrays:
+            if not (math.isfinite(weights.get(name, 0.0)) and weights.get(name, 0.0) > 0):
+                raise SwarmError(Code.USAGE, f"weight of {name!r} is not a positive number")
+        gathered = _Gathered(list(arrays), lambda found: _reduced(found, arrays))
+        for name, values in arrays.items():
+            full_tag = f"{tag}/{name}" if tag else name
+            if not is_tag(full_tag, values.size):
+                raise SwarmError(
+                    Code.USAGE,
+                    f"{full_tag!r} with {values.size} values can not be reduced",
+                    "names are up to 120 letters, digits and _ . : / -; tensors are not empty",
+                )
+            self._submit(
+                Operation(
+                    tag=full_tag,
+                    values=values.reshape(-1),
+                    weight=weights[name],
+                    operation=OPERATIONS[op],
+                    codec=codec,
+                    done=gathered.slot(name),
+                )
+            )
+        return Handle(gathered.future)
+
+    def sync_shared_state(
+        self, state: Mapping[str, Array], *, revision: int, tag: str = STATE_TAG
+    ) -> Handle[SharedState]:
+        """Agree on a state: the highest revision, of that the most popular content, goes to all.
+
+        Arrays of any dtype. Peers that have it get their own values back; the others download and
+        verify it. `revision` starts at 1 and grows with each state that is to replace the last.
+        """
+        if revision < 1:
+            raise SwarmError(Code.USAGE, "revisions of a shared state start at 1")
+        values, header = pack(state)
+        gathered = _Gathered(
+            [tag],
+            lambda found: SharedState(
+                unpack(found[tag].values, header), found[tag].version, sorted(found[tag].weights)
+            ),
+        )
+        self._submit(
+            Operation(
+                tag=tag,
+                values=values,
+                weight=1.0,
+                operation=pb.AGREE,
+                codec="fp32",
+                done=gathered.slot(tag),
+                revision=revision,
+            )
+        )
+        return Handle(gathered.future)
+
+    # ---- inside ---------------------------------------------------------------------------
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> Handle[T]:
+        return Handle(self._loop.start(work))
+
+    def _submit(self, operation: Operation) -> None:
+        self._loop.call(lambda: self._session.submit(operation))
+
+
+class _Gathered(Generic[T]):
+    """One future for the results of several tags."""
+
+    def __init__(self, names: Sequence[str], build: Callable[[Mapping[str, TagResult]], T]) -> None:
+        self.future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._waiting = set(names)
+        self._found: dict[str, TagResult] = {}
+        self._build = build
+
+    def slot(self, name: str) -> Callable[[TagResult | SwarmError], None]:
+        """Where the result of one of them goes; called in the loop's thread."""
+
+        def done(result: TagResult | SwarmError) -> None:
+            if self.future.done():
+                return
+            if isinstance(result, SwarmError):
+                self.future.set_exception(result)
+                return
+            self._found[name] = result
+            self._waiting.discard(name)
+            if not self._waiting:
+                try:
+                    self.future.set_result(self._build(self._found))
+                except SwarmError as error:
+                    self.future.set_exception(error)
+
+        return done
+
+
+def _as_fp32(name: str, values: npt.ArrayLike) -> F32:
+    array = np.asarray(values)
+    if array.dtype != np.float32:
+        raise SwarmError(
+            Code.USAGE, f"{name!r} is {array.dtype}", "convert it to float32 before it is reduced"
+        )
+    return np.ascontiguousarray(array)
+
+
+def _reduced(found: Mapping[str, TagResult], arrays: Mapping[str, F32]) -> Reduced:
+    tensors = {}
+    for name, result in found.items():
+        tensors[name] = result.values.reshape(arrays[name].shape)
+        tensors[name].flags.writeable = False
+    missing = {peer: why for result in found.values() for peer, why in result.missing.items()}
+    return Reduced(
+        tensors=tensors,
+        weights={name: dict(result.weights) for name, result in found.items()},
+        missing=missing,
+        round=max(result.round for result in found.values()),
+    )

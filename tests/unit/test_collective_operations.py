@@ -1,0 +1,185 @@
+"""Operations under tags: queueing, what peers offer, shared states as bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm.collective.offers import collect_offers, contributions_of
+from swarm.collective.operations import Operation, OperationQueue
+from swarm.collective.shared_state import pack, unpack
+from swarm.collective.state import FragmentState
+from swarm.collective.tensors import NOTHING, TensorPolicy
+from swarm.errors import Code, SwarmError
+from swarm.wire import collective_pb2 as pb
+
+
+class Waiting:
+    """An operation's caller."""
+
+    def __init__(self) -> None:
+        self.results = []
+
+    def operation(self, tag, operation=pb.MEAN, revision=0):
+        values = np.ones(4, np.float32)
+        return Operation(tag, values, 1.0, operation, "fp32", self.results.append, revision)
+
+
+def record_of(round_index, **versions):
+    record = pb.RoundRecord(round=round_index)
+    for tag, version in sorted(versions.items()):
+        outcome = record.fragments.add(advanced=True, numel=4)
+        outcome.state.fragment, outcome.state.version = tag, version
+        outcome.contributors.extend(["a", "b"])
+        outcome.weights.extend([0.5, 0.5])
+    return record
+
+
+def state_of(value):
+    return FragmentState.of(np.full(4, value, np.float32), NOTHING, 1)
+
+
+def ready(peer_calls):
+    """Ready messages of peers; each call is (tag, revision[, operation[, hash]])."""
+    messages = {}
+    for peer, calls in peer_calls.items():
+        messages[peer] = pb.Ready()
+        for tag, revision, *rest in calls:
+            operation, sha256 = (*rest, *(pb.MEAN, b"")[len(rest) :])
+            messages[peer].contributions.add(
+                fragment=tag,
+                revision=revision,
+                weight=1.0,
+                numel=4,
+                operation=operation,
+                base_sha256=sha256,
+            )
+    return messages
+
+
+EMPTY = pb.RoundRecord(round=0)
+
+
+def test_operations_of_one_tag_follow_one_another_and_others_do_not_wait():
+    queue, first, second, other = OperationQueue(TensorPolicy()), Waiting(), Waiting(), Waiting()
+    queue.submit(first.operation("x"), 0)
+    queue.submit(second.operation("x"), 0)
+    queue.submit(other.operation("y"), 0)
+    offer = queue.offer(b"base")
+    assert {t: w.revision for t, w in offer.wishes.items()} == {"x": 1, "y": 1}
+    queue.resolve(record_of(1, x=1), {"x": state_of(1)})
+    assert [len(w.results) for w in (first, second, other)] == [1, 0, 0]
+    assert {t: w.revision for t, w in queue.offer(b"base").wishes.items()} == {"x": 2, "y": 1}
+
+
+def test_a_result_that_was_made_without_this_peer_still_reaches_it():
+    queue, late = OperationQueue(TensorPolicy()), Waiting()
+    queue.submit(late.operation("x"), 0)
+    queue.resolve(record_of(5, x=1), {"x": state_of(3)})
+    assert late.results[0].values.tolist() == [3.0] * 4 and not queue.pending
+
+
+def test_a_peer_that_missed_two_operations_is_told_so():
+    queue, late = OperationQueue(TensorPolicy()), Waiting()
+    queue.submit(late.operation("x"), 0)
+    queue.resolve(record_of(5, x=2), {"x": state_of(3)})
+    assert isinstance(late.results[0], SwarmError)
+    assert late.results[0].code is Code.OPERATION_MISSED
+
+
+def test_a_newcomer_counts_from_where_the_group_is():
+    queue, newcomer = OperationQueue(TensorPolicy()), Waiting()
+    queue.submit(newcomer.operation("x"), 7)
+    assert queue.offer(b"").wishes["x"].revision == 8
+
+
+def test_closing_completes_everything_with_an_error():
+    queue, caller = OperationQueue(TensorPolicy()), Waiting()
+    for _ in range(3):
+        queue.submit(caller.operation("x"), 0)
+    queue.fail(SwarmError(Code.PEER_UNREACHABLE, "closed"))
+    assert len(caller.results) == 3 and not queue.pending
+
+
+def test_only_operations_that_all_have_begun_are_planned():
+    messages = ready({"a": [("x", 1), ("y", 1)], "b": [("x", 1)]})
+    offered = collect_offers(messages, (), EMPTY, TensorPolicy())
+    assert offered.weights == {"a": {"x": 1.0}, "b": {"x": 1.0}}
+
+
+def test_without_a_common_operation_each_is_planned_alone():
+    messages = ready({"a": [("x", 1)], "b": [("y", 1)]})
+    offered = collect_offers(messages, (), EMPTY, TensorPolicy())
+    assert offered.weights == {"a": {"x": 1.0}, "b": {"y": 1.0}}
+
+
+def test_an_operation_that_is_out_of_step_does_not_meet_the_others():
+    messages = ready({"a": [("x", 3)], "b": [("x", 2)]})
+    previous = record_of(4, x=1)
+    assert collect_offers(messages, (), previous, TensorPolicy()).weights == {
+        "a": {},
+        "b": {"x": 1.0},
+    }
+
+
+def test_of_different_calls_under_one_tag_the_most_stand():
+    calls = {"a": [("x", 1, pb.SUM)], "b": [("x", 1)], "c": [("x", 1)]}
+    offered = collect_offers(ready(calls), (), EMPTY, TensorPolicy())
+    assert offered.weights == {"a": {}, "b": {"x": 1.0}, "c": {"x": 1.0}}
+    assert offered.wishes["x"].operation == pb.MEAN
+
+
+@given(st.permutations("abcd"))
+def test_of_states_the_highest_revision_then_the_most_popular_stands(order):
+    calls = {
+        "a": [("s", 9, pb.AGREE, b"old")],
+        "b": [("s", 10, pb.AGREE, b"rare")],
+        "c": [("s", 10, pb.AGREE, b"popular")],
+        "d": [("s", 10, pb.AGREE, b"popular")],
+    }
+    messages = ready({p: calls[p] for p in order})
+    offered = collect_offers(messages, (), EMPTY, TensorPolicy())
+    assert {p for p, tags in offered.weights.items() if tags} == {"c", "d"}
+    assert offered.wishes["s"].revision == 10
+
+
+def test_an_offer_declares_its_norm_and_an_infinite_one_none():
+    queue, caller = OperationQueue(TensorPolicy()), Waiting()
+    queue.submit(caller.operation("x"), 0)
+    (said,) = contributions_of(queue.offer(b""), {})
+    assert said.norm == 2.0 and said.numel == 4
+    bad = caller.operation("y")
+    bad.values[0] = np.inf
+    queue.submit(bad, 0)
+    assert [c.norm for c in contributions_of(queue.offer(b""), {})] == [2.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i8", "u1", "?", "c16", "f2"])
+def test_a_shared_state_of_any_dtype_survives_packing(dtype):
+    rng = np.random.default_rng(0)
+    state = {
+        "weights": rng.integers(0, 2, (3, 5)).astype(dtype),
+        "one": np.array(1, dtype),
+        "none": np.zeros((0, 2), dtype),
+    }
+    values, header = pack(state)
+    again = unpack(values, header)
+    for name, array in state.items():
+        assert again[name].dtype == array.dtype and again[name].shape == array.shape
+        assert np.array_equal(again[name], array)
+
+
+def test_a_shared_state_of_another_layout_is_refused():
+    values, _ = pack({"w": np.zeros(3)})
+    _, header = pack({"w": np.zeros(4)})
+    with pytest.raises(SwarmError) as caught:
+        unpack(values, header)
+    assert caught.value.code is Code.STATE_MISMATCH
+
+
+def test_python_objects_are_no_shared_state():
+    with pytest.raises(SwarmError) as caught:
+        pack({"w": np.array([object()])})
+    assert caught.value.code is Code.USAGE
