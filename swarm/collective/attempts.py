@@ -116,8 +116,8 @@ class Attempts:
         for fragment in plan.fragments:
             name = fragment.fragment
             if fragment.operation == pb.AGREE and self._me in fragment.holders:
-                own, revision = offer.deltas[name], offer.wishes[name].revision
-                shadow[name] = FragmentState.of(own, np.zeros(0, np.float32), revision)
+                number = offer.wishes[name].number
+                shadow[name] = FragmentState.of(offer.deltas[name], np.zeros(0, "<f4"), number)
             elif name in means:
                 old = base.get(name) or policy.initial(name)
                 shadow[name] = policy.apply(name, means[name], old, len(fragment.contributors))

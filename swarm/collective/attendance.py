@@ -9,6 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from swarm.collective.context import READY_INTERVAL
+from swarm.collective.offers import awaited_peers
 from swarm.collective.standing import Standing
 from swarm.wire import collective_pb2 as pb
 
@@ -105,7 +106,8 @@ class Attendance:
                     return
             else:
                 await self.bury(p for p in roster if p not in self.ready)
-                if all(p in self.ready or p in dead for p in roster):
+                previous, policy = self._member.ledger.record, self._member.context.policy
+                if not awaited_peers(self.ready, roster, dead, previous, policy):
                     return
                 offered = self._offer_times()
                 if offered and clock() - min(offered) > self._deadline_s():

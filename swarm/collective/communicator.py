@@ -253,17 +253,12 @@ class Communicator:
         """Agree on a state: the highest revision, of that the most popular content, goes to all.
 
         Arrays of any dtype. Peers that have it get their own values back; the others download and
-        verify it. `revision` starts at 1 and grows with each state that is to replace the last.
+        verify it. `revision` says whose state is newer, for example the number of steps behind it.
         """
-        if revision < 1:
-            raise SwarmError(Code.USAGE, "revisions of a shared state start at 1")
-        values, header = pack(state)
-        gathered = _Gathered(
-            [tag],
-            lambda found: SharedState(
-                unpack(found[tag].values, header), found[tag].version, sorted(found[tag].weights)
-            ),
-        )
+        if not 0 <= revision < 1 << 63:
+            raise SwarmError(Code.USAGE, "the revision of a shared state is not a count")
+        values, header = pack(state, revision)
+        gathered = _Gathered([tag], lambda found: _shared(found[tag], header))
         self._submit(
             Operation(
                 tag=tag,
@@ -272,7 +267,7 @@ class Communicator:
                 operation=pb.AGREE,
                 codec="fp32",
                 done=gathered.slot(tag),
-                revision=revision,
+                state_revision=revision,
             )
         )
         return Handle(gathered.future)
@@ -322,6 +317,11 @@ def _as_fp32(name: str, values: npt.ArrayLike) -> F32:
             Code.USAGE, f"{name!r} is {array.dtype}", "convert it to float32 before it is reduced"
         )
     return np.ascontiguousarray(array)
+
+
+def _shared(found: TagResult, header: bytes) -> SharedState:
+    tensors, revision = unpack(found.values, header)
+    return SharedState(tensors, revision, sorted(found.weights))
 
 
 def _reduced(found: Mapping[str, TagResult], arrays: Mapping[str, F32]) -> Reduced:

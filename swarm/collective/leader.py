@@ -170,7 +170,7 @@ class RoundLeader:
                 records={p: self._ready[p].record for p in offered.weights},
                 codec=manifest.sync.codec,
                 equal_weights=manifest.sync.weights == "equal",
-                readers_keep_all=policy.open_tags or manifest.sync.forward == "full",
+                readers_keep_all=not policy.open_tags and manifest.sync.forward == "full",
                 attempt_timeout_ms=round(1000 * member.timeouts.attempt_s),
                 upload_bps={p: r.upload_bps or told[p] for p, r in self._ready.items()},
                 download_bps={p: r.download_bps or told[p] for p, r in self._ready.items()},

@@ -237,18 +237,30 @@ class RoundMember:
         while self.ledger.commit_id == before:
             if self.failure is not None:
                 raise self.failure
+            offer = self.offer
             await self._announce_ready(self._ready(offer))
             async with self.changed:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(
                         self.changed.wait_for(
-                            lambda: self.ledger.commit_id != before or self.failure is not None
+                            lambda: self.ledger.commit_id != before
+                            or self.failure is not None
+                            or self.offer is not offer
                         ),
                         READY_INTERVAL.total_seconds(),
                     )
         await self.resync()
         assert self.ledger.record is not None
         return self.ledger.record
+
+    async def revise(self, offer: Offer) -> None:
+        """Offer something else in the open round, if `run_round` waits in it; told at once.
+
+        What an attempt has taken of the earlier offer must be in it too.
+        """
+        if self.offer is not None and offer.base_commit == self.ledger.commit_id:
+            self.offer = offer
+            await self._notify()
 
     def _ready(self, offer: Offer | None) -> pb.Ready:
         roster = self.roster()

@@ -55,8 +55,47 @@ def collect_offers(
     if previous is None:
         return Offered()
     if policy.open_tags:
-        return _collect_tags(offering, previous, policy)
+        return _collect_tags(offering, left_out, previous, policy)
     return _collect_fragments(offering, previous, policy)
+
+
+def awaited_peers(
+    ready: Mapping[str, pb.Ready],
+    roster: Collection[str],
+    dead: Collection[str],
+    previous: pb.RoundRecord | None,
+    policy: Policy,
+) -> set[str]:
+    """Living members without whom the round should not begin yet.
+
+    In a run: all that are not ready. Under open tags nobody, as soon as one operation has all of
+    those who took part in its last run, so that a newcomer with nothing to do holds up nobody.
+    """
+    living = set(roster) - set(dead)
+    if previous is None or not policy.open_tags:
+        return living - ready.keys()
+    lacking = _lacking(ready, living, previous)
+    if not lacking:
+        return living - ready.keys()
+    return set() if any(not peers for peers in lacking.values()) else set.union(*lacking.values())
+
+
+def _lacking(
+    ready: Mapping[str, pb.Ready], living: Collection[str], previous: pb.RoundRecord
+) -> dict[str, set[str]]:
+    """For each operation that somebody has begun: who of its usual members has not."""
+    outcomes = {o.state.fragment: o for o in previous.fragments}
+    begun: dict[str, set[str]] = {}
+    for peer, message in ready.items():
+        for c in message.contributions:
+            done = outcomes[c.fragment].state.version if c.fragment in outcomes else 0
+            if not message.joining and int(c.number) == int(done) + 1:
+                begun.setdefault(c.fragment, set()).add(peer)
+    lacking = {}
+    for tag, peers in begun.items():
+        usual = set(outcomes[tag].contributors) & set(living) if tag in outcomes else set()
+        lacking[tag] = (usual or set(living)) - peers
+    return lacking
 
 
 def _collect_fragments(
@@ -78,19 +117,25 @@ def _collect_fragments(
 
 
 def _collect_tags(
-    offering: Mapping[str, pb.Ready], previous: pb.RoundRecord, policy: Policy
+    offering: Mapping[str, pb.Ready],
+    left_out: Collection[str],
+    previous: pb.RoundRecord,
+    policy: Policy,
 ) -> Offered:
-    """Operations that everybody who is ready has begun; if there is none, all that somebody has.
+    """Operations that all of their usual members have begun; at the deadline, the most popular.
 
     Of peers that call an operation differently, the most stand (ties: the smaller form).
     """
+    lacking = _lacking(offering, set(previous.roster) - set(left_out), previous)
+    tags = {tag for tag, peers in lacking.items() if not peers}
+    if not tags and lacking:
+        fewest = min(len(peers) for peers in lacking.values())
+        tags = {tag for tag, peers in lacking.items() if len(peers) == fewest}
     offered = Offered(weights={p: {} for p in offering}, norms={p: {} for p in offering})
     calls = {
         peer: {c.fragment: c for c in message.contributions if _is_next(c, previous, policy)}
         for peer, message in offering.items()
     }
-    begun = [set(tags) for tags in calls.values()]
-    tags = set.intersection(*begun) or set.union(*begun) if begun else set()
     for tag in sorted(tags):
         by_spec: dict[Spec, dict[str, pb.Contribution]] = {}
         for peer, own in calls.items():
@@ -103,7 +148,7 @@ def _collect_tags(
         if spec[1] == pb.AGREE:
             same = _elected(same)
         offered.numel[tag] = spec[0]
-        offered.wishes[tag] = Wish(spec[1], spec[2], next(iter(same.values())).revision)
+        offered.wishes[tag] = Wish(spec[1], spec[2], next(iter(same.values())).number)
         for peer, c in same.items():
             offered.weights[peer][tag] = c.weight
             offered.norms[peer][tag] = c.norm
@@ -112,21 +157,19 @@ def _collect_tags(
 
 def _is_next(c: pb.Contribution, previous: pb.RoundRecord, policy: Policy) -> bool:
     """True for the operation that follows the agreed one under its tag."""
-    version = int(agreed(c.fragment, previous, policy).version)
-    newer = int(c.revision) > version
-    return newer if c.operation == pb.AGREE else int(c.revision) == version + 1
+    return int(c.number) == int(agreed(c.fragment, previous, policy).version) + 1
 
 
 def _elected(same: Mapping[str, pb.Contribution]) -> dict[str, pb.Contribution]:
     """Holders of the state that stands: highest revision, most popular, smallest hash."""
-    votes = Counter((int(c.revision), bytes(c.base_sha256)) for c in same.values())
+    votes = Counter((int(c.state_revision), bytes(c.base_sha256)) for c in same.values())
     newest = max(revision for revision, _ in votes)
     hashes = {h: n for (revision, h), n in votes.items() if revision == newest}
     best = min(hashes, key=lambda h: (-hashes[h], h))
     return {
         peer: c
         for peer, c in same.items()
-        if (int(c.revision), bytes(c.base_sha256)) == (newest, best)
+        if (int(c.state_revision), bytes(c.base_sha256)) == (newest, best)
     }
 
 
@@ -146,7 +189,8 @@ def contributions_of(offer: Offer, fragments: Mapping[str, FragmentState]) -> li
                 base_sha256=_base_of(values, wish, fragments.get(name)),
                 numel=values.size,
                 norm=_norm(values),
-                revision=wish.revision if wish else 0,
+                number=wish.number if wish else 0,
+                state_revision=wish.state_revision if wish else 0,
                 operation=pb.Operation.Name(wish.operation) if wish else None,
                 codec=wish.codec if wish else "",
             )

@@ -27,7 +27,7 @@ class TagResult:
 
     Attributes:
         values: the result, flat fp32, the same bits on every peer; not to be changed.
-        version: number of the operation, or the revision of an agreed state.
+        version: number of the operation under its tag.
         weights: who contributed, with normalized weights.
         round: the round that decided it.
         missing: members whose contribution is not in it, and why.
@@ -50,7 +50,8 @@ class Operation:
     operation: int  # pb.Operation
     codec: str
     done: Callable[[TagResult | SwarmError], None]
-    revision: int = 0  # of a state; else numbered by the queue
+    state_revision: int = 0  # of a state to be agreed on
+    number: int = 0  # under its tag; given by the queue
 
 
 @dataclass
@@ -69,9 +70,8 @@ class OperationQueue:
     def submit(self, operation: Operation, agreed_version: int) -> None:
         """Add an operation; `agreed_version` is the group's count under its tag right now."""
         tag = self._tags.setdefault(operation.tag, _Tag(agreed_version))
-        if operation.operation != pb.AGREE:
-            tag.last += 1
-            operation.revision = tag.last
+        tag.last += 1
+        operation.number = tag.last
         tag.waiting.append(operation)
         self._policy.subscribed.add(operation.tag)
 
@@ -92,7 +92,9 @@ class OperationQueue:
             base_commit=base_commit,
             steps=1,
             tokens=1,
-            wishes={op.tag: Wish(op.operation, op.codec, op.revision) for op in heads},
+            wishes={
+                op.tag: Wish(op.operation, op.codec, op.number, op.state_revision) for op in heads
+            },
         )
 
     def resolve(self, record: pb.RoundRecord, fragments: Mapping[str, FragmentState]) -> None:
@@ -101,10 +103,10 @@ class OperationQueue:
         missing = {s.peer: s.reason for s in record.missing}
         for head in self._heads():
             outcome = outcomes.get(head.tag)
-            if outcome is None or outcome.state.version < head.revision:
+            if outcome is None or outcome.state.version < head.number:
                 continue
             self._tags[head.tag].waiting.popleft()
-            overtaken = head.operation != pb.AGREE and outcome.state.version > head.revision
+            overtaken = head.operation != pb.AGREE and outcome.state.version > head.number
             if overtaken or head.tag not in fragments:
                 head.done(_missed(head, int(outcome.state.version)))
                 continue
@@ -130,6 +132,6 @@ def _missed(operation: Operation, version: int) -> SwarmError:
     return SwarmError(
         Code.OPERATION_MISSED,
         f"the group is at operation {version} of {operation.tag!r}, this peer at "
-        f"{operation.revision}",
+        f"{operation.number}",
         "take the group's state with sync_shared_state and go on from there",
     )

@@ -67,13 +67,14 @@ def normalized_weights(weights: Mapping[str, float], clip: float) -> dict[str, f
 class Wish:
     """What is to be done with a tensor under a tag.
 
-    `revision`: for AGREE the state's revision, of which the highest is taken; else the number of
-    the operation under its tag, counted from 1, so that only the same operations meet.
+    `number` counts the operations under a tag from 1, so that only the same operations meet. Of
+    states to be agreed on the one with the highest `state_revision` is taken.
     """
 
     operation: int = pb.MEAN  # pb.Operation
     codec: str = "fp32"
-    revision: int = 0
+    number: int = 0
+    state_revision: int = 0
 
 
 @dataclass(frozen=True)

@@ -103,14 +103,16 @@ def _add_fragments(
         outcome = record.fragments.add(advanced=name in advanced)
         if name in advanced:
             outcome.state.CopyFrom(advanced[name])
-            if planned[name].operation != pb.AGREE:
-                outcome.state.version = agreed(name, inputs.previous, policy).version + 1
+            outcome.state.version = agreed(name, inputs.previous, policy).version + 1
             outcome.contributors.extend(planned[name].contributors)
             outcome.weights.extend(planned[name].weights)
             outcome.numel = planned[name].numel
         else:
             outcome.state.CopyFrom(agreed(name, inputs.previous, policy))
             outcome.numel = before[name].numel if name in before else policy.numel[name]
+            if policy.open_tags:  # who has to be there for the next operation
+                outcome.contributors.extend(before[name].contributors)
+                outcome.weights.extend(before[name].weights)
 
 
 def _branch(plan: pb.Plan) -> bytes:

@@ -24,8 +24,8 @@ def _layout(state: Mapping[str, Array]) -> bytes:
     return bytes(msgpack.packb(fields))
 
 
-def pack(state: Mapping[str, Array]) -> tuple[F32, bytes]:
-    """A copy of the arrays as flat fp32, and the layout that `unpack` needs.
+def pack(state: Mapping[str, Array], revision: int) -> tuple[F32, bytes]:
+    """A copy of revision and arrays as flat fp32, and the layout that `unpack` needs.
 
     Raises `USAGE` for arrays of Python objects.
     """
@@ -34,14 +34,15 @@ def pack(state: Mapping[str, Array]) -> tuple[F32, bytes]:
             raise SwarmError(Code.USAGE, f"{name!r} holds Python objects, not numbers")
     layout = _layout(state)
     header = len(layout).to_bytes(4, "little") + layout
-    pieces = [header, *(np.ascontiguousarray(state[name]).tobytes() for name in sorted(state))]
+    pieces = [header, revision.to_bytes(8, "little")]
+    pieces += [np.ascontiguousarray(state[name]).tobytes() for name in sorted(state)]
     data = b"".join(pieces)
     data += bytes(-len(data) % 4)
     return np.frombuffer(data, dtype="<f4"), header
 
 
-def unpack(values: F32, header: bytes) -> dict[str, Array]:
-    """The arrays of a packed state; read-only views.
+def unpack(values: F32, header: bytes) -> tuple[dict[str, Array], int]:
+    """The arrays of a packed state, read-only views, and its revision.
 
     Raises `STATE_MISMATCH` when its layout is another than `header`'s.
     """
@@ -53,11 +54,12 @@ def unpack(values: F32, header: bytes) -> dict[str, Array]:
             "give sync_shared_state the same arrays on every peer",
         )
     state: dict[str, Array] = {}
-    position = len(header)
+    position = len(header) + 8
+    revision = int.from_bytes(data[len(header) : position], "little")
     for name, dtype, shape in msgpack.unpackb(header[4:]):
         count = int(np.prod(shape, dtype=np.int64))
         kind = np.dtype(dtype)
         view = np.frombuffer(data, dtype=np.uint8, count=count * kind.itemsize, offset=position)
         state[name] = view.view(kind).reshape(shape)
         position += count * kind.itemsize
-    return state
+    return state, revision

@@ -145,12 +145,9 @@ def check_record(
         if not outcome.advanced:
             _require(state == old, f"{name} changed without having advanced")
             continue
-        if open_tags:
-            _require(is_tag(name, outcome.numel), f"{name} is no tag")
-            _require(state.version > old.version, f"{name} did not advance")
-        else:
-            _require(outcome.numel == numel[name], f"{name} has another size")
-            _require(state.version == old.version + 1, f"{name} advanced by more than one version")
+        fits = is_tag(name, outcome.numel) if open_tags else outcome.numel == numel[name]
+        _require(fits, f"{name} has another size")
+        _require(state.version == old.version + 1, f"{name} advanced by more than one version")
         _require(len(state.theta_sha256) == len(state.momentum_sha256) == 32, f"{name} has no hash")
         own = own_results.get((name, tuple(outcome.contributors)))
         if own is not None:

@@ -62,24 +62,26 @@ class FragmentVersion(_message.Message):
     def __init__(self, fragment: _Optional[str] = ..., version: _Optional[int] = ..., theta_sha256: _Optional[bytes] = ..., momentum_sha256: _Optional[bytes] = ...) -> None: ...
 
 class Contribution(_message.Message):
-    __slots__ = ("fragment", "weight", "base_sha256", "numel", "norm", "revision", "operation", "codec")
+    __slots__ = ("fragment", "weight", "base_sha256", "numel", "norm", "number", "operation", "codec", "state_revision")
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     BASE_SHA256_FIELD_NUMBER: _ClassVar[int]
     NUMEL_FIELD_NUMBER: _ClassVar[int]
     NORM_FIELD_NUMBER: _ClassVar[int]
-    REVISION_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
+    STATE_REVISION_FIELD_NUMBER: _ClassVar[int]
     fragment: str
     weight: float
     base_sha256: bytes
     numel: int
     norm: float
-    revision: int
+    number: int
     operation: Operation
     codec: str
-    def __init__(self, fragment: _Optional[str] = ..., weight: _Optional[float] = ..., base_sha256: _Optional[bytes] = ..., numel: _Optional[int] = ..., norm: _Optional[float] = ..., revision: _Optional[int] = ..., operation: _Optional[_Union[Operation, str]] = ..., codec: _Optional[str] = ...) -> None: ...
+    state_revision: int
+    def __init__(self, fragment: _Optional[str] = ..., weight: _Optional[float] = ..., base_sha256: _Optional[bytes] = ..., numel: _Optional[int] = ..., norm: _Optional[float] = ..., number: _Optional[int] = ..., operation: _Optional[_Union[Operation, str]] = ..., codec: _Optional[str] = ..., state_revision: _Optional[int] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ("round", "base_commit", "branch", "joining", "contributions", "steps", "tokens", "loss", "routed_tokens", "record", "suspects", "declined", "upload_bps", "download_bps")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.collective.offers import collect_offers, contributions_of
+from swarm.collective.offers import awaited_peers, collect_offers, contributions_of
 from swarm.collective.operations import Operation, OperationQueue
 from swarm.collective.shared_state import pack, unpack
 from swarm.collective.state import FragmentState
@@ -22,9 +22,9 @@ class Waiting:
     def __init__(self) -> None:
         self.results = []
 
-    def operation(self, tag, operation=pb.MEAN, revision=0):
+    def operation(self, tag, operation=pb.MEAN):
         values = np.ones(4, np.float32)
-        return Operation(tag, values, 1.0, operation, "fp32", self.results.append, revision)
+        return Operation(tag, values, 1.0, operation, "fp32", self.results.append)
 
 
 def record_of(round_index, **versions):
@@ -42,15 +42,16 @@ def state_of(value):
 
 
 def ready(peer_calls):
-    """Ready messages of peers; each call is (tag, revision[, operation[, hash]])."""
+    """Ready messages of peers; each call is (tag, number[, operation[, revision, hash]])."""
     messages = {}
     for peer, calls in peer_calls.items():
         messages[peer] = pb.Ready()
-        for tag, revision, *rest in calls:
-            operation, sha256 = (*rest, *(pb.MEAN, b"")[len(rest) :])
+        for tag, number, *rest in calls:
+            operation, revision, sha256 = (*rest, *(pb.MEAN, 0, b"")[len(rest) :])
             messages[peer].contributions.add(
                 fragment=tag,
-                revision=revision,
+                number=number,
+                state_revision=revision,
                 weight=1.0,
                 numel=4,
                 operation=operation,
@@ -59,7 +60,7 @@ def ready(peer_calls):
     return messages
 
 
-EMPTY = pb.RoundRecord(round=0)
+EMPTY = pb.RoundRecord(round=0, roster="abcd")
 
 
 def test_operations_of_one_tag_follow_one_another_and_others_do_not_wait():
@@ -68,10 +69,10 @@ def test_operations_of_one_tag_follow_one_another_and_others_do_not_wait():
     queue.submit(second.operation("x"), 0)
     queue.submit(other.operation("y"), 0)
     offer = queue.offer(b"base")
-    assert {t: w.revision for t, w in offer.wishes.items()} == {"x": 1, "y": 1}
+    assert {t: w.number for t, w in offer.wishes.items()} == {"x": 1, "y": 1}
     queue.resolve(record_of(1, x=1), {"x": state_of(1)})
     assert [len(w.results) for w in (first, second, other)] == [1, 0, 0]
-    assert {t: w.revision for t, w in queue.offer(b"base").wishes.items()} == {"x": 2, "y": 1}
+    assert {t: w.number for t, w in queue.offer(b"base").wishes.items()} == {"x": 2, "y": 1}
 
 
 def test_a_result_that_was_made_without_this_peer_still_reaches_it():
@@ -92,7 +93,7 @@ def test_a_peer_that_missed_two_operations_is_told_so():
 def test_a_newcomer_counts_from_where_the_group_is():
     queue, newcomer = OperationQueue(TensorPolicy()), Waiting()
     queue.submit(newcomer.operation("x"), 7)
-    assert queue.offer(b"").wishes["x"].revision == 8
+    assert queue.offer(b"").wishes["x"].number == 8
 
 
 def test_closing_completes_everything_with_an_error():
@@ -105,19 +106,38 @@ def test_closing_completes_everything_with_an_error():
 
 def test_only_operations_that_all_have_begun_are_planned():
     messages = ready({"a": [("x", 1), ("y", 1)], "b": [("x", 1)]})
-    offered = collect_offers(messages, (), EMPTY, TensorPolicy())
+    offered = collect_offers(messages, "cd", EMPTY, TensorPolicy())
     assert offered.weights == {"a": {"x": 1.0}, "b": {"x": 1.0}}
 
 
-def test_without_a_common_operation_each_is_planned_alone():
-    messages = ready({"a": [("x", 1)], "b": [("y", 1)]})
-    offered = collect_offers(messages, (), EMPTY, TensorPolicy())
-    assert offered.weights == {"a": {"x": 1.0}, "b": {"y": 1.0}}
+def test_different_first_operations_wait_for_one_another():
+    policy, messages = TensorPolicy(), ready({"a": [("x", 1)], "b": [("y", 1)]})
+    assert awaited_peers(messages, "ab", (), EMPTY, policy) == {"a", "b"}
+    messages = ready({"a": [("x", 1), ("y", 1)], "b": [("y", 1)]})
+    assert awaited_peers(messages, "ab", (), EMPTY, policy) == set()
+
+
+def test_a_newcomer_with_another_operation_neither_waits_for_its_own_nor_holds_up_the_others():
+    policy, previous = TensorPolicy(), record_of(4, gradient=6, state=6)
+    previous.roster.extend("abc")
+    messages = ready({"a": [("gradient", 7)], "b": [("gradient", 7)], "c": [("state", 7)]})
+    assert awaited_peers(messages, "abc", (), previous, policy) == set()
+    offered = collect_offers(messages, (), previous, policy)
+    assert offered.weights == {"a": {"gradient": 1.0}, "b": {"gradient": 1.0}, "c": {}}
+    messages = ready({p: [("state", 7)] for p in "abc"})
+    assert len(collect_offers(messages, (), previous, policy).weights) == 3
+
+
+def test_at_the_deadline_the_operation_that_lacks_the_fewest_is_planned():
+    policy, messages = TensorPolicy(), ready({"a": [("x", 1)], "b": [("x", 1)], "c": [("y", 1)]})
+    offered = collect_offers(messages, (), EMPTY, policy)
+    assert offered.weights == {"a": {"x": 1.0}, "b": {"x": 1.0}, "c": {}}
 
 
 def test_an_operation_that_is_out_of_step_does_not_meet_the_others():
     messages = ready({"a": [("x", 3)], "b": [("x", 2)]})
     previous = record_of(4, x=1)
+    previous.roster.extend("ab")
     assert collect_offers(messages, (), previous, TensorPolicy()).weights == {
         "a": {},
         "b": {"x": 1.0},
@@ -134,15 +154,14 @@ def test_of_different_calls_under_one_tag_the_most_stand():
 @given(st.permutations("abcd"))
 def test_of_states_the_highest_revision_then_the_most_popular_stands(order):
     calls = {
-        "a": [("s", 9, pb.AGREE, b"old")],
-        "b": [("s", 10, pb.AGREE, b"rare")],
-        "c": [("s", 10, pb.AGREE, b"popular")],
-        "d": [("s", 10, pb.AGREE, b"popular")],
+        "a": [("s", 1, pb.AGREE, 9, b"old")],
+        "b": [("s", 1, pb.AGREE, 10, b"rare")],
+        "c": [("s", 1, pb.AGREE, 10, b"popular")],
+        "d": [("s", 1, pb.AGREE, 10, b"popular")],
     }
     messages = ready({p: calls[p] for p in order})
     offered = collect_offers(messages, (), EMPTY, TensorPolicy())
     assert {p for p, tags in offered.weights.items() if tags} == {"c", "d"}
-    assert offered.wishes["s"].revision == 10
 
 
 def test_an_offer_declares_its_norm_and_an_infinite_one_none():
@@ -164,16 +183,17 @@ def test_a_shared_state_of_any_dtype_survives_packing(dtype):
         "one": np.array(1, dtype),
         "none": np.zeros((0, 2), dtype),
     }
-    values, header = pack(state)
-    again = unpack(values, header)
+    values, header = pack(state, 12)
+    again, revision = unpack(values, header)
+    assert revision == 12
     for name, array in state.items():
         assert again[name].dtype == array.dtype and again[name].shape == array.shape
         assert np.array_equal(again[name], array)
 
 
 def test_a_shared_state_of_another_layout_is_refused():
-    values, _ = pack({"w": np.zeros(3)})
-    _, header = pack({"w": np.zeros(4)})
+    values, _ = pack({"w": np.zeros(3)}, 1)
+    _, header = pack({"w": np.zeros(4)}, 1)
     with pytest.raises(SwarmError) as caught:
         unpack(values, header)
     assert caught.value.code is Code.STATE_MISMATCH
@@ -181,5 +201,5 @@ def test_a_shared_state_of_another_layout_is_refused():
 
 def test_python_objects_are_no_shared_state():
     with pytest.raises(SwarmError) as caught:
-        pack({"w": np.array([object()])})
+        pack({"w": np.array([object()])}, 1)
     assert caught.value.code is Code.USAGE
