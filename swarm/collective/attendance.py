@@ -139,13 +139,14 @@ class Attendance:
         """Ping peers that were not heard of for a while; note those that are dead."""
         member, dead = self._member, self.standing.dead
         horizon = member.context.clock() - member.timeouts.heartbeat_s / 2
-        silent = [p for p in peers if member.heard.get(p, 0.0) < horizon and p != member.me]
+        resigned = {member.me, *member.ledger.resignations}
+        silent = [p for p in peers if member.heard.get(p, 0.0) < horizon and p not in resigned]
         answers = await asyncio.gather(*(member.alive(p) for p in silent))
         for peer, alive in zip(silent, answers, strict=True):
             if alive:
                 dead.pop(peer, None)
             else:
-                dead[peer] = "left" if peer in member.ledger.resignations else "does not answer"
+                dead[peer] = "does not answer"
 
     def living_joiners(self) -> list[str]:
         """Peers whose Ready is fresh."""

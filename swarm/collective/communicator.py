@@ -104,6 +104,7 @@ class Communicator:
         self._loop = loop
         self._session = session
         self.peer_id = session.peer_id
+        self._closed = False
 
     @classmethod
     def open(
@@ -176,7 +177,13 @@ class Communicator:
         return self._start(self._session.leave())
 
     def close(self) -> None:
-        """End everything here at once; what is in flight fails with `PEER_UNREACHABLE`."""
+        """End everything here at once; what is in flight fails with `PEER_UNREACHABLE`.
+
+        The communicator is of no use afterwards; closing it again does nothing.
+        """
+        if self._closed:
+            return
+        self._closed = True
         self._loop.run(self._session.close())
         self._loop.stop()
 
@@ -275,9 +282,14 @@ class Communicator:
     # ---- inside ---------------------------------------------------------------------------
 
     def _start(self, work: Coroutine[Any, Any, T]) -> Handle[T]:
+        if self._closed:
+            work.close()
+            raise SwarmError(Code.USAGE, "the communicator is closed", "open a new one")
         return Handle(self._loop.start(work))
 
     def _submit(self, operation: Operation) -> None:
+        if self._closed:
+            raise SwarmError(Code.USAGE, "the communicator is closed", "open a new one")
         self._loop.call(lambda: self._session.submit(operation))
 
 

@@ -171,7 +171,7 @@ class RoundLeader:
                 codec=manifest.sync.codec,
                 equal_weights=manifest.sync.weights == "equal",
                 readers_keep_all=not policy.open_tags and manifest.sync.forward == "full",
-                attempt_timeout_ms=round(1000 * member.timeouts.attempt_s),
+                timeouts=member.timeouts,
                 upload_bps={p: r.upload_bps or told[p] for p, r in self._ready.items()},
                 download_bps={p: r.download_bps or told[p] for p, r in self._ready.items()},
             )

@@ -243,9 +243,11 @@ class RoundMember:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(
                         self.changed.wait_for(
-                            lambda: self.ledger.commit_id != before
-                            or self.failure is not None
-                            or self.offer is not offer
+                            lambda: (
+                                self.ledger.commit_id != before
+                                or self.failure is not None
+                                or self.offer is not offer
+                            )
                         ),
                         READY_INTERVAL.total_seconds(),
                     )

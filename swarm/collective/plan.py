@@ -85,8 +85,7 @@ class PlanInputs:
     peers that trained from `base_commit` are in it. `wishes` say for a fragment what is not as the
     run's `operation` and `codec`. `readers_keep_all`: every member keeps every fragment, so all of
     them compute the result and a majority of all must agree on it; else only its contributors do.
-    `upload_bps`, `download_bps`: measured bits per second, 0 or nothing when unknown. With
-    `timeouts` the attempt's time limit follows from the rates, else it is `attempt_timeout_ms`.
+    `upload_bps`, `download_bps`: measured bits per second, 0 or nothing when unknown.
     """
 
     run_id: bytes
@@ -102,13 +101,12 @@ class PlanInputs:
     codec: str
     equal_weights: bool
     readers_keep_all: bool
-    attempt_timeout_ms: int
+    timeouts: TimeoutPolicy
     operation: int = pb.MEAN
     norms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     wishes: Mapping[str, Wish] = field(default_factory=dict)
     upload_bps: Mapping[str, float] = field(default_factory=dict)
     download_bps: Mapping[str, float] = field(default_factory=dict)
-    timeouts: TimeoutPolicy | None = None
 
 
 def make_plan(inputs: PlanInputs) -> pb.Plan:
@@ -123,7 +121,6 @@ def make_plan(inputs: PlanInputs) -> pb.Plan:
         electorate=sorted(inputs.electorate),
         unanimous=inputs.unanimous,
         members=[pb.Member(peer=p, record=inputs.records[p]) for p in members],
-        attempt_timeout_ms=inputs.attempt_timeout_ms,
     )
     for fragment in sorted(inputs.numel):
         offered = {
@@ -149,9 +146,8 @@ def _share_out(plan: pb.Plan, inputs: PlanInputs) -> None:
     shares = share_parts(reduced, orders, rates, plan.chunk_elements)
     for fragment, parts in zip(reduced, shares, strict=True):
         fragment.parts.extend(parts)
-    if inputs.timeouts is not None:
-        limit = attempt_timeout(predicted_seconds(plan, rates), inputs.timeouts)
-        plan.attempt_timeout_ms = round(1000 * limit.total_seconds())
+    limit = attempt_timeout(predicted_seconds(plan, rates), inputs.timeouts)
+    plan.attempt_timeout_ms = round(1000 * limit.total_seconds())
 
 
 def _weights_of(

@@ -1,12 +1,14 @@
 """The plan is a pure function with properties that every part of the protocol leans on."""
 
 import itertools
+import math
 import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.collective.plan import (
+    WEIGHT_CLIP,
     PlanInputs,
     make_plan,
     normalized_weights,
@@ -14,6 +16,7 @@ from swarm.collective.plan import (
     reducers_of,
     rendezvous_order,
 )
+from swarm.config import TimeoutPolicy
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import SignedRecord
 
@@ -42,7 +45,7 @@ def inputs(draw):
         codec="fp32",
         equal_weights=draw(st.booleans()),
         readers_keep_all=draw(st.booleans()),
-        attempt_timeout_ms=1000,
+        timeouts=TimeoutPolicy(),
         upload_bps={p: draw(bandwidths) for p in members},
         download_bps={p: draw(bandwidths) for p in members},
     )
@@ -98,14 +101,19 @@ def test_a_fragment_that_nobody_offers_is_not_in_the_plan():
         run_id=b"r", branch=b"", round=1, ballot=pb.Ballot(), base_commit=b"", electorate=["a"],
         unanimous=False, offers={"a": {"x": 0.0, "y": 5.0}}, numel={"x": 10, "y": 10},
         records={"a": SignedRecord()}, codec="fp32", equal_weights=False, readers_keep_all=True,
-        attempt_timeout_ms=1,
+        timeouts=TimeoutPolicy(),
     )  # fmt: skip
     assert [f.fragment for f in make_plan(base).fragments] == ["y"]
 
 
 def test_weights_are_clipped_to_four_times_the_median_and_sum_to_one():
-    weights = normalized_weights({"a": 100.0, "b": 100.0, "c": 1e9})
+    weights = normalized_weights({"a": 100.0, "b": 100.0, "c": 1e9}, WEIGHT_CLIP)
     assert abs(weights["c"] - 400 / 600) < 1e-6 and abs(weights["a"] - 100 / 600) < 1e-6
+
+
+def test_weights_without_a_clip_stay_in_proportion():
+    weights = normalized_weights({"a": 1.0, "b": 999.0}, math.inf)
+    assert abs(weights["b"] - 0.999) < 1e-6
 
 
 def test_removing_a_peer_does_not_reorder_the_succession_of_the_others():

@@ -1,0 +1,223 @@
+"""The public face of the collective, with real networks: several communicators, real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from swarm.collective.communicator import Communicator
+from swarm.errors import Code, SwarmError
+
+LIMIT = timedelta(seconds=40)
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "collective.md"
+
+
+def open_group(stack: ExitStack, count: int, **options) -> list[Communicator]:
+    first = stack.enter_context(Communicator.open("test", min_peers=count, **options))
+    others = [
+        stack.enter_context(
+            Communicator.open("test", min_peers=count, initial_peers=[first.address], **options)
+        )
+        for _ in range(count - 1)
+    ]
+    group = [first, *others]
+    for joining in [c.join() for c in group]:
+        assert len(joining.wait(LIMIT)) == count
+    return group
+
+
+@pytest.fixture
+def trio() -> Iterator[list[Communicator]]:
+    with ExitStack() as stack:
+        yield open_group(stack, 3)
+
+
+def values_of(rank: int, shape=(7, 300)) -> np.ndarray:
+    return np.random.default_rng(rank).standard_normal(shape).astype(np.float32)
+
+
+def same_everywhere(results, name) -> np.ndarray:
+    first = results[0].tensors[name]
+    assert all(np.array_equal(first, r.tensors[name]) for r in results)
+    return first
+
+
+@pytest.mark.parametrize(
+    ("op", "expected"),
+    [
+        ("mean", lambda x: x.mean(0)),
+        ("sum", lambda x: x.sum(0)),
+        ("max", lambda x: x.max(0)),
+        ("min", lambda x: x.min(0)),
+        ("median", lambda x: np.median(x, 0)),
+    ],
+)
+def test_every_peer_gets_the_same_right_bits(trio, op, expected):
+    given = [values_of(rank) for rank in range(3)]
+    handles = [c.all_reduce({"x": x}, op=op) for c, x in zip(trio, given, strict=True)]
+    result = same_everywhere([h.wait(LIMIT) for h in handles], "x")
+    assert result.shape == (7, 300)
+    np.testing.assert_allclose(result, expected(np.stack(given)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("codec", "error"), [("bf16", 0.02), ("int8", 0.05), ("int4", 0.6)])
+def test_lossy_codecs_give_the_same_bits_too(trio, codec, error):
+    given = [values_of(rank) for rank in range(3)]
+    handles = [c.all_reduce({"x": x}, codec=codec) for c, x in zip(trio, given, strict=True)]
+    result = same_everywhere([h.wait(LIMIT) for h in handles], "x")
+    np.testing.assert_allclose(result, np.mean(given, axis=0), atol=error)
+
+
+def test_weights_are_in_proportion(trio):
+    handles = [
+        c.all_reduce({"x": np.full(5, float(rank), np.float32)}, weight=weight)
+        for c, rank, weight in zip(trio, range(3), (1.0, 1.0, 100.0), strict=True)
+    ]
+    result = same_everywhere([h.wait(LIMIT) for h in handles], "x")
+    np.testing.assert_allclose(result, (0 + 1 + 200) / 102, rtol=1e-6)
+
+
+def test_several_operations_in_flight_in_any_order(trio):
+    names = ["a", "b", "c", "d"]
+    handles = []
+    for rank, comm in enumerate(trio):
+        for name in np.roll(names, rank):
+            handles.append((name, comm.all_reduce({name: values_of(names.index(name))})))
+        handles += [("a", comm.all_reduce({"a": values_of(9)}, tag="again"))]
+    for name, handle in handles:
+        result = handle.wait(LIMIT)
+        assert name in result.tensors and not result.missing
+
+
+def test_the_most_advanced_state_goes_to_everybody(trio):
+    states = [{"w": np.arange(6.0) + rank, "n": np.array([rank])} for rank in range(3)]
+    handles = [
+        c.sync_shared_state(state, revision=revision)
+        for c, state, revision in zip(trio, states, (4, 5, 3), strict=True)
+    ]
+    for handle in handles:
+        shared = handle.wait(LIMIT)
+        assert shared.revision == 5 and shared.sources == [trio[1].peer_id]
+        assert shared.tensors["w"].tolist() == (np.arange(6.0) + 1).tolist()
+
+
+def test_handles_can_be_awaited(trio):
+    async def story():
+        return await asyncio.gather(*(c.all_reduce({"x": values_of(0)}) for c in trio))
+
+    same_everywhere(asyncio.run(asyncio.wait_for(story(), 40)), "x")
+
+
+def test_a_newcomer_enters_with_the_next_operation_and_takes_the_state(trio):
+    with Communicator.open("test", min_peers=3, initial_peers=[trio[0].address]) as late:
+        joining = late.join()
+        revision = 0
+        while not joining.done():
+            revision += 1
+            state = {"w": np.full(3, revision)}
+            handles = [c.sync_shared_state(state, revision=revision) for c in trio]
+            for handle in handles:
+                handle.wait(LIMIT)
+        assert late.peer_id in joining.wait(LIMIT)
+        everybody = [*trio, late]
+        handles = [
+            c.sync_shared_state({"w": np.zeros(3, int)}, revision=0)
+            if c is late
+            else c.sync_shared_state({"w": np.full(3, 99)}, revision=revision + 1)
+            for c in everybody
+        ]
+        assert handles[-1].wait(LIMIT).tensors["w"].tolist() == [99, 99, 99]
+        handles = [c.all_reduce({"x": np.ones(3, np.float32)}, op="sum") for c in everybody]
+        assert same_everywhere([h.wait(LIMIT) for h in handles], "x").tolist() == [4.0] * 3
+
+
+def test_one_that_leaves_in_good_order_is_not_waited_for(trio):
+    trio[2].leave().wait(LIMIT)
+    handles = [c.all_reduce({"x": values_of(rank)}) for rank, c in enumerate(trio[:2])]
+    results = [h.wait(LIMIT) for h in handles]
+    np.testing.assert_allclose(
+        same_everywhere(results, "x"), (values_of(0) + values_of(1)) / 2, atol=1e-6
+    )
+
+
+def test_closing_fails_what_is_in_flight_and_leaves_no_thread():
+    before = threading.active_count()
+    with ExitStack() as stack:
+        group = open_group(stack, 2)
+        handle = group[0].all_reduce({"x": values_of(0)})
+        group[0].close()
+        with pytest.raises(SwarmError) as caught:
+            handle.wait(LIMIT)
+        assert caught.value.code is Code.PEER_UNREACHABLE
+    assert threading.active_count() <= before + 1  # gRPC and others may keep one for a moment
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"tensors": {"x": np.zeros(3)}},
+        {"tensors": {}},
+        {"tensors": {"x": np.zeros(0, np.float32)}},
+        {"tensors": {"a b": np.zeros(3, np.float32)}},
+        {"tensors": {"x": np.zeros(3, np.float32)}, "op": "product"},
+        {"tensors": {"x": np.zeros(3, np.float32)}, "codec": "int1"},
+        {"tensors": {"x": np.zeros(3, np.float32)}, "weight": float("nan")},
+        {"tensors": {"x": np.zeros(3, np.float32)}, "weight": -1.0},
+    ],
+)
+def test_what_no_peer_could_take_is_refused_at_once(arguments):
+    with Communicator.open("alone", min_peers=1) as comm:
+        with pytest.raises(SwarmError) as caught:
+            comm.all_reduce(**arguments)
+        assert caught.value.code is Code.USAGE
+
+
+def test_the_example_of_the_document_runs_and_survives_a_kill(tmp_path):
+    (text,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    assert len(text.splitlines()) <= 35
+    script = tmp_path / "average.py"
+    script.write_text(text)
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(script), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    first = start()
+    others: list[subprocess.Popen[str]] = []
+    try:
+        address = first.stdout.readline().rsplit(" ", 1)[-1].strip()
+        others = [start(address), start(address)]
+        assert "others join with" in others[1].stdout.readline()
+        assert "step" in _wait_line(first, "step 2")
+        others[0].send_signal(signal.SIGKILL)
+        output = first.communicate(timeout=90)[0]
+        assert "step 20" in output and first.returncode == 0, output
+        assert others[1].wait(60) == 0
+        error = float(re.search(r"step 20: .* error ([0-9.]+)", output)[1])
+        assert error < 0.5
+    finally:
+        for process in (first, *others):
+            process.kill()
+            process.wait()
+
+
+def _wait_line(process: subprocess.Popen[str], part: str) -> str:
+    for line in process.stdout:
+        if part in line:
+            return line
+    raise AssertionError(f"no line with {part!r}")
