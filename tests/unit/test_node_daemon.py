@@ -284,7 +284,7 @@ def test_a_commit_is_given_to_the_keeper_as_soon_as_it_is_adopted(tmp_path: Path
         daemon = daemon_in(tmp_path)
         fragments = {"trunk.0": daemon.policy.initial("trunk.0")}
         daemon.member = SimpleNamespace(state=SimpleNamespace(fragments=fragments), level=True)  # type: ignore[assignment]
-        daemon.ledger.record = pb.RoundRecord(round=1)
+        daemon.ledger.memory.record = pb.RoundRecord(round=1)
         daemon._on_event(RoundEvent("committed", 1))
         await daemon.keeper.finish()
         assert daemon.store.get(fragments["trunk.0"].theta_sha256) is not None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
+from swarm.collective.protocol.effects import PersistCommit, PersistWord
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import PeerRecord
 
@@ -124,6 +125,8 @@ class PersistFailed:
 
     The machine is halted by it: a peer that can not keep its word says nothing more.
     """
+
+    effect: PersistWord | PersistCommit
 
 
 @dataclass(frozen=True)

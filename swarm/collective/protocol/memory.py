@@ -77,9 +77,7 @@ class Memory:
             self._commits.popitem(last=False)
 
     def set_newest(self, identifier: bytes) -> None:
-        """Go back to a remembered commit, or with b"" to none, and forget the newest."""
-        if self.commit_id != identifier:
-            self._commits.pop(self.commit_id, None)
+        """Make a remembered commit the newest again; with b"" none is."""
         commit, record = self._commits.get(identifier, (None, None))
         self.commit, self.record = commit, record
         self.commit_id = identifier if commit is not None else b""

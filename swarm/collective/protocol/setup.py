@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from swarm.collective.consensus import Verifier
@@ -40,17 +41,17 @@ class Setup:
     signed: Callable[[str], SignedRecord | None] = _no_signed
     wall_ms: Callable[[float], int] = lambda now: round(1000 * now)
 
-    @property
+    @cached_property
     def run_id(self) -> bytes:
         """The run that the manifest names."""
         return self.manifest.run_id
 
-    @property
+    @cached_property
     def timeouts(self) -> TimeoutPolicy:
         """Every time limit of the protocol."""
         return self.manifest.timeouts
 
-    @property
+    @cached_property
     def max_round_tokens(self) -> int:
         """Tokens of one peer in a round, at most; weights are clipped to 4 times the median too."""
         training = self.manifest.training
