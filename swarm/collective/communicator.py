@@ -32,6 +32,7 @@ from swarm.collective.loop_thread import LoopThread
 from swarm.collective.operations import Operation, TagResult
 from swarm.collective.session import GroupConfig, Session
 from swarm.collective.shared_state import pack, unpack
+from swarm.collective.state import sha256_of
 from swarm.collective.tags import is_tag
 from swarm.config import TimeoutPolicy
 from swarm.errors import Code, SwarmError
@@ -275,6 +276,7 @@ class Communicator:
                 codec="fp32",
                 done=gathered.slot(tag),
                 state_revision=revision,
+                content_sha256=sha256_of(values),
             )
         )
         return Handle(gathered.future)

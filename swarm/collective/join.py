@@ -15,9 +15,7 @@ import contextlib
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from swarm.collective.consensus import better_history
 from swarm.errors import SwarmError
-from swarm.wire import collective_pb2 as pb
 
 if TYPE_CHECKING:
     from swarm.collective.member import RoundMember
@@ -31,17 +29,7 @@ def in_roster(member: RoundMember) -> bool:
 
 async def discover(member: RoundMember) -> bool:
     """Adopt the best commit that live peers claim; True when a claim was better than ours."""
-    records = await member.context.directory.records()
-    found = False
-    for peer, record in sorted(records.items()):
-        claim = pb.RoundRecord(
-            branch=record.branch, round=record.round, committed_tokens=record.committed_tokens
-        )
-        if peer != member.me and record.branch and better_history(claim, member.ledger.record):
-            before = member.ledger.commit_id
-            await member.history.catch_up(peer, trusting=not member.commit_times)
-            found = found or member.ledger.commit_id != before
-    return found
+    return await member.discover()
 
 
 async def join(member: RoundMember) -> None:

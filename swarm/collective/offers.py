@@ -20,7 +20,7 @@ from swarm.collective.codecs import F32
 from swarm.collective.context import Offer, Policy
 from swarm.collective.plan import Wish
 from swarm.collective.record import agreed
-from swarm.collective.state import FragmentState, sha256_of
+from swarm.collective.state import FragmentState
 from swarm.wire import collective_pb2 as pb
 
 NORM_BLOCK = 1 << 16
@@ -173,7 +173,9 @@ def _elected(same: Mapping[str, pb.Contribution]) -> dict[str, pb.Contribution]:
     }
 
 
-def contributions_of(offer: Offer, fragments: Mapping[str, FragmentState]) -> list[pb.Contribution]:
+def contributions_of(
+    offer: Offer, fragments: Mapping[str, FragmentState], run_operation: int
+) -> list[pb.Contribution]:
     """What a peer says of its offer before it sends any of it; `fragments` is what it began from.
 
     An update with NaN or infinity in it has no norm; it is offered with 0, and refused by whoever
@@ -182,13 +184,14 @@ def contributions_of(offer: Offer, fragments: Mapping[str, FragmentState]) -> li
     said = []
     for name, values in sorted(offer.deltas.items()):
         wish = offer.wishes.get(name)
+        operation = wish.operation if wish else run_operation
         said.append(
             pb.Contribution(
                 fragment=name,
                 weight=offer.weights.get(name, 0.0),
-                base_sha256=_base_of(values, wish, fragments.get(name)),
+                base_sha256=wish.content_sha256 if wish else fragments[name].theta_sha256,
                 numel=values.size,
-                norm=_norm(values),
+                norm=_norm(values) if operation == pb.CLIPPED_MEAN else 0.0,
                 number=wish.number if wish else 0,
                 state_revision=wish.state_revision if wish else 0,
                 operation=pb.Operation.Name(wish.operation) if wish else None,
@@ -196,14 +199,6 @@ def contributions_of(offer: Offer, fragments: Mapping[str, FragmentState]) -> li
             )
         )
     return said
-
-
-def _base_of(values: F32, wish: Wish | None, state: FragmentState | None) -> bytes:
-    """What was trained from; of a state that is to be agreed on, what it is; else nothing."""
-    if wish is None:
-        assert state is not None, "a fragment of the run is trained from its agreed state"
-        return state.theta_sha256
-    return sha256_of(values) if wish.operation == pb.AGREE else b""
 
 
 def _norm(values: F32) -> float:

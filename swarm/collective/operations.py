@@ -51,6 +51,7 @@ class Operation:
     codec: str
     done: Callable[[TagResult | SwarmError], None]
     state_revision: int = 0  # of a state to be agreed on
+    content_sha256: bytes = b""  # of its bytes
     number: int = 0  # under its tag; given by the queue
 
 
@@ -93,7 +94,10 @@ class OperationQueue:
             steps=1,
             tokens=1,
             wishes={
-                op.tag: Wish(op.operation, op.codec, op.number, op.state_revision) for op in heads
+                op.tag: Wish(
+                    op.operation, op.codec, op.number, op.state_revision, op.content_sha256
+                )
+                for op in heads
             },
         )
 

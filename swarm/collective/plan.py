@@ -75,6 +75,7 @@ class Wish:
     codec: str = "fp32"
     number: int = 0
     state_revision: int = 0
+    content_sha256: bytes = b""  # of a state
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,23 @@
-"""Getting level with a commit: fetching fragments from other peers, verified against its hashes."""
+"""Downloading what a peer lacks of a commit from other peers, verified against its hashes.
+
+What is lacking, and when it is fetched, is decided in `swarm/collective/protocol/recovery.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Protocol
 
 import numpy as np
 
 from swarm.collective.codecs import F32
-from swarm.collective.context import Context, RoundEvent
+from swarm.collective.context import Context
 from swarm.collective.state import EMPTY_SHA256, FragmentState, sha256_of
-from swarm.errors import Code, SwarmError
+from swarm.errors import SwarmError
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import PeerRecord
-
-RETRY_S = 0.5
 
 
 class Downloader(Protocol):
@@ -61,72 +62,27 @@ def _fetch_array(
     return values
 
 
-class Resync:
-    """Keeps count of what a member lacks of the newest commit, and fetches it."""
+async def download(
+    context: Context, version: pb.FragmentVersion, preferred: Collection[str]
+) -> FragmentState | None:
+    """A fragment from the `preferred` peers first, then from anybody else; None if from nobody.
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._lacking: list[pb.FragmentOutcome] = []
-
-    @property
-    def level(self) -> bool:
-        """True when this peer has exactly what the newest commit says."""
-        return not self._lacking
-
-    def adopt(self, record: pb.RoundRecord) -> None:
-        """Take over what a new commit agreed on, as far as it is here."""
-        wanted = self._context.policy.wanted(record)
-        self._lacking = self._context.state.adopt(record, wanted)
-
-    async def run(self, roster: Callable[[], Sequence[str]]) -> None:
-        """Fetch until level, following newer commits that arrive meanwhile.
-
-        Raises `FRAGMENT_UNAVAILABLE` when nobody serves a fragment within the join limit.
-        """
-        clock, limit_s = self._context.clock, self._context.manifest.timeouts.join_s
-        deadline = clock() + limit_s
-        while self._lacking:
-            target = self._lacking
-            done = await self._fetch(target, await self._sources(set(roster())))
-            if done:
-                detail = f"{len(done)} fragments"
-                self._context.emit(RoundEvent("resync", target[0].state.version, detail))
-            if self._lacking is target:
-                self._lacking = [o for o in target if o.state.fragment not in done]
-            if self._lacking and clock() > deadline:
-                names = ", ".join(o.state.fragment for o in self._lacking)
-                raise SwarmError(
-                    Code.FRAGMENT_UNAVAILABLE,
-                    f"no peer served {names} for {limit_s:g} s",
-                    "a peer that holds the newest state must be online",
-                )
-            if self._lacking:
-                await asyncio.sleep(RETRY_S)
-
-    async def _fetch(
-        self, target: list[pb.FragmentOutcome], sources: Sequence[PeerRecord]
-    ) -> set[str]:
-        done: set[str] = set()
-        for outcome in target:
-            version = outcome.state
-            if self._lacking is not target:
-                break
-            state = await asyncio.to_thread(
-                fetch_fragment,
-                self._context.bulk,
-                sources,
-                version,
-                outcome.numel,
-                self._context.manifest.timeouts.join,
-            )
-            if state is not None and self._lacking is target:
-                self._context.state.put(version.fragment, state)
-                done.add(version.fragment)
-        return done
-
-    async def _sources(self, roster: set[str]) -> list[PeerRecord]:
-        """Members of the roster first, then anybody else."""
-        records = await self._context.directory.records()
-        me = self._context.transport.peer_id
-        others = [r for p, r in records.items() if p != me]
-        return sorted(others, key=lambda r: (r.peer_id not in roster, r.peer_id))
+    None also when it is not of the newest commit any more.
+    """
+    record = context.ledger.record
+    outcomes = record.fragments if record is not None else []
+    numel = next((o.numel for o in outcomes if o.state == version), 0)
+    if not numel:
+        return None
+    records = await context.directory.records()
+    me = context.transport.peer_id
+    others = [r for p, r in records.items() if p != me]
+    sources = sorted(others, key=lambda r: (r.peer_id not in preferred, r.peer_id))
+    return await asyncio.to_thread(
+        fetch_fragment,
+        context.bulk,
+        sources,
+        version,
+        int(numel),
+        context.manifest.timeouts.join,
+    )

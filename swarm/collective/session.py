@@ -152,9 +152,7 @@ class Session:
         version = next((int(s.version) for s in states if s.fragment == operation.tag), 0)
         self._queue.submit(operation, version)
         self._arrived.set()
-        if self._member.offer is not None:
-            offer = self._queue.offer(self._member.ledger.commit_id)
-            self._member.spawn(self._member.revise(offer))
+        self._member.revise(self._queue.offer(self._member.ledger.commit_id))
 
     async def leave(self) -> None:
         """Resign from the group, when nothing is in flight any more."""

@@ -56,6 +56,11 @@ class Standing:
     _blame: Counter[str] = field(default_factory=Counter)
     _failures: Counter[str] = field(default_factory=Counter)
 
+    def mark(self) -> object:
+        """Another value after a judgement that said something new."""
+        counts = sorted(self._blame.items()), sorted(self._failures.items())
+        return sorted(self.dead.items()), sorted(self.excluded.items()), counts
+
     def accused(self, reports: Reports, plan: pb.Plan) -> set[str]:
         """Peers that somebody else accuses."""
         return {peer for accuser, peer, _ in _accusations(reports, plan) if peer != accuser}

@@ -87,7 +87,7 @@ class CanonicalState:
         if {n: s.theta_sha256 for n, s in shadow.items()} not in known:
             self._shadows = [*self._shadows[-(MAX_SHADOWS - 1) :], shadow]
 
-    def adopt(self, record: pb.RoundRecord, wanted: Iterable[str]) -> list[pb.FragmentOutcome]:
+    def adopt(self, record: pb.RoundRecord, wanted: Iterable[str]) -> list[pb.FragmentVersion]:
         """Swap in what the record agreed on; returns the fragments that must be downloaded.
 
         A fragment of ours that does not have the agreed hash is never kept as if it had.
@@ -95,7 +95,7 @@ class CanonicalState:
         keep = set(wanted)
         candidates = [*reversed(self._shadows), self.fragments, self._previous]
         chosen: dict[str, FragmentState] = {}
-        lacking: list[pb.FragmentOutcome] = []
+        lacking: list[pb.FragmentVersion] = []
         for outcome in record.fragments:
             agreed = outcome.state
             if agreed.fragment not in keep:
@@ -107,7 +107,7 @@ class CanonicalState:
             )
             found = next(matching, None)
             if found is None:
-                lacking.append(outcome)
+                lacking.append(agreed)
             else:
                 chosen[agreed.fragment] = replace(found, version=agreed.version)
         self._previous = self.fragments

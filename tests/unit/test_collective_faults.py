@@ -410,13 +410,15 @@ def test_a_leader_that_lives_but_makes_no_plan_is_passed_over():
         class Lazy:
             def __init__(self, key):
                 self.key, self.finished = key, False
-
-                self.attendance = self
+                self.rollcall = self
 
             def note(self, sender, ready):
                 pass
 
-        lazy.member.leader = Lazy((lazy.ledger.commit_id, lazy.ledger.next_round))
+            def step(self):
+                pass
+
+        lazy.member.machine.leading = Lazy((lazy.ledger.commit_id, lazy.ledger.next_round))
         records = await swarm.round(40)
         assert {r.round for r in records} == {1}
         assert records[0].proposer != lazy.peer_id

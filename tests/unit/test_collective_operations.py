@@ -166,13 +166,14 @@ def test_of_states_the_highest_revision_then_the_most_popular_stands(order):
 
 def test_an_offer_declares_its_norm_and_an_infinite_one_none():
     queue, caller = OperationQueue(TensorPolicy()), Waiting()
-    queue.submit(caller.operation("x"), 0)
-    (said,) = contributions_of(queue.offer(b""), {})
+    queue.submit(caller.operation("x", pb.CLIPPED_MEAN), 0)
+    (said,) = contributions_of(queue.offer(b""), {}, pb.MEAN)
     assert said.norm == 2.0 and said.numel == 4
-    bad = caller.operation("y")
+    bad = caller.operation("y", pb.CLIPPED_MEAN)
     bad.values[0] = np.inf
     queue.submit(bad, 0)
-    assert [c.norm for c in contributions_of(queue.offer(b""), {})] == [2.0, 0.0]
+    said = contributions_of(queue.offer(b""), {}, pb.MEAN)
+    assert [c.norm for c in said] == [2.0, 0.0]
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i8", "u1", "?", "c16", "f2"])

@@ -5,8 +5,8 @@ import asyncio
 import numpy as np
 import pytest
 
-from swarm.collective.attendance import straggler_deadline_s
 from swarm.collective.consensus import verify_commit
+from swarm.collective.protocol.rollcall import straggler_deadline_s
 from swarm.identity import verify
 from swarm.simulation.swarm import SimulatedSwarm, ToyPolicy, toy_manifest
 from swarm.wire import collective_pb2 as pb

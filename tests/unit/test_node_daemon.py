@@ -266,9 +266,7 @@ def test_an_unreachable_directory_does_not_end_a_node(
     async def main() -> None:
         said: list[str] = []
         daemon = daemon_in(tmp_path, said.append)
-        member: Any = SimpleNamespace(
-            context=SimpleNamespace(directory=SimpleNamespace(records=records))
-        )
+        member: Any = SimpleNamespace(discover=records)
         with pytest.raises(SwarmError) as caught:
             await asyncio.wait_for(daemon._live(member), LIMIT_S)
         assert caught.value.code is Code.DISK_FULL
@@ -284,7 +282,7 @@ def test_a_commit_is_given_to_the_keeper_as_soon_as_it_is_adopted(tmp_path: Path
         daemon = daemon_in(tmp_path)
         fragments = {"trunk.0": daemon.policy.initial("trunk.0")}
         daemon.member = SimpleNamespace(state=SimpleNamespace(fragments=fragments), level=True)  # type: ignore[assignment]
-        daemon.ledger.record = pb.RoundRecord(round=1)
+        daemon.ledger.memory.record = pb.RoundRecord(round=1)
         daemon._on_event(RoundEvent("committed", 1))
         await daemon.keeper.finish()
         assert daemon.store.get(fragments["trunk.0"].theta_sha256) is not None

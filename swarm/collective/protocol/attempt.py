@@ -1,0 +1,91 @@
+"""This peer's running attempt: starting it, and reporting its end to its leader."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import Message
+
+from swarm.collective.consensus import ballot_key
+from swarm.collective.protocol.effects import EndAttempt, StartAttempt
+from swarm.collective.state import Results
+from swarm.wire import collective_pb2 as pb
+
+if TYPE_CHECKING:
+    from swarm.collective.protocol.machine import PeerMachine, Pending
+
+RETRY_S = 0.3
+REPORTS = 3  # calls to hand over one report
+
+
+class Attempt:
+    """At most one runs; a newer one, or a commit, ends it.
+
+    Attributes:
+        results: what this peer computed in the attempts of the open round, and from whose updates.
+    """
+
+    def __init__(self, peer: PeerMachine) -> None:
+        self.results: Results = {}
+        self._peer = peer
+        self._plan: pb.Plan | None = None
+        self._report: pb.Report | None = None  # not taken by the leader yet
+        self._calls = 0
+        self._next_at = 0.0
+
+    def start(self, plan: pb.Plan) -> None:
+        """Take part in the attempt of `plan`; a repeated plan changes nothing."""
+        if self._plan is not None and self._plan.ballot == plan.ballot:
+            return
+        self._plan, self._report = plan, None
+        self._peer.out.append(StartAttempt(plan))
+
+    def end(self, reason: str) -> None:
+        """The round is over, and what its attempts gave is not asked for any more."""
+        if self._plan is not None:
+            self._peer.out.append(EndAttempt(reason))
+        self._plan = self._report = None
+        self.results = {}
+
+    def ended(self, report: pb.Report) -> None:
+        """The running attempt came to its end here."""
+        plan = self._plan
+        if plan is None or report.ballot != plan.ballot:
+            return
+        contributors = {f.fragment: tuple(f.contributors) for f in plan.fragments}
+        for result in report.results:
+            key = (result.fragment, contributors[result.fragment])
+            self.results[key] = (result.theta_sha256, result.momentum_sha256)
+        if plan.ballot.leader == self._peer.setup.me:
+            if self._peer.leading is not None:
+                self._peer.leading.note_report(self._peer.setup.me, report)
+            return
+        self._report = report
+        self._calls = 0
+        self._next_at = self._peer.now
+
+    def step(self) -> None:
+        """Hand over the report, again if the leader does not answer."""
+        peer, report = self._peer, self._report
+        if report is None:
+            return
+        if peer.now < self._next_at:
+            peer.wake_by(self._next_at)
+            return
+        self._report = None
+        self._calls += 1
+        peer.call(report.ballot.leader, report, self._on_taken, tag=self._calls)
+
+    def _on_taken(self, leader: str, reply: Message | None, call: Pending) -> None:
+        report = call.message
+        assert isinstance(report, pb.Report)
+        if reply is not None or self._plan is None or self._plan.ballot != report.ballot:
+            return
+        self._peer.health.missed(leader)
+        if call.tag < REPORTS:
+            self._report = report
+            self._next_at = self._peer.now + RETRY_S * call.tag
+
+    def is_of(self, plan: pb.Plan) -> bool:
+        """True while the attempt of `plan` is the newest one here."""
+        return self._plan is not None and ballot_key(self._plan.ballot) == ballot_key(plan.ballot)

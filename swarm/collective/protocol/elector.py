@@ -1,0 +1,138 @@
+"""This peer's word in the decisions of a round: promises and votes.
+
+Everything a peer may be asked is checked before anything is promised, and every promise is on disk
+before it is answered (`PersistWord` comes before the answer).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from swarm.collective.consensus import (
+    ballot_key,
+    commit_id,
+    decision_key,
+    follows,
+    make_ballot,
+    parse_record,
+    vote_text,
+)
+from swarm.collective.protocol.effects import PersistWord
+from swarm.collective.state import version_message
+from swarm.collective.validate import check_plan, check_record
+from swarm.wire import collective_pb2 as pb
+
+if TYPE_CHECKING:
+    from swarm.collective.protocol.machine import PeerMachine
+
+
+class Elector:
+    """Answers Plan and Accept."""
+
+    def __init__(self, peer: PeerMachine) -> None:
+        self._peer = peer
+
+    def on_plan(self, sender: str, plan: pb.Plan, call_id: int = 0) -> pb.Promise:
+        """Promise to take part in the attempt of `plan` and in no lower ballot of its decision.
+
+        Raises `MESSAGE_MALFORMED`.
+        """
+        peer, memory = self._peer, self._peer.memory
+        peer.health.heard_from(sender)
+        reason = self._objection(sender, plan)
+        if reason:
+            newer = memory.find(plan.round)
+            decided = newer is not None and parse_record(newer.record).previous == plan.base_commit
+            return pb.Promise(granted=False, commit=newer if decided else None, reason=reason)
+        decision = decision_key(plan.base_commit, plan.round, plan.unanimous, plan.electorate)
+        acceptor = memory.acceptor(decision)
+        before = acceptor.promised
+        limit_ms = round(1000 * peer.setup.timeouts.attempt_s)
+        policy = peer.setup.policy
+        check_plan(plan, policy.numel, before[0], limit_ms, policy.open_tags)
+        takes_part = bool(plan.fragments) and any(m.peer == peer.setup.me for m in plan.members)
+        if takes_part and peer.boundary.offer is None:
+            return pb.Promise(granted=False, reason="there is no update to offer here")
+        if takes_part and not self._offers_all(plan):
+            return pb.Promise(granted=False, reason="it wants an update that was not offered")
+        if not memory.promise(decision, ballot_key(plan.ballot)):
+            return pb.Promise(
+                granted=False, promised=make_ballot(before), reason="promised a higher ballot"
+            )
+        peer.out.append(PersistWord(memory.word()))
+        if takes_part:
+            peer.attempt.start(plan)
+        acceptor = memory.acceptor(decision)
+        return pb.Promise(
+            granted=True,
+            accepted_ballot=make_ballot(acceptor.accepted),
+            accepted_record=acceptor.record,
+        )
+
+    def _offers_all(self, plan: pb.Plan) -> bool:
+        """True when the plan asks this peer only for updates that it offers."""
+        offer, me = self._peer.boundary.offer, self._peer.setup.me
+        offered = {c.fragment for c in offer.contributions} if offer is not None else set()
+        return {f.fragment for f in plan.fragments if me in f.contributors} <= offered
+
+    def _objection(self, sender: str, plan: pb.Plan) -> str:
+        """Why this peer may not take part in the plan's decision; empty if it may."""
+        peer, memory = self._peer, self._peer.memory
+        if plan.run_id != peer.setup.run_id or plan.ballot.leader != sender:
+            return "the plan is not of this run, or not its leader's"
+        if plan.base_commit != memory.commit_id or plan.round != memory.next_round:
+            if plan.round >= memory.next_round:
+                peer.history.catch_up(sender)
+            return "another round is open here"
+        if sender not in plan.electorate or peer.setup.me not in plan.electorate:
+            return "it is not for these electors to decide"
+        if plan.unanimous:
+            strangers = set(plan.electorate) - set(peer.roster)
+            if memory.record is not None and strangers:
+                return "the founders of a branch must be members"
+            return "" if peer.may_branch() else "a majority may still decide this round"
+        if sorted(plan.electorate) != sorted(peer.roster):
+            return "the electorate is not the roster of the last commit"
+        return "this peer has given up its vote" if memory.abstains else ""
+
+    def on_accept(self, sender: str, accept: pb.Accept, call_id: int = 0) -> pb.AcceptReply:
+        """Vote for a record in the ballot that was promised, if it is a possible one.
+
+        Raises `MESSAGE_MALFORMED` or `COMMIT_INVALID`.
+        """
+        peer, memory, setup = self._peer, self._peer.memory, self._peer.setup
+        peer.health.heard_from(sender)
+        record = parse_record(accept.record)
+        ballot = ballot_key(accept.ballot)
+        decision = decision_key(record.previous, record.round, record.unanimous, record.electorate)
+        promised = memory.acceptor(decision).promised
+        legitimate = (
+            record.run_id == setup.run_id
+            and accept.ballot.leader == sender
+            and setup.me in record.electorate
+            and follows(record, memory.commit_id, memory.record)
+            and promised == ballot
+            and (record.unanimous or not memory.abstains)
+        )
+        if not legitimate:
+            reason = "no vote was promised for it here"
+            return pb.AcceptReply(promised=make_ballot(promised), reason=reason)
+        check_record(
+            record,
+            memory.record,
+            lambda name: version_message(name, setup.policy.initial(name)),
+            setup.policy.numel,
+            peer.attempt.results,
+            setup.max_round_tokens,
+            setup.policy.open_tags,
+        )
+        memory.accept(decision, ballot, accept.record)
+        peer.out.append(PersistWord(memory.word()))
+        text = vote_text(setup.run_id, accept.ballot, accept.record)
+        vote = pb.Vote(
+            voter=setup.me,
+            ballot=accept.ballot,
+            record_sha256=commit_id(accept.record),
+            signature=setup.sign(text),
+        )
+        return pb.AcceptReply(vote=vote)

@@ -1,0 +1,342 @@
+"""The leader of one round: collect the ready, propose a plan, gather results, have them voted.
+
+A `Leading` lives on whichever peer the succession points to and can be replaced at any moment: all
+it knows is asked again by its successor. It repeats attempts with the survivors until a record is
+committed, here or by somebody else. An attempt that taught it who is to be left out is followed by
+the next at once; one that led nowhere, after a pause. When `MAX_SPOILED` attempts of a majority
+were spoiled, it gives up the updates and has the round skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import Message
+
+from swarm.collective.consensus import (
+    NO_BALLOT,
+    ballot_key,
+    decision_key,
+    make_ballot,
+    parse_record,
+    quorum,
+    record_to_adopt,
+)
+from swarm.collective.context import RoundEvent
+from swarm.collective.plan import reducers_of
+from swarm.collective.protocol.planning import plan_attempt, record_of
+from swarm.collective.protocol.rollcall import RollCall
+from swarm.collective.protocol.voting import Voting
+from swarm.errors import SwarmError
+from swarm.wire import collective_pb2 as pb
+
+if TYPE_CHECKING:
+    from swarm.collective.protocol.machine import PeerMachine, Pending
+
+RETRY_S = 0.5
+MAX_PAUSE_S = 8.0  # between attempts that lead nowhere
+ACCUSATIONS_S = 0.2  # other accusations of the same failure are on their way
+MAX_SPOILED = 10  # attempts; then the round is skipped
+MAX_SILENT = 2  # plans that a living peer may leave unanswered
+
+
+class Leading:
+    """Leads the round that follows `key` = (commit id, round).
+
+    Attributes:
+        finished: the round is decided, or somebody better leads it.
+    """
+
+    def __init__(self, peer: PeerMachine, key: tuple[bytes, int]) -> None:
+        self.key = key
+        self.finished = False
+        self.rollcall = RollCall(peer, key)
+        self._peer = peer
+        self._standing = self.rollcall.standing
+        self._stage: Callable[[], bool] = self._collect
+        self._resume_at = peer.now
+        self._pause_s = RETRY_S
+        self._attempts = 0
+        self._spoiled = 0
+        self._highest = 0  # attempt number seen so far
+        self._silent: dict[str, int] = {}  # living peers that left plans unanswered
+        # Of the attempt that is being led:
+        self._ballot = NO_BALLOT
+        self._decision = b""
+        self._plan = pb.Plan()
+        self._asked: list[str] = []
+        self._awaiting: set[str] = set()
+        self._promises: dict[str, pb.Promise] = {}
+        self._reports: dict[str, pb.Report] = {}
+        self._failed_at: float | None = None
+        self._deadline = 0.0
+        self._checked: list[str] = []
+        self._checked_since = 0.0
+        self._then: Callable[[list[str]], None] = self._judge
+        self._voting: Voting | None = None
+
+    def step(self) -> None:
+        """Go on as far as possible."""
+        while not self.finished:
+            if not self.rollcall.open:
+                self.finished = True
+                return
+            try:
+                if not self._stage():
+                    return
+            except SwarmError as error:
+                self._peer.emit(RoundEvent("attempt_failed", self.key[1], str(error)))
+                self._spoil()
+
+    # ---- collecting -----------------------------------------------------------------------
+
+    def _collect(self) -> bool:
+        if self._peer.now < self._resume_at:
+            self._peer.wake_by(self._resume_at)
+            return False
+        if not self.rollcall.complete():
+            return False
+        better = self._better_leader_lives()
+        if better:
+            self.finished = True
+        if better is not False:
+            return False
+        self._begin()
+        return True
+
+    def _better_leader_lives(self) -> bool | None:
+        """True when a peer before this one in the succession leads too, and lives.
+
+        Two leaders end each other's attempts; the later one gives way.
+        """
+        peer = self._peer
+        me = peer.setup.me
+        order = peer.succession(self.rollcall.ready)
+        rival = peer.memory.acceptor(self._decision_of(*self._electorate())).promised[1]
+        if rival in ("", me) or rival not in order or me not in order:
+            return False
+        if order.index(rival) > order.index(me) or peer.health.is_dead(rival):
+            return False
+        return peer.health.check(rival, peer.now - peer.health.silence_s)
+
+    def _electorate(self) -> tuple[list[str], bool]:
+        """Who decides now, and whether all of them must agree."""
+        roster = self.rollcall.roster()
+        dead = self._standing.dead
+        unanimous = self.rollcall.founding or self._branching(roster)
+        return [p for p in roster if not unanimous or p not in dead], unanimous
+
+    def _branching(self, roster: Collection[str]) -> bool:
+        voters = [p for p in roster if p not in self._peer.memory.resignations]
+        living = [p for p in voters if p not in self._standing.dead]
+        return len(living) < quorum(len(voters)) and self._peer.may_branch()
+
+    def _decision_of(self, electorate: Collection[str], unanimous: bool) -> bytes:
+        return decision_key(*self.key, unanimous, electorate)
+
+    # ---- the plan -------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Start an attempt: make a plan, promise it, ask the others to."""
+        peer = self._peer
+        me = peer.setup.me
+        electorate, unanimous = self._electorate()
+        self._decision = self._decision_of(electorate, unanimous)
+        promised = peer.memory.acceptor(self._decision).promised
+        self._highest = max(self._highest, promised[0]) + 1
+        self._attempts += 1
+        self._ballot = (self._highest, me)
+        self._reports, self._failed_at, self._voting = {}, None, None
+        if self._spoiled >= MAX_SPOILED:
+            reason = f"given up after {self._spoiled} attempts"
+            self._standing.excluded.update(dict.fromkeys(self.rollcall.ready, reason))
+        ballot = make_ballot(self._ballot)
+        self._plan = plan_attempt(peer, self.rollcall, ballot, electorate, unanimous)
+        self._stage = self._propose
+        # Its own promise first: after a crash the same ballot must not carry another plan.
+        own = peer.elector.on_plan(me, self._plan)
+        self._promises = {me: own}
+        self._asked = [
+            p for p in electorate if own.granted and p != me and p not in self._standing.dead
+        ]
+        self._awaiting = set(self._asked)
+        for elector in self._asked:
+            peer.call(elector, self._plan, self._on_promise, tag=self._ballot)
+
+    def _on_promise(self, elector: str, reply: Message | None, call: Pending) -> None:
+        if call.tag != self._ballot:
+            return
+        self._awaiting.discard(elector)
+        if isinstance(reply, pb.Promise):
+            self._promises[elector] = reply
+
+    def _propose(self) -> bool:
+        if self._awaiting:
+            return False
+        peer, promises = self._peer, self._promises
+        for elector in sorted(promises):
+            promise = promises[elector]
+            self._highest = max(self._highest, promise.promised.attempt)
+            if promise.commit.record:
+                peer.quietly(peer.history.consider, promise.commit, elector)
+                if not self.rollcall.open:
+                    return True
+        resigned = () if self._plan.unanimous else peer.memory.resignations
+        voters = [p for p in self._plan.electorate if p not in resigned]
+        granted = [p for p in voters if p in promises and promises[p].granted]
+        decided = len(granted) >= quorum(len(voters), self._plan.unanimous)
+        members = {m.peer for m in self._plan.members}
+        silent = [p for p in self._asked if p not in promises and (p in members or not decided)]
+        if silent:
+            for elector in silent:
+                peer.health.missed(elector)
+            self._check(silent, self._note_silent)
+            return True
+        refused = [p for p in members if p in promises and not promises[p].granted]
+        if not decided or refused:
+            self._leave_out(refused if decided else ())
+            return True
+        accepted = record_to_adopt(p for p in promises.values() if p.granted)
+        if accepted:
+            self._vote(accepted, parse_record(accepted))
+        else:
+            limit_s = self._plan.attempt_timeout_ms / 1000
+            self._deadline = peer.now + limit_s
+            self._stage = self._gather
+        return True
+
+    def _note_silent(self, alive: list[str]) -> None:
+        """Some did not answer the plan; those who live may do so a second time."""
+        before = self._standing_mark()
+        for peer in self._checked:
+            if peer not in alive:
+                self._standing.dead[peer] = "does not answer"
+                continue
+            self._silent[peer] = self._silent.get(peer, 0) + 1
+            if self._silent[peer] >= MAX_SILENT:
+                self._standing.excluded[peer] = "does not answer plans"
+        self._again(at_once=self._standing_mark() != before)
+
+    def _leave_out(self, refused: Collection[str]) -> None:
+        """Leave members out of the next attempt that refused this one for good."""
+        before = self._standing_mark()
+        for peer in refused:
+            if not self._promises[peer].promised.attempt:
+                self._standing.excluded[peer] = self._promises[peer].reason
+        self._again(at_once=self._standing_mark() != before)
+
+    # ---- the results ----------------------------------------------------------------------
+
+    def note_report(self, sender: str, report: pb.Report) -> bool:
+        """A member finished, or failed, an attempt; True when it is the one that is led."""
+        if ballot_key(report.ballot) != self._ballot:
+            return False
+        self._reports[sender] = report
+        return True
+
+    def _gather(self) -> bool:
+        """The members' results; when the attempt failed, who is to blame?"""
+        peer, plan, dead = self._peer, self._plan, self._standing.dead
+        if not plan.fragments:
+            self._propose_record({})
+            return True
+        expected = [m.peer for m in plan.members]
+        reports = {p: self._reports[p] for p in expected if p in self._reports}
+        waiting = [p for p in expected if p not in reports and p not in dead]
+        if any(r.suspects or r.failure for r in reports.values()):
+            if self._failed_at is None:
+                self._failed_at = peer.now
+            if waiting and peer.now < self._failed_at + ACCUSATIONS_S:
+                peer.wake_by(self._failed_at + ACCUSATIONS_S)
+                return False
+            self._check(sorted(self._standing.accused(reports, plan)), self._judge)
+            return True
+        if not waiting:
+            self._propose_record(reports)
+            return True
+        if peer.now >= self._deadline:
+            late = "missed the attempt's deadline"
+            self._standing.excluded.update(dict.fromkeys(waiting, late))
+            self._spoil(at_once=True)
+            return True
+        peer.wake_by(self._deadline)
+        if peer.memory.acceptor(self._decision).promised > self._ballot:
+            self._again()
+            return True
+        self.rollcall.bury(waiting)
+        if any(p in dead and p not in reports for p in reducers_of(plan)):
+            self._spoil(at_once=True)  # nobody can get its parts any more
+            return True
+        return False
+
+    def _judge(self, alive: list[str]) -> None:
+        before = self._standing_mark()
+        members = {m.peer for m in self._plan.members}
+        reports = {p: r for p, r in self._reports.items() if p in members}
+        self._standing.judge(reports, self._plan, alive)
+        self._spoil(at_once=self._standing_mark() != before)
+
+    def _check(self, peers: list[str], then: Callable[[list[str]], None]) -> None:
+        """Look which of `peers` live, and go on with `then(alive)`."""
+        self._checked, self._then = peers, then
+        self._checked_since = self._peer.now
+        self._stage = self._checking
+
+    def _checking(self) -> bool:
+        check = self._peer.health.check
+        verdicts = {p: check(p, self._checked_since) for p in self._checked}
+        if None in verdicts.values():
+            return False
+        self._then([p for p, alive in verdicts.items() if alive])
+        return True
+
+    # ---- the decision ---------------------------------------------------------------------
+
+    def _propose_record(self, reports: dict[str, pb.Report]) -> None:
+        record = record_of(self._peer, self.rollcall, self._plan, reports, self._attempts)
+        self._vote(record.SerializeToString(), record)
+
+    def _vote(self, data: bytes, record: pb.RoundRecord) -> None:
+        """Have the record voted."""
+        self._voting = Voting(self._peer, make_ballot(self._ballot), data, record)
+        self._stage = self._decide
+        self._voting.begin(set() if record.unanimous else set(self._standing.dead))
+
+    def _decide(self) -> bool:
+        voting = self._voting
+        assert voting is not None
+        decided = voting.decided()
+        if decided is None:
+            return False
+        if not decided:
+            self._highest = max(self._highest, voting.highest)
+            self._spoil()
+            return True
+        if (spread_s := self.rollcall.spread_s()) is not None:
+            self._peer.arrival_spreads.append(spread_s)
+        commit = voting.commit()
+        me = self._peer.setup.me
+        others = sorted({*voting.voters, *voting.record.roster} - {me})
+        self._peer.history.tell(commit, others)
+        self._peer.history.adopt(commit, voting.record)
+        return True
+
+    # ---- the next attempt -----------------------------------------------------------------
+
+    def _standing_mark(self) -> object:
+        """Changes when a judgement said something new."""
+        return self._standing.mark(), dict(self._silent)
+
+    def _spoil(self, *, at_once: bool = False) -> None:
+        """The attempt had its majority, and failed."""
+        self._spoiled += 1
+        self._again(at_once=at_once)
+
+    def _again(self, *, at_once: bool = False) -> None:
+        self._stage = self._collect
+        self._ballot = NO_BALLOT
+        self._resume_at = self._peer.now
+        if not at_once:
+            self._resume_at += self._pause_s * (1 + self._peer.rng.random())
+            self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)

@@ -1,0 +1,120 @@
+"""Leaving the roster in good order: resignations, one's own and of others (docs/adr/0001).
+
+Only a peer that has given no word in the open round may resign, so it waits a little for an open
+round to end. The last to leave keeps its vote: somebody must be able to go on with the run.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import Message
+
+from swarm.collective.consensus import resignation_text, verify_resignation
+from swarm.collective.protocol.effects import Left, PersistWord
+from swarm.wire import collective_pb2 as pb
+
+if TYPE_CHECKING:
+    from swarm.collective.protocol.machine import PeerMachine, Pending
+
+RESIGN_WAIT_S = 1.0  # for an answer of each member
+RESIGN_LIMIT_S = 3.0  # how long a leaver waits for the open round, in which it gave its word
+
+
+class Stage(Enum):
+    """How far this peer's leaving is."""
+
+    STAYING = 0
+    ASKING = 1  # whether somebody stays
+    WAITING = 2  # for the open round, in which a word was given
+    TELLING = 3
+    DONE = 4
+
+
+class Leaving:
+    """Answers Resignation, and resigns."""
+
+    def __init__(self, peer: PeerMachine) -> None:
+        self._peer = peer
+        self._stage = Stage.STAYING
+        self._awaiting: set[int] = set()
+        self._somebody_stays = False
+        self._deadline = 0.0
+
+    def on_resignation(
+        self, sender: str, word: pb.Resignation, call_id: int
+    ) -> pb.ResignationReply:
+        """Note that a member gave up its vote; without a signature it only asks who stays."""
+        peer, memory = self._peer, self._peer.memory
+        genuine = sender == word.peer and sender in peer.roster
+        if genuine and verify_resignation(
+            word, peer.setup.run_id, memory.commit_id, peer.setup.verify
+        ):
+            memory.note_resignation(word)
+            peer.out.append(PersistWord(memory.word()))
+            peer.health.suspects[sender] = "left"
+            if peer.leading is not None and not peer.leading.finished:
+                peer.leading.rollcall.standing.dead[sender] = "left"
+        return pb.ResignationReply(staying=self._stage is Stage.STAYING)
+
+    def begin(self) -> None:
+        """Ask, by a resignation without a signature, which nobody takes for one."""
+        if self._stage not in (Stage.STAYING, Stage.DONE):
+            return
+        self._stage = Stage.ASKING
+        self._somebody_stays = False
+        self._tell_all(pb.Resignation(peer=self._peer.setup.me))
+
+    def _tell_all(self, word: pb.Resignation) -> None:
+        me = self._peer.setup.me
+        members = self._peer.roster if me in self._peer.roster else ()
+        self._awaiting = {
+            self._peer.call(p, word, self._on_reply, timeout_s=RESIGN_WAIT_S)
+            for p in members
+            if p != me
+        }
+
+    def _on_reply(self, sender: str, reply: Message | None, call: Pending) -> None:
+        self._awaiting.discard(call.call_id)
+        if self._stage is Stage.ASKING and isinstance(reply, pb.ResignationReply):
+            self._somebody_stays = self._somebody_stays or reply.staying
+
+    def step(self) -> None:
+        """Go on with leaving as far as possible."""
+        if self._stage is Stage.ASKING and (self._somebody_stays or not self._awaiting):
+            if not self._somebody_stays:
+                self._done()
+                return
+            self._stage = Stage.WAITING
+            self._deadline = self._peer.now + RESIGN_LIMIT_S
+        if self._stage is Stage.WAITING:
+            self._resign_when_free()
+        if self._stage is Stage.TELLING and not self._awaiting:
+            self._done()
+
+    def _resign_when_free(self) -> None:
+        peer, memory = self._peer, self._peer.memory
+        if peer.setup.me not in peer.roster:
+            self._done()
+        elif not memory.has_promised:
+            memory.abstain()
+            peer.out.append(PersistWord(memory.word()))
+            self._stage = Stage.TELLING
+            text = resignation_text(peer.setup.run_id, memory.commit_id)
+            self._tell_all(
+                pb.Resignation(
+                    peer=peer.setup.me,
+                    base_commit=memory.commit_id,
+                    signature=peer.setup.sign(text),
+                )
+            )
+        elif peer.now >= self._deadline:
+            self._done()
+        else:
+            peer.wake_by(self._deadline)
+
+    def _done(self) -> None:
+        self._stage = Stage.DONE
+        self._awaiting = set()
+        self._peer.out.append(Left())

@@ -1,0 +1,96 @@
+"""What a leader writes: the plan of an attempt, and the record of its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from swarm.collective.offers import collect_offers
+from swarm.collective.plan import PlanInputs, make_plan, operation_of
+from swarm.collective.protocol.rollcall import RollCall
+from swarm.collective.record import RecordInputs, build_record
+from swarm.wire import collective_pb2 as pb
+
+if TYPE_CHECKING:
+    from swarm.collective.protocol.machine import PeerMachine
+
+
+def plan_attempt(
+    peer: PeerMachine,
+    rollcall: RollCall,
+    ballot: pb.Ballot,
+    electorate: Sequence[str],
+    unanimous: bool,
+) -> pb.Plan:
+    """The plan from what the leader knows; only updates from the newest commit count."""
+    setup, memory = peer.setup, peer.memory
+    standing = rollcall.standing
+    left_out = {*standing.dead, *standing.excluded}
+    offered = collect_offers(rollcall.ready, left_out, memory.record, setup.policy)
+    upload, download = _rates(peer, rollcall, offered.weights)
+    return make_plan(
+        PlanInputs(
+            run_id=setup.run_id,
+            branch=memory.branch,
+            round=memory.next_round,
+            ballot=ballot,
+            base_commit=memory.commit_id,
+            electorate=electorate,
+            unanimous=unanimous,
+            offers=offered.weights,
+            norms=offered.norms,
+            wishes=offered.wishes,
+            numel=offered.numel,
+            records={p: rollcall.ready[p].record for p in offered.weights},
+            operation=operation_of(setup.manifest.sync.aggregation),
+            codec=setup.manifest.sync.codec,
+            equal_weights=setup.manifest.sync.weights == "equal",
+            readers_keep_all=not setup.policy.open_tags and setup.manifest.sync.forward == "full",
+            timeouts=setup.timeouts,
+            upload_bps=upload,
+            download_bps=download,
+        )
+    )
+
+
+def _rates(
+    peer: PeerMachine, rollcall: RollCall, members: Collection[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Upload and download of each member in bits per second, as it says itself."""
+    upload: dict[str, float] = {}
+    download: dict[str, float] = {}
+    for name in members:
+        ready = rollcall.ready[name]
+        record = peer.setup.note(ready.record)
+        fallback = record.bandwidth_bps if record is not None else 0.0
+        upload[name] = ready.upload_bps or fallback
+        download[name] = ready.download_bps or fallback
+    return upload, download
+
+
+def record_of(
+    peer: PeerMachine,
+    rollcall: RollCall,
+    plan: pb.Plan,
+    reports: Mapping[str, pb.Report],
+    attempts: int,
+) -> pb.RoundRecord:
+    """The record of the attempt of `plan`."""
+    standing = rollcall.standing
+    return build_record(
+        RecordInputs(
+            plan=plan,
+            previous=peer.memory.record,
+            reports=reports,
+            ready=rollcall.ready,
+            roster=rollcall.roster(),
+            joiners=rollcall.living_joiners(),
+            dead=standing.dead,
+            excluded=standing.excluded,
+            resignations=peer.memory.resignations,
+            proposer=peer.setup.me,
+            attempts=attempts,
+            decided_at_ms=peer.setup.wall_ms(peer.now),
+        ),
+        peer.setup.policy,
+    )

@@ -1,0 +1,140 @@
+"""Who is at the boundary of a round, who is late, and who is dead: the leader's roll-call."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable
+from statistics import median
+from typing import TYPE_CHECKING
+
+from swarm.collective.context import READY_INTERVAL
+from swarm.collective.offers import awaited_peers
+from swarm.collective.standing import Standing
+from swarm.wire import collective_pb2 as pb
+
+if TYPE_CHECKING:
+    from swarm.collective.protocol.machine import PeerMachine
+
+SETTLE_S = 1.5  # a founding waits so long for one more peer
+
+
+def straggler_deadline_s(spreads: Collection[float], floor_s: float, ceiling_s: float) -> float:
+    """How long to wait for live peers after the first was ready: median + 3 MAD of past rounds.
+
+    `spreads`: seconds between the first and the last arrival of earlier rounds. With fewer than
+    three of them the ceiling holds. Source: hivemind issue 676.
+    """
+    if len(spreads) < 3:
+        return ceiling_s
+    middle = median(spreads)
+    deviation = median(abs(s - middle) for s in spreads)
+    return min(max(middle + 3 * deviation + floor_s, floor_s), ceiling_s)
+
+
+class RollCall:
+    """The roll-call of the round after `key` = (commit id, round).
+
+    Attributes:
+        ready: the newest Ready of each peer that sent one.
+        standing: who is out of the round, and why.
+    """
+
+    def __init__(self, peer: PeerMachine, key: tuple[bytes, int]) -> None:
+        self.ready: dict[str, pb.Ready] = {}
+        self.standing = Standing(dead={p: "left" for p in peer.memory.resignations})
+        self._peer = peer
+        self._key = key
+        self._arrived: dict[str, float] = {}
+
+    def note(self, sender: str, ready: pb.Ready) -> None:
+        """A peer is at the round's boundary; repeated calls show that it is alive."""
+        self._arrived.setdefault(sender, self._peer.now)
+        self.ready[sender] = ready
+        self._peer.health.heard_from(sender)
+        self.standing.dead.pop(sender, None)
+
+    @property
+    def open(self) -> bool:
+        """True while the round is not decided here."""
+        return self._key == self._peer.open_key
+
+    @property
+    def founding(self) -> bool:
+        """True when there is no commit yet."""
+        return self._peer.memory.record is None
+
+    def roster(self) -> list[str]:
+        """Who decides the round: the members; before the first commit, who asks to found."""
+        if self.founding:
+            return sorted(p for p in self.ready if p not in self.standing.dead)
+        return list(self._peer.roster)
+
+    def complete(self) -> bool:
+        """True when everybody is here who lives, or the adaptive deadline has passed.
+
+        The deadline runs from the first update that is offered: somebody who only asks to enter
+        must not cut short the training of the others.
+        """
+        if self.founding:
+            return self._founders_are_complete()
+        roster = self._peer.roster
+        self.bury(p for p in roster if p not in self.ready)
+        peer = self._peer
+        dead, record = self.standing.dead, peer.memory.record
+        if not awaited_peers(self.ready, roster, dead, record, peer.setup.policy):
+            return True
+        offered = self._offer_times()
+        if not offered:
+            return False
+        deadline = min(offered) + self._deadline_s()
+        self._peer.wake_by(deadline)
+        return self._peer.now >= deadline
+
+    def _founders_are_complete(self) -> bool:
+        peer = self._peer
+        settled_at = max(self._arrived.values(), default=peer.now) + SETTLE_S
+        peer.wake_by(settled_at)
+        settled = set(peer.known) <= set(self.ready) or peer.now >= settled_at
+        return len(self.roster()) >= peer.setup.manifest.membership.min_peers and settled
+
+    def _offer_times(self) -> list[float]:
+        return [self._arrived[p] for p, ready in self.ready.items() if ready.contributions]
+
+    def spread_s(self) -> float | None:
+        """Seconds between the first and the last offer; None without offers."""
+        offered = self._offer_times()
+        return max(offered) - min(offered) if offered else None
+
+    def _deadline_s(self) -> float:
+        peer, timeouts = self._peer, self._peer.setup.timeouts
+        intervals = [b - a for a, b in itertools.pairwise(peer.history.commit_times)]
+        floor_s = max(2 * timeouts.heartbeat_s, median(intervals) / 4 if intervals else 0.0)
+        return straggler_deadline_s(peer.arrival_spreads, floor_s, timeouts.round_s)
+
+    def bury(self, peers: Iterable[str]) -> None:
+        """Probe peers that were not heard of for a while; note those that are dead."""
+        health, dead, now = self._peer.health, self.standing.dead, self._peer.now
+        for peer in peers:
+            if peer == self._peer.setup.me or peer in self._peer.memory.resignations:
+                continue
+            silent_at = health.last_heard(peer) + health.silence_s
+            if now < silent_at:
+                self._peer.wake_by(silent_at)
+                continue
+            alive = health.check(peer, now - health.silence_s)
+            if alive is None:
+                continue
+            self._peer.wake_by(now + health.silence_s)
+            if alive:
+                dead.pop(peer, None)
+            else:
+                dead[peer] = "does not answer"
+
+    def living_joiners(self) -> list[str]:
+        """Peers whose Ready is fresh, and newcomers that asked a moment ago."""
+        interval_s = READY_INTERVAL.total_seconds()
+        patience_s = max(self._peer.setup.timeouts.heartbeat_s, 2.5 * interval_s)
+        horizon = self._peer.now - patience_s
+        fresh = [p for p in self.ready if self._peer.health.last_heard(p) >= horizon]
+        petitions = self._peer.boundary.petitions.items()
+        return sorted({*fresh, *(p for p, until in petitions if until >= self._peer.now)})

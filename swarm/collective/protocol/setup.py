@@ -1,0 +1,61 @@
+"""What a `PeerMachine` is given once: the run's rules, and functions that are injected.
+
+All of it is constant during a life, so copies of a machine share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from swarm.collective.consensus import Verifier
+from swarm.collective.context import Policy
+from swarm.config import RunManifest, TimeoutPolicy
+from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
+
+
+def _no_record(signed: SignedRecord) -> PeerRecord | None:
+    return None
+
+
+def _no_signed(peer: str) -> SignedRecord | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """See the module docstring.
+
+    `note` reads and checks a peer's record, `signed` gives the signed form of a known peer's;
+    `wall_ms` turns `now` into Unix milliseconds, for the log in the record.
+    """
+
+    me: str
+    manifest: RunManifest
+    policy: Policy
+    sign: Callable[[bytes], bytes]
+    verify: Verifier
+    note: Callable[[SignedRecord], PeerRecord | None] = _no_record
+    signed: Callable[[str], SignedRecord | None] = _no_signed
+    wall_ms: Callable[[float], int] = lambda now: round(1000 * now)
+
+    @cached_property
+    def run_id(self) -> bytes:
+        """The run that the manifest names."""
+        return self.manifest.run_id
+
+    @cached_property
+    def timeouts(self) -> TimeoutPolicy:
+        """Every time limit of the protocol."""
+        return self.manifest.timeouts
+
+    @cached_property
+    def max_round_tokens(self) -> int:
+        """Tokens of one peer in a round, at most; weights are clipped to 4 times the median too."""
+        training = self.manifest.training
+        return 4 * training.inner_steps * training.batch_size * training.sequence_length
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Setup:
+        return self
