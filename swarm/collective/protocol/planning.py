@@ -76,9 +76,8 @@ def record_of(
     rollcall: RollCall,
     plan: pb.Plan,
     reports: Mapping[str, pb.Report],
-    attempts: int,
 ) -> pb.RoundRecord:
-    """The record of the attempt of `plan`."""
+    """The record of the attempt of `plan`; `attempts` and `proposer` name its ballot."""
     standing = rollcall.standing
     return build_record(
         RecordInputs(
@@ -92,7 +91,7 @@ def record_of(
             excluded=standing.excluded,
             resignations=peer.memory.resignations,
             proposer=peer.setup.me,
-            attempts=attempts,
+            attempts=plan.ballot.attempt,
             decided_at_ms=peer.setup.wall_ms(peer.now),
         ),
         peer.setup.policy,

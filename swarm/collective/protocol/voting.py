@@ -39,14 +39,18 @@ class Voting:
         self._quorum_at: float | None = None
 
     def begin(self, dead: Collection[str]) -> None:
-        """Ask everybody but the dead. Raises the typed error of this peer's own refusal."""
+        """Ask everybody but the dead."""
         peer, me = self._peer, self._peer.setup.me
         others = [p for p in self.voters if p != me and p not in dead]
         self._awaiting = set(others)
         for voter in others:
             peer.call(voter, self._accept, self._on_reply)
         if me in self.voters:
-            self._count(me, peer.elector.on_accept(me, self._accept))
+            peer.quietly(self._vote_myself)
+
+    def _vote_myself(self) -> None:
+        me = self._peer.setup.me
+        self._count(me, self._peer.elector.on_accept(me, self._accept))
 
     def _on_reply(self, voter: str, reply: Message | None, call: Pending) -> None:
         self._awaiting.discard(voter)
