@@ -41,6 +41,7 @@ class Elector:
         """
         peer, memory = self._peer, self._peer.memory
         peer.health.heard_from(sender)
+        peer.leaving.pass_on(sender, plan.base_commit)
         reason = self._objection(sender, plan)
         if reason:
             newer = memory.find(plan.round)

@@ -61,6 +61,7 @@ class Leading:
         self._spoiled = 0
         self._highest = 0  # attempt number seen so far
         self._mute: set[str] = set()  # living peers that have no vote, and have not resigned
+        self._against: set[str] = set()  # living peers that refused a record
         self._silent: dict[str, int] = {}  # living peers that left plans unanswered
         # Of the attempt that is being led:
         self._ballot = NO_BALLOT
@@ -132,11 +133,14 @@ class Leading:
         roster = self.rollcall.roster()
         dead = self._standing.dead
         unanimous = self.rollcall.founding or self._branching(roster)
-        return [p for p in roster if not unanimous or p not in dead], unanimous
+        if not unanimous:
+            return roster, False
+        return [p for p in roster if p not in dead and p not in self._against], True
 
     def _branching(self, roster: Collection[str]) -> bool:
         voters = [p for p in roster if p not in self._peer.memory.resignations]
-        able = [p for p in voters if p not in self._standing.dead and p not in self._mute]
+        unable = {*self._standing.dead, *self._mute, *self._against}
+        able = [p for p in voters if p not in unable]
         return len(able) < quorum(len(voters)) and self._peer.may_branch()
 
     def _decision_of(self, electorate: Collection[str], unanimous: bool) -> bytes:
@@ -319,6 +323,7 @@ class Leading:
             return False
         if not decided:
             self._highest = max(self._highest, voting.highest)
+            self._against |= voting.against
             self._spoil()
             return True
         if (spread_s := self.rollcall.spread_s()) is not None:

@@ -22,6 +22,7 @@ class Voting:
     Attributes:
         voters: electors that have not given up their vote.
         highest: attempt number that a refusal named.
+        against: electors to whom the record is impossible.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Voting:
         resigned = {r.peer for r in record.resignations}
         self.voters = [p for p in record.electorate if p not in resigned]
         self.highest = 0
+        self.against: set[str] = set()
         self._peer = peer
         self._accept = pb.Accept(ballot=ballot, record=data)
         self._needed = quorum(len(self.voters), record.unanimous)
@@ -56,6 +58,8 @@ class Voting:
         self._awaiting.discard(voter)
         if isinstance(reply, pb.AcceptReply):
             self._count(voter, reply)
+        elif call.refusal:
+            self.against.add(voter)
 
     def _count(self, voter: str, reply: pb.AcceptReply) -> None:
         setup, vote = self._peer.setup, reply.vote
