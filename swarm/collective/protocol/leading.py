@@ -133,8 +133,8 @@ class Leading:
         roster = self.rollcall.roster()
         dead = self._standing.dead
         unanimous = self.rollcall.founding or self._branching(roster)
-        if not unanimous:
-            return roster, False
+        if not unanimous or self.rollcall.founding:
+            return roster, unanimous
         return [p for p in roster if p not in dead and p not in self._against], True
 
     def _branching(self, roster: Collection[str]) -> bool:

@@ -85,7 +85,8 @@ def record_of(
             previous=peer.memory.record,
             reports=reports,
             ready=rollcall.ready,
-            roster=rollcall.roster(),
+            # Who came to a founding after its plan has joined, and did not found.
+            roster=plan.electorate if rollcall.founding else rollcall.roster(),
             joiners=rollcall.living_joiners(),
             dead=standing.dead,
             excluded=standing.excluded,
