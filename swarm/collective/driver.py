@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 
 from google.protobuf.message import Message
@@ -23,6 +23,7 @@ from swarm.collective.protocol.machine import PeerMachine
 from swarm.collective.recovery import download
 from swarm.errors import Code, SwarmError
 from swarm.wire import collective_pb2 as pb
+from swarm.wire.membership_pb2 import PeerRecord
 
 SERVED = (pb.Ready, pb.Report, pb.Plan, pb.Accept, pb.Resignation, pb.Commit, pb.GetCommit)
 
@@ -240,9 +241,8 @@ class Driver:
         """Resign, if it may be."""
         await self._wait(self._leaving, events.LeaveAsked())
 
-    async def discover(self) -> None:
-        """Look into the histories that live peers claim."""
-        records = await self._context.directory.records()
+    async def look_into(self, records: Mapping[str, PeerRecord]) -> None:
+        """Look into the histories that these peers claim."""
         await self._wait(self._discovering, events.RecordsSeen(records, discovering=True))
 
     async def _wait(self, waiting: list[asyncio.Future[None]], event: events.Event) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Coroutine, Mapping
 
 from swarm.collective.context import Context, Offer
 from swarm.collective.driver import Driver
@@ -27,6 +27,7 @@ from swarm.collective.protocol.setup import Setup
 from swarm.errors import SwarmError
 from swarm.identity import verify
 from swarm.wire import collective_pb2 as pb
+from swarm.wire.membership_pb2 import PeerRecord
 
 
 class RoundMember:
@@ -168,10 +169,10 @@ class RoundMember:
         if not self.level:
             await self._driver.level()
 
-    async def discover(self) -> bool:
-        """Adopt the best commit that live peers claim; True when a claim was better than ours."""
+    async def look_into(self, records: Mapping[str, PeerRecord]) -> bool:
+        """Adopt the best commit that these peers claim; True when a claim was better than ours."""
         before = self.ledger.commit_id
-        await self._driver.discover()
+        await self._driver.look_into(records)
         return self.ledger.commit_id != before
 
     async def resign(self) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
 
-from swarm.collective.consensus import ballot_key
+from swarm.collective.consensus import BallotKey, ballot_key
 from swarm.collective.protocol.effects import EndAttempt, StartAttempt
 from swarm.collective.state import Results
 from swarm.wire import collective_pb2 as pb
@@ -22,11 +22,11 @@ class Attempt:
     """At most one runs; a newer one, or a commit, ends it.
 
     Attributes:
-        results: what this peer computed in the attempts of the open round, and from whose updates.
+        results: what this peer computed in the attempts of the open round, by ballot.
     """
 
     def __init__(self, peer: PeerMachine) -> None:
-        self.results: Results = {}
+        self.results: dict[BallotKey, Results] = {}
         self._peer = peer
         self._plan: pb.Plan | None = None
         self._report: pb.Report | None = None  # not taken by the leader yet
@@ -53,9 +53,10 @@ class Attempt:
         if plan is None or report.ballot != plan.ballot:
             return
         contributors = {f.fragment: tuple(f.contributors) for f in plan.fragments}
-        for result in report.results:
-            key = (result.fragment, contributors[result.fragment])
-            self.results[key] = (result.theta_sha256, result.momentum_sha256)
+        self.results[ballot_key(plan.ballot)] = {
+            (r.fragment, contributors[r.fragment]): (r.theta_sha256, r.momentum_sha256)
+            for r in report.results
+        }
         if plan.ballot.leader == self._peer.setup.me:
             if self._peer.leading is not None:
                 self._peer.leading.note_report(self._peer.setup.me, report)
@@ -85,7 +86,3 @@ class Attempt:
         if call.tag < REPORTS:
             self._report = report
             self._next_at = self._peer.now + RETRY_S * call.tag
-
-    def is_of(self, plan: pb.Plan) -> bool:
-        """True while the attempt of `plan` is the newest one here."""
-        return self._plan is not None and ballot_key(self._plan.ballot) == ballot_key(plan.ballot)

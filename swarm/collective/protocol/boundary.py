@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 INTERVAL_S = READY_INTERVAL.total_seconds()
 PETITION_S = 3.0
+MAX_UNANSWERED = 3
 
 
 class Boundary:
@@ -51,6 +52,8 @@ class Boundary:
         self._waiting_for = ("", 0.0)  # the leader that was told of the offer, and since when
         self._hopeful: dict[str, pb.Ready] = {}  # ask us to lead; is somebody better alive?
         self._doubts: dict[str, float] = {}  # who comes before us, and since when it is doubted
+        self._vouched: dict[str, float] = {}  # who was doubted and lives, and when that was found
+        self._unanswered = 0  # Readys that a living leader left unanswered
 
     # ---- this peer waits ------------------------------------------------------------------
 
@@ -76,6 +79,8 @@ class Boundary:
         self._calling = 0
         self._hopeful.clear()
         self._doubts.clear()
+        self._vouched.clear()
+        self._unanswered = 0
 
     def records_seen(self) -> None:
         """The directory answered."""
@@ -154,7 +159,10 @@ class Boundary:
                     return
                 if better == "":
                     self.lead(leader, ready)
-            elif leader in suspects or leader in self.declined:
+            elif leader in self.declined:
+                continue
+            elif leader in suspects:
+                peer.health.check(leader, peer.now - INTERVAL_S)  # it may be back
                 continue
             else:
                 self._calling = peer.call(
@@ -184,7 +192,13 @@ class Boundary:
         if not isinstance(reply, pb.ReadyReply):
             peer.health.missed(leader)
             self._doubted = (leader, peer.now)
-        elif reply.status == pb.ReadyReply.STALE:
+            self._unanswered += 1
+            if self._unanswered > MAX_UNANSWERED:
+                self._unanswered = 0
+                self.declined.add(leader)
+            return
+        self._unanswered = 0
+        if reply.status == pb.ReadyReply.STALE:
             peer.quietly(peer.history.consider, reply.commit, leader)
         elif self._waits_too_long_for(leader) or (
             reply.status == pb.ReadyReply.NOT_LEADER and not reply.leader
@@ -193,6 +207,8 @@ class Boundary:
             self._next_at = peer.now
         elif reply.status == pb.ReadyReply.NOT_LEADER:
             peer.health.suspects.pop(reply.leader, None)
+        elif peer.leading is not None:
+            peer.leading.give_way()  # this one comes before us, and lives
 
     def _waits_too_long_for(self, leader: str) -> bool:
         """True when a leader takes this peer's word again and again but makes no plan."""
@@ -240,7 +256,7 @@ class Boundary:
         leading = peer.leading
         if leading is not None and not leading.finished and leading.key == peer.open_key:
             return ""
-        for before in peer.succession([sender]):
+        for before in peer.succession([sender, *peer.known]):
             if before == peer.setup.me:
                 return ""
             if before in ready.declined:
@@ -249,11 +265,13 @@ class Boundary:
                 return before
             if health.is_dead(before):
                 continue
+            if self._vouched.get(before, -1e9) >= peer.now - 1.5 * INTERVAL_S:
+                return before
             alive = health.check(before, self._doubts.setdefault(before, peer.now))
             if alive is None:
                 return None
             if alive:
-                del self._doubts[before]
+                self._vouched[before] = self._doubts.pop(before)
                 return before
         return ""
 

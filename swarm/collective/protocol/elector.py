@@ -25,6 +25,8 @@ from swarm.wire import collective_pb2 as pb
 if TYPE_CHECKING:
     from swarm.collective.protocol.machine import PeerMachine
 
+NO_VOTE = "this peer has given up its vote"
+
 
 class Elector:
     """Answers Plan and Accept."""
@@ -39,6 +41,7 @@ class Elector:
         """
         peer, memory = self._peer, self._peer.memory
         peer.health.heard_from(sender)
+        peer.leaving.pass_on(sender, plan.base_commit)
         reason = self._objection(sender, plan)
         if reason:
             newer = memory.find(plan.round)
@@ -93,7 +96,7 @@ class Elector:
             return "" if peer.may_branch() else "a majority may still decide this round"
         if sorted(plan.electorate) != sorted(peer.roster):
             return "the electorate is not the roster of the last commit"
-        return "this peer has given up its vote" if memory.abstains else ""
+        return NO_VOTE if memory.abstains else ""
 
     def on_accept(self, sender: str, accept: pb.Accept, call_id: int = 0) -> pb.AcceptReply:
         """Vote for a record in the ballot that was promised, if it is a possible one.
@@ -122,7 +125,8 @@ class Elector:
             memory.record,
             lambda name: version_message(name, setup.policy.initial(name)),
             setup.policy.numel,
-            peer.attempt.results,
+            # Of the attempt that it is made from; a later one may have had other updates.
+            peer.attempt.results.get((record.attempts, record.proposer), {}),
             setup.max_round_tokens,
             setup.policy.open_tags,
         )

@@ -25,6 +25,7 @@ from swarm.collective.consensus import (
 )
 from swarm.collective.context import RoundEvent
 from swarm.collective.plan import reducers_of
+from swarm.collective.protocol.elector import NO_VOTE
 from swarm.collective.protocol.planning import plan_attempt, record_of
 from swarm.collective.protocol.rollcall import RollCall
 from swarm.collective.protocol.voting import Voting
@@ -57,9 +58,10 @@ class Leading:
         self._stage: Callable[[], bool] = self._collect
         self._resume_at = peer.now
         self._pause_s = RETRY_S
-        self._attempts = 0
         self._spoiled = 0
         self._highest = 0  # attempt number seen so far
+        self._mute: set[str] = set()  # living peers that have no vote, and have not resigned
+        self._against: set[str] = set()  # living peers that refused a record
         self._silent: dict[str, int] = {}  # living peers that left plans unanswered
         # Of the attempt that is being led:
         self._ballot = NO_BALLOT
@@ -88,6 +90,10 @@ class Leading:
             except SwarmError as error:
                 self._peer.emit(RoundEvent("attempt_failed", self.key[1], str(error)))
                 self._spoil()
+
+    def give_way(self) -> None:
+        """Somebody before this peer in the succession leads; unless an attempt runs, follow him."""
+        self.finished = self.finished or self._ballot == NO_BALLOT
 
     # ---- collecting -----------------------------------------------------------------------
 
@@ -118,6 +124,8 @@ class Leading:
             return False
         if order.index(rival) > order.index(me) or peer.health.is_dead(rival):
             return False
+        if any(rival in r.declined for r in self.rollcall.ready.values()):
+            return False
         return peer.health.check(rival, peer.now - peer.health.silence_s)
 
     def _electorate(self) -> tuple[list[str], bool]:
@@ -125,12 +133,15 @@ class Leading:
         roster = self.rollcall.roster()
         dead = self._standing.dead
         unanimous = self.rollcall.founding or self._branching(roster)
-        return [p for p in roster if not unanimous or p not in dead], unanimous
+        if not unanimous or self.rollcall.founding:
+            return roster, unanimous
+        return [p for p in roster if p not in dead and p not in self._against], True
 
     def _branching(self, roster: Collection[str]) -> bool:
         voters = [p for p in roster if p not in self._peer.memory.resignations]
-        living = [p for p in voters if p not in self._standing.dead]
-        return len(living) < quorum(len(voters)) and self._peer.may_branch()
+        unable = {*self._standing.dead, *self._mute, *self._against}
+        able = [p for p in voters if p not in unable]
+        return len(able) < quorum(len(voters)) and self._peer.may_branch()
 
     def _decision_of(self, electorate: Collection[str], unanimous: bool) -> bytes:
         return decision_key(*self.key, unanimous, electorate)
@@ -145,7 +156,6 @@ class Leading:
         self._decision = self._decision_of(electorate, unanimous)
         promised = peer.memory.acceptor(self._decision).promised
         self._highest = max(self._highest, promised[0]) + 1
-        self._attempts += 1
         self._ballot = (self._highest, me)
         self._reports, self._failed_at, self._voting = {}, None, None
         if self._spoiled >= MAX_SPOILED:
@@ -178,6 +188,8 @@ class Leading:
         for elector in sorted(promises):
             promise = promises[elector]
             self._highest = max(self._highest, promise.promised.attempt)
+            if promise.reason == NO_VOTE:
+                self._mute.add(elector)
             if promise.commit.record:
                 peer.quietly(peer.history.consider, promise.commit, elector)
                 if not self.rollcall.open:
@@ -294,7 +306,7 @@ class Leading:
     # ---- the decision ---------------------------------------------------------------------
 
     def _propose_record(self, reports: dict[str, pb.Report]) -> None:
-        record = record_of(self._peer, self.rollcall, self._plan, reports, self._attempts)
+        record = record_of(self._peer, self.rollcall, self._plan, reports)
         self._vote(record.SerializeToString(), record)
 
     def _vote(self, data: bytes, record: pb.RoundRecord) -> None:
@@ -311,6 +323,7 @@ class Leading:
             return False
         if not decided:
             self._highest = max(self._highest, voting.highest)
+            self._against |= voting.against
             self._spoil()
             return True
         if (spread_s := self.rollcall.spread_s()) is not None:

@@ -41,22 +41,45 @@ class Leaving:
         self._awaiting: set[int] = set()
         self._somebody_stays = False
         self._deadline = 0.0
+        self._passed_on: set[tuple[str, str]] = set()  # (leader, who resigned)
+        self._passed_for = b""  # the commit that those resignations follow
 
     def on_resignation(
         self, sender: str, word: pb.Resignation, call_id: int
     ) -> pb.ResignationReply:
-        """Note that a member gave up its vote; without a signature it only asks who stays."""
+        """Note that a member gave up its vote; without a signature it only asks who stays.
+
+        Others may pass on what a member signed.
+        """
         peer, memory = self._peer, self._peer.memory
-        genuine = sender == word.peer and sender in peer.roster
-        if genuine and verify_resignation(
+        known = word.peer in memory.resignations or word.peer not in peer.roster
+        if not known and verify_resignation(
             word, peer.setup.run_id, memory.commit_id, peer.setup.verify
         ):
             memory.note_resignation(word)
             peer.out.append(PersistWord(memory.word()))
-            peer.health.suspects[sender] = "left"
-            if peer.leading is not None and not peer.leading.finished:
-                peer.leading.rollcall.standing.dead[sender] = "left"
+            if sender == word.peer:
+                peer.health.suspects[sender] = "left"
+                if peer.leading is not None and not peer.leading.finished:
+                    peer.leading.rollcall.standing.dead[sender] = "left"
         return pb.ResignationReply(staying=self._stage is Stage.STAYING)
+
+    def pass_on(self, leader: str, base_commit: bytes) -> None:
+        """Tell the leader of the open round whose resignations are known here, once."""
+        peer = self._peer
+        if base_commit != peer.memory.commit_id or leader == peer.setup.me:
+            return
+        if self._passed_for != base_commit:
+            self._passed_for = base_commit
+            self._passed_on.clear()
+        for word in peer.memory.resignations.values():
+            if word.peer != leader and (leader, word.peer) not in self._passed_on:
+                self._passed_on.add((leader, word.peer))
+                peer.call(leader, word, self._on_passed, timeout_s=RESIGN_WAIT_S, tag=word.peer)
+
+    def _on_passed(self, leader: str, reply: Message | None, call: Pending) -> None:
+        if reply is None:
+            self._passed_on.discard((leader, call.tag))  # with its next plan
 
     def begin(self) -> None:
         """Ask, by a resignation without a signature, which nobody takes for one."""

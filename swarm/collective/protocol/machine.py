@@ -50,6 +50,7 @@ class Pending:
     message: Message
     on_reply: OnReply
     tag: Any
+    refusal: str = ""  # with which the peer answered
 
 
 class PeerMachine:
@@ -163,6 +164,7 @@ class PeerMachine:
         pending = self._calls.pop(event.call_id, None)
         if pending is None:
             return
+        pending.refusal = event.refusal
         if event.reply is not None:
             self.health.heard_from(pending.peer)
         pending.on_reply(pending.peer, event.reply, pending)

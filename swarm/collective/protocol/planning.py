@@ -73,9 +73,8 @@ def record_of(
     rollcall: RollCall,
     plan: pb.Plan,
     reports: Mapping[str, pb.Report],
-    attempts: int,
 ) -> pb.RoundRecord:
-    """The record of the attempt of `plan`."""
+    """The record of the attempt of `plan`; `attempts` and `proposer` name its ballot."""
     standing = rollcall.standing
     return build_record(
         RecordInputs(
@@ -83,13 +82,14 @@ def record_of(
             previous=peer.memory.record,
             reports=reports,
             ready=rollcall.ready,
-            roster=rollcall.roster(),
+            # Who came to a founding after its plan has joined, and did not found.
+            roster=plan.electorate if rollcall.founding else rollcall.roster(),
             joiners=rollcall.living_joiners(),
             dead=standing.dead,
             excluded=standing.excluded,
             resignations=peer.memory.resignations,
             proposer=peer.setup.me,
-            attempts=attempts,
+            attempts=plan.ballot.attempt,
             decided_at_ms=peer.setup.wall_ms(peer.now),
         ),
         peer.setup.policy,

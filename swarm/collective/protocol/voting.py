@@ -22,6 +22,7 @@ class Voting:
     Attributes:
         voters: electors that have not given up their vote.
         highest: attempt number that a refusal named.
+        against: electors to whom the record is impossible.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Voting:
         resigned = {r.peer for r in record.resignations}
         self.voters = [p for p in record.electorate if p not in resigned]
         self.highest = 0
+        self.against: set[str] = set()
         self._peer = peer
         self._accept = pb.Accept(ballot=ballot, record=data)
         self._needed = quorum(len(self.voters), record.unanimous)
@@ -39,19 +41,25 @@ class Voting:
         self._quorum_at: float | None = None
 
     def begin(self, dead: Collection[str]) -> None:
-        """Ask everybody but the dead. Raises the typed error of this peer's own refusal."""
+        """Ask everybody but the dead."""
         peer, me = self._peer, self._peer.setup.me
         others = [p for p in self.voters if p != me and p not in dead]
         self._awaiting = set(others)
         for voter in others:
             peer.call(voter, self._accept, self._on_reply)
         if me in self.voters:
-            self._count(me, peer.elector.on_accept(me, self._accept))
+            peer.quietly(self._vote_myself)
+
+    def _vote_myself(self) -> None:
+        me = self._peer.setup.me
+        self._count(me, self._peer.elector.on_accept(me, self._accept))
 
     def _on_reply(self, voter: str, reply: Message | None, call: Pending) -> None:
         self._awaiting.discard(voter)
         if isinstance(reply, pb.AcceptReply):
             self._count(voter, reply)
+        elif call.refusal:
+            self.against.add(voter)
 
     def _count(self, voter: str, reply: pb.AcceptReply) -> None:
         setup, vote = self._peer.setup, reply.vote
