@@ -6,20 +6,19 @@ and tested without them (`swarm/simulation`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
 from swarm.collective.codecs import F32
-from swarm.collective.exchange import Stream
 from swarm.collective.ledger import Ledger
 from swarm.collective.state import CanonicalState, FragmentState
 from swarm.config import RunManifest
 from swarm.identity import Identity
+from swarm.network.lane import Lane
 from swarm.network.transport import Transport
 from swarm.wire import collective_pb2 as pb
-from swarm.wire.data_pb2 import ReduceFrame
 from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
 READY_INTERVAL = timedelta(seconds=1)  # a peer at the boundary says so again and again
@@ -75,10 +74,12 @@ class Directory(Protocol):
 class Bulk(Protocol):
     """The data plane as the collective uses it."""
 
-    def reduce_stream(
-        self, record: PeerRecord, frames: Iterator[ReduceFrame], timeout: timedelta
-    ) -> Stream:
-        """Open a reduce stream to a peer."""
+    def open_lane(self, record: PeerRecord, limit: timedelta) -> Lane:
+        """A lane to a peer, idle or new; raises a typed error within the limit."""
+        ...
+
+    def release(self, lane: Lane) -> None:
+        """Both sides have said END: the lane may serve the next call."""
         ...
 
     def download_blob(
