@@ -154,6 +154,8 @@ class Daemon:
         )
         self.data_plane.set_reduce_handler(member.registry.handle)
         self.data_plane.set_blob_source(state.blob)
+        self.data_plane.set_tunnel(network.open_stream)
+        await network.serve_streams(self.data_plane.accept_tunnel)
         port = int(address.rpartition(":")[2])
         self.publisher = RecordPublisher(
             config, network, directory, self.ledger, self.status, self.data_plane, port

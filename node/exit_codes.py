@@ -70,6 +70,7 @@ CLASSES = {
         Code.BOOTSTRAP_UNREACHABLE,
         Code.PEER_UNREACHABLE,
         Code.PEER_REFUSED,
+        Code.PEER_STALLED,
         Code.TOO_FEW_PEERS,
     ),
     PROTOCOL: (

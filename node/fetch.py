@@ -67,15 +67,16 @@ async def fetch_newest(manifest: RunManifest, addresses: Sequence[str], report: 
             record, identifier = newest_commit(replies, manifest.run_id)
             report(f"newest commit: round {record.round}, {identifier.hex()[:16]}")
             sources = _sources(replies, await network.records(), manifest.run_id)
+            plane = DataPlane(network.identity, manifest.run_id)
+            plane.set_tunnel(network.open_stream)
+            try:
+                fragments = await asyncio.to_thread(
+                    download_all, plane, manifest, record, sources, report
+                )
+            finally:
+                plane.stop()
         finally:
             await network.shutdown()
-        plane = DataPlane(network.identity, manifest.run_id)
-        try:
-            fragments = await asyncio.to_thread(
-                download_all, plane, manifest, record, sources, report
-            )
-        finally:
-            plane.stop()
     return RunState(record, identifier, fragments)
 
 

@@ -7,23 +7,42 @@ The offered pseudo-gradients are only read, so they serve every attempt of the r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 
 import numpy as np
 
 from swarm.collective.codecs import F32
 from swarm.collective.consensus import ballot_key
 from swarm.collective.context import Context, Offer, RoundEvent
-from swarm.collective.exchange import Exchange, ExchangeRegistry, Stream
+from swarm.collective.exchange import Exchange, ExchangeRegistry
 from swarm.collective.reduce import AttemptFailedError
 from swarm.collective.state import FragmentState, version_message
 from swarm.errors import Code, SwarmError
+from swarm.network.lane import Lane
 from swarm.wire import collective_pb2 as pb
-from swarm.wire.data_pb2 import ReduceFrame
 
 SendReport = Callable[[str, pb.Report], Awaitable[None]]
+
+
+class PlanLinks:
+    """Lanes to the members of a plan, whose records are in it."""
+
+    def __init__(self, context: Context, plan: pb.Plan) -> None:
+        self._bulk = context.bulk
+        self._limit = context.manifest.timeouts.chunk
+        self._records = {m.peer: context.directory.note(m.record) for m in plan.members}
+
+    def open(self, peer: str) -> Lane:
+        """See `swarm.collective.exchange.Links`."""
+        record = self._records.get(peer)
+        if record is None:
+            raise SwarmError(Code.PEER_UNREACHABLE, f"no valid record of {peer} in the plan")
+        return self._bulk.open_lane(record, self._limit)
+
+    def release(self, lane: Lane) -> None:
+        """See `swarm.collective.exchange.Links`."""
+        self._bulk.release(lane)
 
 
 class Attempts:
@@ -44,7 +63,9 @@ class Attempts:
         if self._current is not None and self._current.key[2] == ballot_key(plan.ballot):
             return
         self.end("a newer attempt began")
-        exchange = Exchange(plan, self._me, offer.deltas, self._opener(plan), self._stall)
+        exchange = Exchange(
+            plan, self._me, offer.deltas, PlanLinks(self._context, plan), self._stall
+        )
         self._current = exchange
         self.registry.add(exchange)
         task = asyncio.create_task(self._run(plan, offer, exchange))
@@ -64,18 +85,6 @@ class Attempts:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._threads.shutdown(wait=False)
 
-    def _opener(self, plan: pb.Plan) -> Callable[[str, Iterator[ReduceFrame]], Stream]:
-        records = {m.peer: self._context.directory.note(m.record) for m in plan.members}
-        limit = timedelta(milliseconds=plan.attempt_timeout_ms)
-
-        def open_stream(peer: str, frames: Iterator[ReduceFrame]) -> Stream:
-            record = records.get(peer)
-            if record is None:
-                raise SwarmError(Code.PEER_UNREACHABLE, f"no valid record of {peer} in the plan")
-            return self._context.bulk.reduce_stream(record, frames, limit)
-
-        return open_stream
-
     async def _run(self, plan: pb.Plan, offer: Offer, exchange: Exchange) -> None:
         report = pb.Report(round=plan.round, branch=plan.branch, ballot=plan.ballot)
         base = self._context.state.fragments
@@ -89,6 +98,7 @@ class Attempts:
                 return
             sources = {f.fragment: list(f.contributors) for f in plan.fragments}
             self._context.state.add_shadow(shadow, sources)
+            report.norms.extend(exchange.session.norms())
             report.results.extend(version_message(f, s) for f, s in sorted(shadow.items()))
         except AttemptFailedError as error:
             if self._current is not exchange:
@@ -102,6 +112,7 @@ class Attempts:
             report.failure = f"{type(error).__name__}: {error}"
             report.suspects.append(pb.Suspect(peer=self._me, reason="failed here"))
             self._context.emit(RoundEvent("attempt_failed", plan.round, report.failure))
+        report.bytes_sent, report.bytes_received = exchange.bytes_sent, exchange.bytes_received
         await self._send_report(plan.ballot.leader, report)
 
     def _shadow(

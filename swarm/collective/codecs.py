@@ -1,14 +1,28 @@
-"""How a chunk of fp32 values is written on the wire: `fp32`, `bf16` or `int8`.
+"""How a chunk of fp32 values is written on the wire: `fp32`, `bf16`, `int8` or `int4`.
+
+    codec = get_codec("int8")
+    data = np.empty(codec.encoded_bytes(values.size), np.uint8)
+    codec.encode_into(values, data)
+    codec.decode_into(data, values)
 
 Encoding and decoding are exact functions of the bytes: whoever decodes the same bytes gets the same
 fp32 bits, on any machine. That is what bit parity under lossy codecs rests on (the reducer encodes
 the mean once and adopts its own decoding).
 
-int8 is symmetric with one fp32 scale per block of 1024 values: payload = scales, then bytes.
+**What was decoded once encodes to the same bytes again**, in every codec. So a mean can be encoded
+anew from the result whenever a receiver asks for it, and an update that went through the codec
+before it is offered (`swarm.collective.feedback`) reaches the reducer without a further loss. It
+holds for chunks that begin at a multiple of `ALIGNMENT` values, where blocks begin too.
+
+int8 and int4 are symmetric with one fp32 scale per block (1024 and 64 values): payload = scales,
+then one byte a value, or half of one (value `i` in the low and value `i + ceil(n / 2)` in the high
+half of byte `i`, plus 8). A scale has 16 significant bits, so that scale times level is exact; that
+is why encoding again changes nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -17,112 +31,239 @@ import numpy.typing as npt
 from swarm.errors import Code, SwarmError
 
 F32 = npt.NDArray[np.float32]
+U8 = npt.NDArray[np.uint8]
+ALIGNMENT = 1024  # values; a multiple of every block
 INT8_BLOCK = 1024
+INT4_BLOCK = 64
+TINY = np.finfo(np.float32).tiny  # blocks with a smaller scale are written as zeros
+# The largest scale with 16 significant bits whose 128-fold is finite.
+MAX_SCALE = np.array(0x7BFFFF00, np.uint32).view(np.float32)
+BF16_MAX = np.array(0x7F7F0000, np.uint32).view(np.float32)
 
 
 class Codec(Protocol):
-    """Encodes chunks of fp32 values; stateless."""
+    """Encodes chunks of fp32 values; stateless.
+
+    Values that are not finite stay so, or make `decode_into` raise `NON_FINITE`; finite values
+    never become infinite.
+    """
 
     name: str
+    lossless: bool
 
     def encoded_bytes(self, elements: int) -> int:
         """Exact payload size of `elements` values."""
         ...
 
-    def encode(self, values: F32) -> bytes:
-        """Encode a contiguous chunk."""
+    def encode_into(self, values: F32, out: U8) -> None:
+        """Encode a contiguous chunk; `out` has exactly its encoded size."""
         ...
 
-    def decode(self, data: bytes, elements: int) -> F32:
-        """Decode into `elements` fp32 values. Raises `MESSAGE_MALFORMED` on a wrong size."""
+    def decode_into(self, data: U8, out: F32) -> None:
+        """Decode exactly `out.size` values.
+
+        Raises `MESSAGE_MALFORMED` on a wrong size or impossible scales, `NON_FINITE` on scales that
+        are not finite.
+        """
         ...
 
 
-def _check_size(codec: Codec, data: bytes, elements: int) -> None:
+def encode(codec: Codec, values: F32) -> U8:
+    """The encoded bytes of a chunk."""
+    out = np.empty(codec.encoded_bytes(values.size), np.uint8)
+    codec.encode_into(values, out)
+    return out
+
+
+def decode(codec: Codec, data: bytes | U8, elements: int) -> F32:
+    """`elements` fp32 values. Raises as `Codec.decode_into`."""
+    out = np.empty(elements, np.float32)
+    codec.decode_into(np.frombuffer(data, np.uint8), out)
+    return out
+
+
+def _check_size(codec: Codec, data: U8, elements: int) -> None:
     expected = codec.encoded_bytes(elements)
-    if len(data) != expected:
+    if data.size != expected:
         raise SwarmError(
             Code.MESSAGE_MALFORMED,
-            f"{codec.name} chunk of {elements} values has {len(data)} bytes, not {expected}",
+            f"{codec.name} chunk of {elements} values has {data.size} bytes, not {expected}",
         )
 
 
 class Fp32Codec:
-    """Little-endian fp32, lossless."""
+    """Little-endian fp32."""
 
     name = "fp32"
+    lossless = True
 
     def encoded_bytes(self, elements: int) -> int:
         """Four bytes a value."""
         return 4 * elements
 
-    def encode(self, values: F32) -> bytes:
-        """The bytes as they are."""
-        return values.astype("<f4", copy=False).tobytes()
+    def encode_into(self, values: F32, out: U8) -> None:
+        """A copy of the bytes."""
+        out.view("<f4")[:] = values
 
-    def decode(self, data: bytes, elements: int) -> F32:
-        """A read-only view of the bytes."""
-        _check_size(self, data, elements)
-        return np.frombuffer(data, dtype="<f4")
+    def decode_into(self, data: U8, out: F32) -> None:
+        """A copy of the bytes."""
+        _check_size(self, data, out.size)
+        out[:] = data.view("<f4")
 
 
 class Bf16Codec:
     """Upper half of fp32, rounded to nearest even."""
 
     name = "bf16"
+    lossless = False
 
     def encoded_bytes(self, elements: int) -> int:
         """Two bytes a value."""
         return 2 * elements
 
-    def encode(self, values: F32) -> bytes:
-        """Round to nearest even by integer arithmetic; finite values only."""
-        bits = values.astype("<f4", copy=False).view(np.uint32)
-        rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-        return (rounded >> np.uint32(16)).astype("<u2").tobytes()
+    def encode_into(self, values: F32, out: U8) -> None:
+        """Round by integer arithmetic; finite values stay finite."""
+        finite = bool(np.isfinite(values).all())
+        bits = np.clip(values, -BF16_MAX, BF16_MAX).view(np.uint32)
+        odd = bits >> np.uint32(16)
+        odd &= np.uint32(1)
+        bits += np.uint32(0x7FFF)
+        bits += odd
+        bits >>= np.uint32(16)
+        if not finite:
+            bits[~np.isfinite(values)] = 0x7FC0  # NaN
+        np.copyto(out.view("<u2"), bits, casting="unsafe")
 
-    def decode(self, data: bytes, elements: int) -> F32:
+    def decode_into(self, data: U8, out: F32) -> None:
         """Exact widening."""
-        _check_size(self, data, elements)
-        halves = np.frombuffer(data, dtype="<u2").astype(np.uint32)
-        return (halves << np.uint32(16)).view(np.float32)
+        _check_size(self, data, out.size)
+        bits = out.view(np.uint32)
+        np.copyto(bits, data.view("<u2"))
+        bits <<= np.uint32(16)
 
 
-class Int8Codec:
-    """Symmetric int8 with one fp32 scale per 1024 values (largest magnitude / 127)."""
+class _BlockCodec:
+    """Symmetric quantization to -levels..levels with one scale per block."""
+
+    name: str
+    lossless = False
+    block: int
+    levels: int
+
+    def _num_blocks(self, elements: int) -> int:
+        return -(-elements // self.block)
+
+    def _split(self, values: npt.NDArray[np.float32]) -> Iterator[tuple[slice, F32]]:
+        """The full blocks as rows, then what is left as a shorter row, with their scales' place."""
+        full = values.size // self.block
+        if full:
+            yield slice(0, full), values[: full * self.block].reshape(full, self.block)
+        if full * self.block < values.size:
+            yield slice(full, full + 1), values[full * self.block :].reshape(1, -1)
+
+    def _quantize(self, values: F32, scales: F32) -> F32:
+        """Whole numbers within the levels (as fp32); fills `scales`, NaN where values are not
+        finite."""
+        quantized = np.empty(values.size, np.float32)
+        pairs = zip(self._split(values), self._split(quantized), strict=True)
+        with np.errstate(all="ignore"):
+            for (place, rows_BN), (_, out_BN) in pairs:
+                np.abs(rows_BN, out=out_BN)
+                scale_B = self._scale(out_BN.max(axis=1))
+                scales[place] = scale_B
+                inverse_B = np.divide(np.float32(1), scale_B)
+                inverse_B[scale_B == 0] = 0
+                np.multiply(rows_BN, inverse_B[:, None], out=out_BN)
+                np.rint(out_BN, out=out_BN)
+                if (scale_B >= MAX_SCALE).any():
+                    np.clip(out_BN, -self.levels, self.levels, out=out_BN)
+        return quantized
+
+    def _scale(self, largest_B: F32) -> F32:
+        scale_B = largest_B / np.float32(self.levels)
+        bits_B = scale_B.view(np.uint32)
+        bits_B += np.uint32(0xFF)
+        bits_B &= np.uint32(0xFFFFFF00)
+        np.minimum(scale_B, MAX_SCALE, out=scale_B)
+        scale_B[scale_B < TINY] = 0
+        scale_B[~np.isfinite(largest_B)] = np.nan
+        return scale_B
+
+    def _scales_of(self, data: U8, elements: int) -> F32:
+        scales: F32 = data[: 4 * self._num_blocks(elements)].view("<f4")
+        if not ((scales >= 0) & (scales <= MAX_SCALE)).all():
+            if np.isfinite(scales).all():
+                raise SwarmError(Code.MESSAGE_MALFORMED, f"{self.name} chunk: impossible scale")
+            raise SwarmError(Code.NON_FINITE, f"{self.name} chunk: a scale is not finite")
+        return scales
+
+    def _scale_up(self, values: F32, scales: F32) -> None:
+        for place, rows_BN in self._split(values):
+            rows_BN *= scales[place, None]
+
+
+class Int8Codec(_BlockCodec):
+    """One byte a value, one scale per 1024 (largest magnitude / 127)."""
 
     name = "int8"
+    block = INT8_BLOCK
+    levels = 127
 
     def encoded_bytes(self, elements: int) -> int:
         """One byte a value and four per block."""
-        return elements + 4 * -(-elements // INT8_BLOCK)
+        return elements + 4 * self._num_blocks(elements)
 
-    def encode(self, values: F32) -> bytes:
+    def encode_into(self, values: F32, out: U8) -> None:
         """Scale each block by its largest magnitude, round to nearest even."""
-        blocks_BN = np.zeros((-(-values.size // INT8_BLOCK), INT8_BLOCK), dtype=np.float32)
-        blocks_BN.reshape(-1)[: values.size] = values
-        scale_B1 = np.abs(blocks_BN).max(axis=1, keepdims=True) / np.float32(127)
-        inverse_B1 = np.divide(
-            np.float32(1), scale_B1, out=np.zeros_like(scale_B1), where=scale_B1 > 0
-        )
-        # A scale in the subnormal range has an infinite inverse; such a block rounds to zero.
-        inverse_B1[~np.isfinite(inverse_B1)] = 0
-        quantized_BN = np.rint(blocks_BN * inverse_B1).clip(-127, 127).astype(np.int8)
-        scales: bytes = scale_B1.astype("<f4").tobytes()
-        quantized: bytes = quantized_BN.reshape(-1)[: values.size].tobytes()
-        return scales + quantized
+        edge = 4 * self._num_blocks(values.size)
+        quantized = self._quantize(values, out[:edge].view("<f4"))
+        with np.errstate(invalid="ignore"):
+            np.copyto(out[edge:].view(np.int8), quantized, casting="unsafe")
 
-    def decode(self, data: bytes, elements: int) -> F32:
-        """One multiplication a value."""
-        _check_size(self, data, elements)
-        num_blocks = -(-elements // INT8_BLOCK)
-        scale_B = np.frombuffer(data, dtype="<f4", count=num_blocks)
-        out = np.frombuffer(data, dtype=np.int8, offset=4 * num_blocks).astype(np.float32)
-        out *= np.repeat(scale_B, INT8_BLOCK)[:elements]
-        return out
+    def decode_into(self, data: U8, out: F32) -> None:
+        """One exact multiplication a value."""
+        _check_size(self, data, out.size)
+        scales = self._scales_of(data, out.size)
+        np.copyto(out, data[4 * scales.size :].view(np.int8))
+        self._scale_up(out, scales)
 
 
-CODECS: dict[str, Codec] = {c.name: c for c in (Fp32Codec(), Bf16Codec(), Int8Codec())}
+class Int4Codec(_BlockCodec):
+    """Half a byte a value, one scale per 64 (largest magnitude / 7)."""
+
+    name = "int4"
+    block = INT4_BLOCK
+    levels = 7
+
+    def encoded_bytes(self, elements: int) -> int:
+        """Half a byte a value, rounded up, and four per block."""
+        return (elements + 1) // 2 + 4 * self._num_blocks(elements)
+
+    def encode_into(self, values: F32, out: U8) -> None:
+        """Scale each block by its largest magnitude, round to nearest even."""
+        edge = 4 * self._num_blocks(values.size)
+        quantized = self._quantize(values, out[:edge].view("<f4"))
+        quantized += np.float32(8)
+        half = (values.size + 1) // 2
+        packed = out[edge:]
+        with np.errstate(invalid="ignore"):
+            np.copyto(packed, quantized[:half], casting="unsafe")
+            high = quantized[half:].astype(np.uint8)
+        high <<= np.uint8(4)
+        packed[: high.size] |= high
+
+    def decode_into(self, data: U8, out: F32) -> None:
+        """One exact multiplication a value."""
+        _check_size(self, data, out.size)
+        scales = self._scales_of(data, out.size)
+        packed, half = data[4 * scales.size :], (out.size + 1) // 2
+        np.copyto(out[:half], packed & np.uint8(15))
+        np.copyto(out[half:], (packed >> np.uint8(4))[: out.size - half])
+        out -= np.float32(8)
+        self._scale_up(out, scales)
+
+
+CODECS: dict[str, Codec] = {c.name: c for c in (Fp32Codec(), Bf16Codec(), Int8Codec(), Int4Codec())}
 
 
 def get_codec(name: str) -> Codec:

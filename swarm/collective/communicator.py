@@ -27,7 +27,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from swarm.collective.codecs import CODECS, F32
+from swarm.collective.codecs import CODECS, F32, Codec, get_codec
+from swarm.collective.feedback import quantized
 from swarm.collective.loop_thread import LoopThread
 from swarm.collective.operations import Operation, TagResult
 from swarm.collective.session import GroupConfig, Session
@@ -235,6 +236,7 @@ class Communicator:
             if not (math.isfinite(weights.get(name, 0.0)) and weights.get(name, 0.0) > 0):
                 raise SwarmError(Code.USAGE, f"weight of {name!r} is not a positive number")
         gathered = _Gathered(list(arrays), lambda found: _reduced(found, arrays))
+        chosen = get_codec(codec)
         for name, values in arrays.items():
             full_tag = f"{tag}/{name}" if tag else name
             if not is_tag(full_tag, values.size):
@@ -246,7 +248,7 @@ class Communicator:
             self._submit(
                 Operation(
                     tag=full_tag,
-                    values=values.reshape(-1),
+                    values=_prepared(values.reshape(-1), chosen),
                     weight=weights[name],
                     operation=OPERATIONS[op],
                     codec=codec,
@@ -336,6 +338,11 @@ def _as_fp32(name: str, values: npt.ArrayLike) -> F32:
 def _shared(found: TagResult, header: bytes) -> SharedState:
     tensors, revision = unpack(found.values, header)
     return SharedState(tensors, revision, sorted(found.weights))
+
+
+def _prepared(values: F32, codec: Codec) -> F32:
+    """What the codec keeps of the values, so that every reducer sums the same."""
+    return values if codec.lossless else quantized(values, codec)
 
 
 def _reduced(found: Mapping[str, TagResult], arrays: Mapping[str, F32]) -> Reduced:

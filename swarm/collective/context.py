@@ -6,21 +6,20 @@ and tested without them (`swarm/simulation`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
 from swarm.collective.codecs import F32
-from swarm.collective.exchange import Stream
 from swarm.collective.ledger import Ledger
 from swarm.collective.plan import Wish
 from swarm.collective.state import CanonicalState, FragmentState
 from swarm.config import RunManifest
 from swarm.identity import Identity
+from swarm.network.lane import Lane
 from swarm.network.transport import Transport
 from swarm.wire import collective_pb2 as pb
-from swarm.wire.data_pb2 import ReduceFrame
 from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
 READY_INTERVAL = timedelta(seconds=1)  # a peer at the boundary says so again and again
@@ -74,13 +73,34 @@ class Directory(Protocol):
         ...
 
 
+class LinkRates(Protocol):
+    """Bits per second; 0.0 = not measured."""
+
+    @property
+    def upload_bps(self) -> float:
+        """Best delivered upload of the last minutes."""
+        ...
+
+    @property
+    def download_bps(self) -> float:
+        """Best delivered download of the last minutes."""
+        ...
+
+
 class Bulk(Protocol):
     """The data plane as the collective uses it."""
 
-    def reduce_stream(
-        self, record: PeerRecord, frames: Iterator[ReduceFrame], timeout: timedelta
-    ) -> Stream:
-        """Open a reduce stream to a peer."""
+    def open_lane(self, record: PeerRecord, limit: timedelta) -> Lane:
+        """A lane to a peer, idle or new; raises a typed error within the limit."""
+        ...
+
+    @property
+    def rates(self) -> LinkRates:
+        """Measured rates of this peer's own link."""
+        ...
+
+    def release(self, lane: Lane) -> None:
+        """Both sides have said END: the lane may serve the next call."""
         ...
 
     def download_blob(

@@ -15,9 +15,11 @@ import asyncio
 import random
 from collections.abc import Collection, Coroutine, Mapping
 
+from swarm.collective.codecs import get_codec
 from swarm.collective.context import Context, Offer
 from swarm.collective.driver import Driver
 from swarm.collective.exchange import ExchangeRegistry
+from swarm.collective.feedback import ErrorFeedback, prepare_offer
 from swarm.collective.offers import contributions_of
 from swarm.collective.plan import operation_of
 from swarm.collective.protocol import events
@@ -45,6 +47,7 @@ class RoundMember:
         self.ledger = context.ledger
         self.state = context.state
         self.changed = asyncio.Condition()
+        self._feedback = ErrorFeedback()
         self._operation = operation_of(context.manifest.sync.aggregation)
         setup = Setup(
             me=self.me,
@@ -116,10 +119,31 @@ class RoundMember:
         """
         before = self.ledger.commit_id
         if offer is None or offer.base_commit == before:
-            await self._wait_for_commit(before, offer)
+            await self._wait_for_commit(before, await self._prepared(offer))
+            self._feedback.commit(self._contributed(before))
         await self.resync()
         assert self.ledger.record is not None
         return self.ledger.record
+
+    async def _prepared(self, offer: Offer | None) -> Offer | None:
+        """The offer as its codec keeps it. Operations under tags come prepared."""
+        if offer is None or self.context.policy.open_tags:
+            return offer
+        sync = self.context.manifest.sync
+        feedback = self._feedback if sync.error_feedback else None
+        return await asyncio.to_thread(prepare_offer, offer, feedback, get_codec(sync.codec))
+
+    def _contributed(self, base_commit: bytes) -> list[str]:
+        """Fragments into which the round after `base_commit` took this peer's update.
+
+        Nothing when the newest commit is of a later round: then it is not known.
+        """
+        record = self.ledger.record
+        if record is None or record.previous != base_commit:
+            return []
+        return [
+            o.state.fragment for o in record.fragments if o.advanced and self.me in o.contributors
+        ]
 
     async def _wait_for_commit(self, before: bytes, offer: Offer | None) -> None:
         if self.failure is not None:
@@ -149,7 +173,14 @@ class RoundMember:
 
     def _ready(self, offer: Offer) -> pb.Ready:
         """What the others are told of an offer."""
-        ready = pb.Ready(steps=offer.steps, tokens=offer.tokens, loss=offer.loss)
+        rates = self.context.bulk.rates
+        ready = pb.Ready(
+            steps=offer.steps,
+            tokens=offer.tokens,
+            loss=offer.loss,
+            upload_bps=rates.upload_bps,
+            download_bps=rates.download_bps,
+        )
         ready.routed_tokens.extend(offer.routed_tokens)
         ready.contributions.extend(contributions_of(offer, self.state.fragments, self._operation))
         return ready

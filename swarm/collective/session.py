@@ -25,6 +25,7 @@ from swarm.errors import Code, SwarmError
 from swarm.network.data_plane import DataPlane
 from swarm.network.membership import PeerDirectory
 from swarm.network.p2p import NetworkConfig, PeerNetwork
+from swarm.wire.data_pb2 import PLAIN, SEALED
 from swarm.wire.membership_pb2 import PeerRecord
 
 LEASE_MS = 60_000
@@ -43,6 +44,14 @@ class GroupConfig:
     protection: str
     on_majority_lost: str
     timeouts: TimeoutPolicy
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("route", self.route, ("auto", "direct", "tunnel")),
+            ("protection", self.protection, ("sealed", "plain")),
+        ):
+            if value not in known:
+                raise SwarmError(Code.USAGE, f"{name} {value!r} is none of {', '.join(known)}")
 
     def manifest(self) -> RunManifest:
         """The group as a run: its hash is what keeps other groups out."""
@@ -91,8 +100,13 @@ class Session:
             run_id,
             NetworkConfig(host=config.host, initial_peers=config.initial_peers),
         )
-        self._plane = DataPlane(self._network.identity, run_id)
-        self._data_address = self._plane.start(config.host, 0)
+        protection = PLAIN if config.protection == "plain" else SEALED
+        self._plane = DataPlane(self._network.identity, run_id, protection=protection)
+        address = self._plane.start(config.host, 0)
+        self._data_addresses = [] if config.route == "tunnel" else [address]
+        if config.route != "direct":
+            self._plane.set_tunnel(self._network.open_stream)
+            await self._network.serve_streams(self._plane.accept_tunnel)
         directory = PeerDirectory(self._network, run_id, time.time, self._network.learn)
         state = CanonicalState({})
         self._member = RoundMember(
@@ -215,7 +229,7 @@ class Session:
         record = self._member.ledger.record
         await self._network.publish(
             PeerRecord(
-                data_addresses=[self._data_address],
+                data_addresses=self._data_addresses,
                 tls_certificate=self._plane.certificate_pem,
                 branch=self._member.ledger.branch,
                 round=record.round if record else 0,

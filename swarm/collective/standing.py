@@ -22,6 +22,7 @@ PROVEN = {  # what a reducer saw itself, and a repetition would only repeat
     "MESSAGE_MALFORMED": "it sent malformed data",
     "protocol error": "it did not keep to the protocol",
     "stalled": "its link moved nothing",
+    "NORM_EXCEEDED": "its update is larger than it declared",
 }
 MAX_BLAME = 2  # attempts that a living peer may spoil
 MAX_FAILURES = 3  # attempts that may fail at a peer without a suspect

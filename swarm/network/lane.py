@@ -4,7 +4,7 @@
     lane.send(Kind.CALL, 0, call.SerializeToString())
     frame = lane.receive()                      # header first, so that the payload can be read
     lane.read_into(memoryview(target)[a:b])     # where it belongs, without a copy between
-    plane.release(lane)                         # both sides have said END: keep it for the next call
+    plane.release(lane)                         # both sides have said END: kept for the next call
 
 One thread may send while another receives; `cancel` may be called from any thread and ends both.
 Frame: kind (1 byte), 3 zero bytes, payload size (uint32), index (uint64), all little-endian; then
@@ -36,7 +36,7 @@ class Frame(NamedTuple):
     """The header of a received frame."""
 
     kind: Kind
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, of no use here
     size: int  # payload bytes, at most MAX_PAYLOAD_BYTES
 
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import secrets
+import ssl
+import tempfile
 from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
     Encoding,
-    NoEncryption,
     PrivateFormat,
 )
 from cryptography.x509.oid import NameOID
@@ -29,10 +32,10 @@ LIFETIME = datetime.timedelta(days=365)
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate and its private key, both PEM."""
+    """A certificate and its private key."""
 
     certificate_pem: bytes
-    private_key_pem: bytes
+    private_key: ec.EllipticCurvePrivateKey
 
 
 def new_certificate(now: datetime.datetime) -> Certificate:
@@ -50,10 +53,7 @@ def new_certificate(now: datetime.datetime) -> Certificate:
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    return Certificate(
-        certificate.public_bytes(Encoding.PEM),
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-    )
+    return Certificate(certificate.public_bytes(Encoding.PEM), key)
 
 
 def certificate_sha256(certificate_pem: bytes) -> bytes:
@@ -63,3 +63,39 @@ def certificate_sha256(certificate_pem: bytes) -> bytes:
     except ValueError as error:
         raise SwarmError(Code.MESSAGE_MALFORMED, "not a certificate in PEM form") from error
     return hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
+
+
+def server_tls(certificate: Certificate) -> ssl.SSLContext:
+    """TLS 1.3 for the owner of `certificate`, without session tickets. Raises `DISK_FULL`.
+
+    A ticket would come after the handshake and be in the way when a lane leaves TLS.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    # Python's ssl reads keys from files only; on disk this one is of use to nobody.
+    password = secrets.token_bytes(32).hex().encode()
+    key = certificate.private_key.private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password)
+    )
+    try:
+        with tempfile.NamedTemporaryFile(prefix="expertswarm-") as file:
+            file.write(key + certificate.certificate_pem)
+            file.flush()
+            context.load_cert_chain(file.name, password=password)
+    except ssl.SSLError:
+        raise
+    except OSError as error:
+        raise SwarmError(
+            Code.DISK_FULL, f"{tempfile.gettempdir()}: {error.strerror or error}"
+        ) from error
+    return context
+
+
+def client_tls(certificate_pem: bytes) -> ssl.SSLContext:
+    """TLS 1.3 with the owner of this certificate and nobody else. Raises `MESSAGE_MALFORMED`."""
+    certificate_sha256(certificate_pem)  # a readable error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_verify_locations(cadata=certificate_pem.decode("ascii"))
+    return context

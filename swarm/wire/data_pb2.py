@@ -25,23 +25,23 @@ _sym_db = _symbol_database.Default()
 from swarm.wire import collective_pb2 as swarm_dot_v1_dot_collective__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13swarm/v1/data.proto\x12\x08swarm.v1\x1a\x19swarm/v1/collective.proto\"N\n\x0bReduceHello\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12 \n\x06\x62\x61llot\x18\x03 \x01(\x0b\x32\x10.swarm.v1.Ballot\"(\n\x0bReduceChunk\x12\x0b\n\x03job\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x88\x01\n\x0bReduceFrame\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.swarm.v1.ReduceHelloH\x00\x12&\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.swarm.v1.ReduceChunkH\x00\x12\x11\n\x07\x66\x61ilure\x18\x03 \x01(\tH\x00\x12\r\n\x03\x65nd\x18\x04 \x01(\x08H\x00\x42\x07\n\x05\x66rame\"1\n\x0f\x44ownloadRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"B\n\rDownloadChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x32\x89\x01\n\tDataPlane\x12:\n\x06Reduce\x12\x15.swarm.v1.ReduceFrame\x1a\x15.swarm.v1.ReduceFrame(\x01\x30\x01\x12@\n\x08\x44ownload\x12\x19.swarm.v1.DownloadRequest\x1a\x17.swarm.v1.DownloadChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13swarm/v1/data.proto\x12\x08swarm.v1\x1a\x19swarm/v1/collective.proto\"T\n\tLaneHello\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12(\n\nprotection\x18\x03 \x01(\x0e\x32\x14.swarm.v1.Protection\"f\n\x0bLaneWelcome\x12\x0e\n\x06secret\x18\x01 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12(\n\nprotection\x18\x04 \x01(\x0e\x32\x14.swarm.v1.Protection\"f\n\x04\x43\x61ll\x12\'\n\x06reduce\x18\x01 \x01(\x0b\x32\x15.swarm.v1.ReduceHelloH\x00\x12-\n\x08\x64ownload\x18\x02 \x01(\x0b\x32\x19.swarm.v1.DownloadRequestH\x00\x42\x06\n\x04\x63\x61ll\"k\n\x0bReduceHello\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12 \n\x06\x62\x61llot\x18\x03 \x01(\x0b\x32\x10.swarm.v1.Ballot\x12\x0c\n\x04lane\x18\x04 \x01(\r\x12\r\n\x05lanes\x18\x05 \x01(\r\"A\n\x0f\x44ownloadRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04*#\n\nProtection\x12\n\n\x06SEALED\x10\x00\x12\t\n\x05PLAIN\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'swarm.v1.data_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REDUCEHELLO']._serialized_start=60
-  _globals['_REDUCEHELLO']._serialized_end=138
-  _globals['_REDUCECHUNK']._serialized_start=140
-  _globals['_REDUCECHUNK']._serialized_end=180
-  _globals['_REDUCEFRAME']._serialized_start=183
-  _globals['_REDUCEFRAME']._serialized_end=319
-  _globals['_DOWNLOADREQUEST']._serialized_start=321
-  _globals['_DOWNLOADREQUEST']._serialized_end=370
-  _globals['_DOWNLOADCHUNK']._serialized_start=372
-  _globals['_DOWNLOADCHUNK']._serialized_end=438
-  _globals['_DATAPLANE']._serialized_start=441
-  _globals['_DATAPLANE']._serialized_end=578
+  _globals['_PROTECTION']._serialized_start=530
+  _globals['_PROTECTION']._serialized_end=565
+  _globals['_LANEHELLO']._serialized_start=60
+  _globals['_LANEHELLO']._serialized_end=144
+  _globals['_LANEWELCOME']._serialized_start=146
+  _globals['_LANEWELCOME']._serialized_end=248
+  _globals['_CALL']._serialized_start=250
+  _globals['_CALL']._serialized_end=352
+  _globals['_REDUCEHELLO']._serialized_start=354
+  _globals['_REDUCEHELLO']._serialized_end=461
+  _globals['_DOWNLOADREQUEST']._serialized_start=463
+  _globals['_DOWNLOADREQUEST']._serialized_end=528
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,4 @@
-"""A process with one real member of the round protocol: p2pd, gRPC over TLS, ledger on disk.
+"""A process with one real member of the round protocol: p2pd, sealed lanes, ledger on disk.
 
 Started through `CollectivePeer`; toy fragments stand in for a model. On command it kills itself
 with SIGKILL after it has sent some chunks of an attempt, which is in the middle of the reduce.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,10 +28,10 @@ from swarm.collective.state import CanonicalState
 from swarm.config import TimeoutPolicy
 from swarm.identity import Identity
 from swarm.network.data_plane import DataPlane
+from swarm.network.lane import Kind, Lane
 from swarm.network.membership import PeerDirectory
 from swarm.network.p2p import NetworkConfig, PeerNetwork
 from swarm.simulation.swarm import ToyPolicy, toy_manifest, toy_values
-from swarm.wire.data_pb2 import ReduceFrame
 from swarm.wire.membership_pb2 import PeerRecord
 
 TRUNK = 4_000_000  # fp32 values, 16 MB: several chunks for each part
@@ -57,18 +57,20 @@ class KillerBulk:
         self.chunks_to_live: int | None = None
         self.download_blob = plane.download_blob
 
-    def reduce_stream(
-        self, record: PeerRecord, frames: Iterator[ReduceFrame], timeout: timedelta
-    ) -> Any:
-        return self._plane.reduce_stream(record, self._counted(frames), timeout)
+    def open_lane(self, record: PeerRecord, limit: timedelta) -> Lane:
+        lane: Any = self._plane.open_lane(record, limit)
+        lane.send = functools.partial(self._counted, type(lane).send, lane)
+        return lane
 
-    def _counted(self, frames: Iterator[ReduceFrame]) -> Iterator[ReduceFrame]:
-        for frame in frames:
-            if frame.WhichOneof("frame") == "chunk" and self.chunks_to_live is not None:
-                self.chunks_to_live -= 1
-                if self.chunks_to_live < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            yield frame
+    def release(self, lane: Lane) -> None:
+        self._plane.release(lane)
+
+    def _counted(self, send: Any, lane: Lane, kind: Kind, *rest: Any) -> None:
+        if kind is Kind.CHUNK and self.chunks_to_live is not None:
+            self.chunks_to_live -= 1
+            if self.chunks_to_live < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        send(lane, kind, *rest)
 
 
 class Peer:

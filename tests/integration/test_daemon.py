@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -25,9 +24,10 @@ from swarm.collective.consensus import parse_record
 from swarm.config import RunManifest
 from swarm.errors import SwarmError
 from swarm.network.data_plane import DataPlane
+from swarm.network.lane import Kind
 from swarm.network.p2p import NetworkConfig, PeerNetwork
 from swarm.wire import collective_pb2 as pb
-from swarm.wire.data_pb2 import ReduceFrame, ReduceHello
+from swarm.wire.data_pb2 import Call, ReduceHello
 from swarm.wire.membership_pb2 import PeerRecord
 from swarm.wire.node_pb2 import StatusReply
 
@@ -166,21 +166,14 @@ def test_a_stop_does_not_wait_for_a_thread_that_serves_a_silent_peer(
     node = start(0)
     status = node.wait(lambda s: s.round >= 1, "a round")
     plane, record = asyncio.run(record_of(manifest, status.addresses[0], tmp_path / "key"))
-    asked, hold = threading.Event(), threading.Event()
-
-    def frames() -> Iterator[ReduceFrame]:
-        yield ReduceFrame(hello=ReduceHello(branch=b"?", round=10**6))  # an attempt that never is
-        asked.set()
-        hold.wait(LIMIT_S)
-
+    call = Call(reduce=ReduceHello(branch=b"?", round=10**6, lanes=1))  # an attempt that never is
     try:
-        plane.reduce_stream(record, frames(), timedelta(seconds=LIMIT_S))
-        assert asked.wait(LIMIT_S)
+        lane = plane.open_lane(record, timedelta(seconds=LIMIT_S))
+        lane.send(Kind.CALL, 0, call.SerializeToString())
         time.sleep(0.3)  # it arrives
         # The node's handler waits for the attempt for `timeouts.chunk_s`.
         assert node.interrupt() < min(STOP_LIMIT_S, manifest.timeouts.chunk_s - 1)
     finally:
-        hold.set()
         plane.stop()
 
 

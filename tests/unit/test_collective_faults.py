@@ -10,6 +10,7 @@ from swarm.collective.validate import check_record
 from swarm.config import TimeoutPolicy
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity, verify
+from swarm.network.lane import Kind
 from swarm.simulation.swarm import SimulatedSwarm, toy_manifest
 from swarm.wire import collective_pb2 as pb
 
@@ -191,7 +192,7 @@ def test_a_leader_whose_data_port_is_closed_is_left_out_but_the_round_ends():
         await swarm.start()
         leader = leader_of(swarm)
 
-        def closed_port(source, target, frame):
+        def closed_port(source, target, kind, index):
             if target == leader.peer_id:
                 raise SwarmError(Code.PEER_UNREACHABLE, "connection refused")
 
@@ -214,8 +215,8 @@ def test_a_contributor_that_stalls_is_named_and_left_out():
         slow = swarm.peers[1]
         release = threading.Event()
 
-        def stall(source, target, frame):
-            if source == slow.peer_id and frame.WhichOneof("frame") == "chunk":
+        def stall(source, target, kind, index):
+            if source == slow.peer_id and kind is Kind.CHUNK:
                 release.wait(10)
 
         swarm.bulk.on_frame = stall

@@ -8,6 +8,7 @@ import pytest
 from swarm.collective.consensus import verify_commit
 from swarm.collective.protocol.rollcall import straggler_deadline_s
 from swarm.identity import verify
+from swarm.network.lane import Kind
 from swarm.simulation.swarm import SimulatedSwarm, ToyPolicy, toy_manifest
 from swarm.wire import collective_pb2 as pb
 
@@ -112,10 +113,10 @@ def test_reducer_killed_mid_reduce_survivors_agree(rank):
         loop = asyncio.get_running_loop()
         killed = asyncio.Event()
 
-        def kill_on_first_chunk(source, target, frame):
-            if frame.WhichOneof("frame") == "chunk" and source == victim.peer_id:
-                if swarm.bulk._served.pop(victim.peer_id, None):
-                    loop.call_soon_threadsafe(killed.set)
+        def kill_on_first_chunk(source, target, kind, index):
+            if kind is Kind.CHUNK and source == victim.peer_id and not killed.is_set():
+                swarm.bulk.kill(victim.peer_id)
+                loop.call_soon_threadsafe(killed.set)
 
         swarm.bulk.on_frame = kill_on_first_chunk
         dying = asyncio.create_task(victim.round())

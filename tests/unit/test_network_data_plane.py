@@ -1,4 +1,4 @@
-"""The data plane on loopback, with real TLS and real gRPC."""
+"""The data plane on loopback, with real TLS and sealed lanes: calls, downloads, reuse, counts."""
 
 from __future__ import annotations
 
@@ -8,61 +8,27 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 
-import grpc
 import pytest
+from lane_nodes import (
+    BLOB,
+    BLOB_SHA256,
+    RUN,
+    SHORT,
+    WAIT,
+    Node,
+    begin,
+    error_of,
+    exchange,
+    until,
+)
 
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
-from swarm.network import data_client
-from swarm.network.auth import TOKEN_KEY, make_token
-from swarm.network.data_client import CHANNEL_OPTIONS, channel_target
+from swarm.network.calls import CHUNK_BYTES
 from swarm.network.data_plane import DataPlane
-from swarm.network.data_server import CHUNK_BYTES, MAX_FRAME_BYTES
-from swarm.network.tls import certificate_sha256
-from swarm.wire.data_pb2 import DownloadRequest, ReduceChunk, ReduceFrame
-from swarm.wire.data_pb2_grpc import DataPlaneStub
-from swarm.wire.membership_pb2 import PeerRecord
-
-RUN = b"r" * 32
-WAIT = timedelta(seconds=10)
-BLOB = bytes(range(256)) * 4096 * 3 + b"the end"  # three chunks and a rest
-BLOB_SHA256 = hashlib.sha256(BLOB).digest()
-
-
-class Node:
-    """One peer's data plane, listening, with its record."""
-
-    def __init__(self, **options) -> None:
-        self.identity = Identity.generate()
-        self.run_id = options.pop("run_id", RUN)
-        self.plane = DataPlane(self.identity, self.run_id, **options)
-        self.address = self.plane.start("127.0.0.1", 0)
-        self.blobs = {BLOB_SHA256: BLOB}
-        self.plane.set_blob_source(self.blob)
-        self.plane.set_reduce_handler(echo)
-
-    def blob(self, sha256: bytes) -> memoryview | None:
-        return memoryview(self.blobs[sha256]) if sha256 in self.blobs else None
-
-    @property
-    def peer_id(self) -> str:
-        return self.identity.peer_id
-
-    @property
-    def record(self) -> PeerRecord:
-        return PeerRecord(
-            peer_id=self.peer_id,
-            data_addresses=[self.address],
-            tls_certificate=self.plane.certificate_pem,
-        )
-
-
-def echo(peer: str, frames: Iterator[ReduceFrame]) -> Iterator[ReduceFrame]:
-    yield from frames
-
-
-def chunk(data: bytes) -> ReduceFrame:
-    return ReduceFrame(chunk=ReduceChunk(job=1, data=data))
+from swarm.network.lane import Kind, Lane
+from swarm.network.lane_pool import MAX_IDLE_PER_PEER
+from swarm.wire.data_pb2 import PLAIN, Call, DownloadRequest, ReduceHello
 
 
 @pytest.fixture
@@ -73,64 +39,212 @@ def nodes() -> Iterator[tuple[Node, Node]]:
     alice.plane.stop()
 
 
-def error_of(stream) -> SwarmError:
-    with pytest.raises(SwarmError) as caught:
-        list(stream)
-    return caught.value
+# ---- calls ----------------------------------------------------------------------------------
 
 
-def status_of(node: Node, metadata, certificate: bytes | None = None) -> grpc.StatusCode:
-    """What a client gets that speaks gRPC but is not ours."""
-    credentials = grpc.ssl_channel_credentials(certificate or node.plane.certificate_pem)
-    with grpc.secure_channel(node.address, credentials, options=CHANNEL_OPTIONS) as channel:
-        call = DataPlaneStub(channel).Download(
-            DownloadRequest(sha256=BLOB_SHA256), metadata=metadata, timeout=5
-        )
-        with pytest.raises(grpc.RpcError) as caught:
-            list(call)
-    return caught.value.code()
-
-
-def token(client: Identity, node: Node, **changes) -> tuple[tuple[str, bytes], ...]:
-    fields = {
-        "run_id": RUN,
-        "server": node.peer_id,
-        "certificate_sha256": certificate_sha256(node.plane.certificate_pem),
-        "now_ms": int(time.time() * 1000),
-    }
-    return make_token(client, **{**fields, **changes})
-
-
-def test_frames_go_up_and_down_with_the_authenticated_sender(nodes):
+def test_chunks_go_up_and_down_with_the_authenticated_sender(nodes):
     alice, bob = nodes
     seen = []
 
-    def handler(peer: str, frames: Iterator[ReduceFrame]) -> Iterator[ReduceFrame]:
-        seen.append(peer)
-        for frame in frames:
-            yield chunk(frame.chunk.data[::-1])
+    def handler(peer: str, lane: Lane, hello: ReduceHello) -> None:
+        seen.append((peer, lane.peer, lane.path, hello.round))
+        while lane.receive().kind is Kind.CHUNK:
+            lane.send(Kind.CHUNK, 0, lane.read()[::-1])
+        lane.send(Kind.END)
 
     alice.plane.set_reduce_handler(handler)
-    with bob.plane.reduce_stream(alice.record, iter([chunk(b"abc"), chunk(b"def")]), WAIT) as got:
-        assert [frame.chunk.data for frame in got] == [b"cba", b"fed"]
-    assert seen == [bob.peer_id]
+    lane = bob.plane.open_lane(alice.record, WAIT)
+    assert (lane.peer, lane.path) == (alice.peer_id, "direct")
+    assert exchange(lane, b"abc", b"def") == [b"cba", b"fed"]
+    bob.plane.release(lane)
+    assert seen == [(bob.peer_id, bob.peer_id, "direct", 1)]
 
 
-def test_blob_is_downloaded_in_chunks_and_verified(nodes):
+def test_a_lane_at_rest_serves_the_next_call_and_several_serve_at_once(nodes):
+    alice, bob = nodes
+    first, second = (bob.plane.open_lane(alice.record, WAIT) for _ in range(2))
+    assert first is not second
+    assert exchange(first, b"1") == [b"1"] and exchange(second, b"2") == [b"2"]
+    bob.plane.release(first)
+    bob.plane.release(second)
+    again = {bob.plane.open_lane(alice.record, WAIT) for _ in range(2)}
+    assert again == {first, second}
+    for lane in again:
+        assert exchange(lane, b"ab") == [b"ba"]
+        bob.plane.release(lane)
+
+
+def test_no_more_than_a_few_idle_lanes_are_kept(nodes):
+    alice, bob = nodes
+    opened = [bob.plane.open_lane(alice.record, WAIT) for _ in range(MAX_IDLE_PER_PEER + 3)]
+    for lane in opened:
+        bob.plane.release(lane)
+    kept = [bob.plane.open_lane(alice.record, WAIT) for _ in range(MAX_IDLE_PER_PEER + 1)]
+    assert len(set(kept) & set(opened)) == MAX_IDLE_PER_PEER
+
+
+def test_a_lane_that_is_in_a_call_or_broken_is_not_used_again(nodes):
+    alice, bob = nodes
+    lane = bob.plane.open_lane(alice.record, WAIT)
+    begin(lane)
+    bob.plane.release(lane)
+    broken = bob.plane.open_lane(alice.record, WAIT)
+    assert broken is not lane
+    broken.cancel()
+    bob.plane.release(broken)
+    fresh = bob.plane.open_lane(alice.record, WAIT)
+    assert fresh is not broken
+    assert exchange(fresh, b"ab") == [b"ba"]
+
+
+def test_idle_lanes_are_closed_by_the_server_after_a_while_and_not_handed_out_then():
+    alice, bob = Node(idle_limit=SHORT), Node()
+    try:
+        lane = bob.plane.open_lane(alice.record, WAIT)
+        exchange(lane, b"a")
+        bob.plane.release(lane)
+        until(lane.hung_up)
+        fresh = bob.plane.open_lane(alice.record, WAIT)
+        assert fresh is not lane and exchange(fresh, b"ab") == [b"ba"]
+    finally:
+        bob.plane.stop()
+        alice.plane.stop()
+
+
+def test_pulses_do_not_keep_a_lane_without_a_call_open():
+    alice, bob = Node(idle_limit=SHORT), Node()
+    try:
+        lane = bob.plane.open_lane(alice.record, WAIT)
+
+        def pulse_for_ever() -> None:
+            while True:
+                lane.send(Kind.PULSE)
+                time.sleep(0.02)
+
+        began = time.monotonic()
+        assert error_of(pulse_for_ever).code is Code.PEER_UNREACHABLE
+        assert time.monotonic() - began < 3.0
+    finally:
+        bob.plane.stop()
+        alice.plane.stop()
+
+
+def failure_after(lane: Lane, *frames: tuple) -> str:
+    for frame in frames:
+        lane.send(*frame)
+    while lane.receive().kind is not Kind.FAILURE:
+        lane.read()
+    return lane.read().decode()
+
+
+def test_error_of_the_reducer_reaches_the_opener_in_words(nodes):
+    alice, bob = nodes
+
+    def refuse(peer: str, lane: Lane, hello: ReduceHello) -> None:
+        raise SwarmError(Code.ATTEMPT_FAILED, "a newer ballot")
+
+    alice.plane.set_reduce_handler(refuse)
+    lane = bob.plane.open_lane(alice.record, WAIT)
+    begin(lane)
+    assert failure_after(lane, (Kind.CHUNK, 0, bytes(10))) == "ATTEMPT_FAILED: a newer ballot"
+    bob.plane.release(lane)
+    assert bob.plane.open_lane(alice.record, WAIT) is not lane
+
+
+def test_a_defect_in_the_handler_ends_the_call_and_not_the_server(nodes, caplog):
+    alice, bob = nodes
+
+    def crash(peer: str, lane: Lane, hello: ReduceHello) -> None:
+        raise KeyError("secret detail")
+
+    alice.plane.set_reduce_handler(crash)
+    lane = bob.plane.open_lane(alice.record, WAIT)
+    begin(lane)
+    assert failure_after(lane) == "INTERNAL: KeyError"
+    assert "secret detail" in caplog.text
+    bob.plane.download_blob([alice.record], BLOB_SHA256, memoryview(bytearray(len(BLOB))), WAIT)
+
+
+def test_a_handler_that_returns_in_the_middle_of_a_call_ends_the_lane(nodes):
+    alice, bob = nodes
+    alice.plane.set_reduce_handler(lambda peer, lane, hello: None)
+    lane = bob.plane.open_lane(alice.record, WAIT)
+    begin(lane)
+    assert failure_after(lane) == "INTERNAL: the call ended early"
+
+
+@pytest.mark.parametrize(
+    "frame, code",
+    [
+        ((Kind.CHUNK, 0, b"x"), Code.MESSAGE_MALFORMED),  # outside of a call
+        ((Kind.END,), Code.MESSAGE_MALFORMED),
+        ((Kind.CALL, 0, b"\xff\xff"), Code.MESSAGE_MALFORMED),
+        ((Kind.CALL, 0, b""), Code.PEER_REFUSED),  # of no kind
+        ((Kind.CALL, 0, bytes(2**16 + 1)), Code.MESSAGE_OVERSIZED),
+    ],
+)
+def test_a_peer_that_breaks_the_rules_of_calls_is_told_and_counted(nodes, frame, code):
+    alice, bob = nodes
+    lane = bob.plane.open_lane(alice.record, WAIT)
+    assert failure_after(lane, frame).startswith(code.value)
+    bob.plane.release(lane)
+    expected = {} if code is Code.PEER_REFUSED else {code.value: 1}
+    until(lambda: alice.plane.refused == expected)
+
+
+def test_a_node_that_does_not_reduce_says_so(nodes):
+    _, bob = nodes
+    quiet = DataPlane(Identity.generate(), RUN)
+    try:
+        record = bob.record
+        record.peer_id = quiet._pool._handshake.identity.peer_id
+        record.data_addresses[:] = [quiet.start("127.0.0.1", 0)]
+        record.tls_certificate = quiet.certificate_pem
+        lane = bob.plane.open_lane(record, WAIT)
+        begin(lane)
+        assert failure_after(lane).startswith("PEER_REFUSED")
+    finally:
+        quiet.stop()
+
+
+def test_server_that_stops_cuts_its_lanes_promptly(nodes):
+    alice, bob = nodes
+    lane = bob.plane.open_lane(alice.record, WAIT)
+    begin(lane)
+    began = time.monotonic()
+    threading.Timer(0.05, alice.plane.stop).start()
+    assert error_of(lane.receive).code is Code.PEER_UNREACHABLE
+    assert time.monotonic() - began < 2.0
+    assert error_of(lambda: bob.plane.open_lane(alice.record, WAIT)).code is Code.PEER_UNREACHABLE
+
+
+def test_stopping_ends_the_own_calls_too_and_leaves_no_thread(nodes):
+    alice, _ = nodes
+    before = threading.active_count()
+    carol = Node()
+    lane = carol.plane.open_lane(alice.record, WAIT)
+    begin(lane)
+    waiting = threading.Thread(target=lambda: error_of(lane.receive))
+    waiting.start()
+    carol.plane.stop()
+    waiting.join(5)
+    assert not waiting.is_alive()
+    assert error_of(lambda: carol.plane.open_lane(alice.record, WAIT)).code is (
+        Code.PEER_UNREACHABLE
+    )
+    carol.plane.release(lane)
+    until(lambda: threading.active_count() <= before)
+
+
+# ---- downloads ------------------------------------------------------------------------------
+
+
+def test_blob_is_downloaded_and_verified(nodes):
     alice, bob = nodes
     into = bytearray(len(BLOB))
     bob.plane.download_blob([alice.record], BLOB_SHA256, memoryview(into), WAIT)
     assert bytes(into) == BLOB
-    sizes = [len(c.data) for c in bob.plane.download(alice.record, BLOB_SHA256, 0, WAIT)]
-    assert max(sizes) == CHUNK_BYTES and sum(sizes) == len(BLOB)
-
-
-def test_download_resumes_at_an_offset(nodes):
-    alice, bob = nodes
-    chunks = list(bob.plane.download(alice.record, BLOB_SHA256, len(BLOB) - 7, WAIT))
-    assert [(c.offset, c.total_bytes, c.data) for c in chunks] == [
-        (len(BLOB) - 7, len(BLOB), b"the end")
-    ]
+    assert bob.plane.traffic.received[alice.peer_id] >= len(BLOB)
 
 
 def test_empty_blob_can_be_downloaded(nodes):
@@ -140,11 +254,21 @@ def test_empty_blob_can_be_downloaded(nodes):
     bob.plane.download_blob([alice.record], nothing, memoryview(bytearray()), WAIT)
 
 
-def test_unknown_blob_is_unavailable(nodes):
+@pytest.mark.parametrize("sha256, offset", [(b"x" * 32, 0), (BLOB_SHA256, len(BLOB) + 1)])
+def test_unknown_blob_or_offset_is_unavailable(nodes, sha256, offset):
     alice, bob = nodes
-    error = error_of(bob.plane.download(alice.record, b"x" * 32, 0, WAIT))
-    assert error.code is Code.FRAGMENT_UNAVAILABLE
-    error = error_of(bob.plane.download(alice.record, BLOB_SHA256, len(BLOB) + 1, WAIT))
+    lane = bob.plane.open_lane(alice.record, WAIT)
+    request = DownloadRequest(sha256=sha256, offset=offset, length=2**63)
+    call = Call(download=request).SerializeToString()
+    assert failure_after(lane, (Kind.CALL, 0, call), (Kind.END,)).startswith("FRAGMENT_UNAVAILABLE")
+
+
+def test_nobody_having_the_blob_is_an_error_of_its_own(nodes):
+    alice, bob = nodes
+    into = memoryview(bytearray(4))
+    error = error_of(lambda: bob.plane.download_blob([alice.record], b"x" * 32, into, WAIT))
+    assert error.code is Code.FRAGMENT_UNAVAILABLE and alice.peer_id in error.message
+    error = error_of(lambda: bob.plane.download_blob([], b"x" * 32, into, WAIT))
     assert error.code is Code.FRAGMENT_UNAVAILABLE
 
 
@@ -152,13 +276,15 @@ def test_blob_with_other_bytes_than_its_hash_is_refused_and_the_next_source_aske
     alice, bob = nodes
     alice.blobs[BLOB_SHA256] = BLOB[:-1] + b"!"
     into = bytearray(len(BLOB))
-    with pytest.raises(SwarmError) as caught:
-        bob.plane.download_blob([alice.record], BLOB_SHA256, memoryview(into), WAIT)
-    assert caught.value.code is Code.FRAGMENT_CORRUPT
+
+    def download(*sources: Node) -> None:
+        records = [source.record for source in sources]
+        bob.plane.download_blob(records, BLOB_SHA256, memoryview(into), WAIT)
+
+    assert error_of(lambda: download(alice)).code is Code.FRAGMENT_CORRUPT
     honest = Node()
     try:
-        sources = [alice.record, honest.record]
-        bob.plane.download_blob(sources, BLOB_SHA256, memoryview(into), WAIT)
+        download(alice, honest)
     finally:
         honest.plane.stop()
     assert bytes(into) == BLOB
@@ -167,242 +293,118 @@ def test_blob_with_other_bytes_than_its_hash_is_refused_and_the_next_source_aske
 @pytest.mark.parametrize("size", [len(BLOB) - 1, len(BLOB) + 1])
 def test_blob_of_another_size_than_expected_is_corrupt(nodes, size):
     alice, bob = nodes
-    with pytest.raises(SwarmError) as caught:
-        bob.plane.download_blob([alice.record], BLOB_SHA256, memoryview(bytearray(size)), WAIT)
-    assert caught.value.code is Code.FRAGMENT_CORRUPT
+    into = memoryview(bytearray(size))
+    error = error_of(lambda: bob.plane.download_blob([alice.record], BLOB_SHA256, into, WAIT))
+    assert error.code is Code.FRAGMENT_CORRUPT
 
 
-def test_source_that_dies_in_the_middle_is_replaced_where_it_stopped(nodes):
+@pytest.mark.parametrize("whole", [False, True])
+def test_source_that_dies_in_the_middle_is_replaced_where_it_stopped(nodes, whole, monkeypatch):
+    """If the first part was a lie (`whole`), all of it is asked of the honest source."""
     alice, bob = nodes
     dying = Node()
-    asked = []
+    asked: list[tuple[str, int]] = []
 
-    def blob_then_death(sha256: bytes) -> memoryview:
-        return memoryview(BLOB)
+    def serve(node: Node, limit: int | None):
+        def send(lane: Lane, request: DownloadRequest, blob: memoryview) -> None:
+            asked.append((node.peer_id, request.offset))
+            end = len(blob) if limit is None else limit
+            for offset in range(request.offset, end, CHUNK_BYTES):
+                lane.send(Kind.CHUNK, offset, blob[offset : min(end, offset + CHUNK_BYTES)])
+            if limit is not None:
+                raise SwarmError(Code.PEER_UNREACHABLE, "dying")
+            lane.send(Kind.END, len(blob))
 
-    dying.plane.set_blob_source(blob_then_death)
-    real_download = bob.plane.download
+        return send
 
-    def download(record: PeerRecord, sha256: bytes, offset: int, timeout: timedelta):
-        asked.append((record.peer_id, offset))
-        stream = real_download(record, sha256, offset, timeout)
-        if record.peer_id != dying.peer_id:
-            return stream
-        return cut_after_first(stream)
-
-    class cut_after_first:  # noqa: N801
-        def __init__(self, stream) -> None:
-            self.stream, self.count = stream, 0
-
-        def __iter__(self):
-            return self
-
-        def __next__(self):
-            self.count += 1
-            if self.count == 2:
-                dying.plane.stop()
-                self.stream.cancel()
-            return next(self.stream)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error) -> None:
-            self.stream.cancel()
-
-    bob.plane.download = download
+    if whole:
+        dying.blobs[BLOB_SHA256] = b"!" + BLOB[1:]
+    monkeypatch.setattr(dying.plane._service, "_send_blob", serve(dying, CHUNK_BYTES))
+    monkeypatch.setattr(alice.plane._service, "_send_blob", serve(alice, None))
     into = bytearray(len(BLOB))
-    sources = [dying.record, alice.record]
-    bob.plane.download_blob(sources, BLOB_SHA256, memoryview(into), WAIT)
+    try:
+        sources = [dying.record, alice.record]
+        bob.plane.download_blob(sources, BLOB_SHA256, memoryview(into), WAIT)
+    finally:
+        dying.plane.stop()
     assert bytes(into) == BLOB
-    assert asked == [(dying.peer_id, 0), (alice.peer_id, CHUNK_BYTES)]
+    expected = [(dying.peer_id, 0), (alice.peer_id, CHUNK_BYTES)]
+    assert asked == ([*expected, (alice.peer_id, 0)] if whole else expected)
 
 
-def test_server_with_another_certificate_than_the_record_says_is_not_talked_to(nodes):
+@pytest.mark.parametrize(
+    "frame",
+    [
+        (Kind.CHUNK, 1, b"x"),  # not where the download stands
+        (Kind.CHUNK, 0, bytes(101)),  # beyond the blob's end
+        (Kind.CHUNK, 0, b""),  # no progress
+        (Kind.CALL, 0, b""),
+        (Kind.END, 99),
+    ],
+)
+def test_a_source_that_sends_what_was_not_asked_for_is_corrupt(nodes, frame, monkeypatch):
     alice, bob = nodes
-    record = alice.record
-    record.tls_certificate = bob.plane.certificate_pem
-    error = error_of(bob.plane.download(record, BLOB_SHA256, 0, timedelta(seconds=3)))
+
+    def send(lane: Lane, request: DownloadRequest, blob: memoryview | None) -> None:
+        lane.send(*frame)
+        lane.receive()  # until the other one hangs up
+
+    monkeypatch.setattr(alice.plane._service, "_send_blob", send)
+    into = memoryview(bytearray(100))
+    error = error_of(lambda: bob.plane.download_blob([alice.record], BLOB_SHA256, into, WAIT))
+    assert error.code is Code.FRAGMENT_CORRUPT
+
+
+def test_a_source_that_trickles_is_given_up_at_the_time_limit(nodes, monkeypatch):
+    alice, bob = nodes
+
+    def trickle(lane: Lane, request: DownloadRequest, blob: memoryview) -> None:
+        for offset in range(10**6):
+            lane.send(Kind.CHUNK, offset, blob[offset : offset + 1])
+            time.sleep(0.02)
+
+    monkeypatch.setattr(alice.plane._service, "_send_blob", trickle)
+    into = memoryview(bytearray(len(BLOB)))
+    limit = timedelta(milliseconds=300)
+    began = time.monotonic()
+    error = error_of(lambda: bob.plane.download_blob([alice.record], BLOB_SHA256, into, limit))
     assert error.code is Code.PEER_UNREACHABLE
-    assert alice.plane.refused == {}
+    assert time.monotonic() - began < 3.0
 
 
-def test_record_without_a_certificate_or_address_is_a_typed_error(nodes):
+def test_a_source_that_freezes_is_given_up_at_the_time_limit(nodes):
     alice, bob = nodes
-    record = alice.record
-    record.tls_certificate = b"no certificate"
-    with pytest.raises(SwarmError) as caught:
-        bob.plane.download(record, BLOB_SHA256, 0, WAIT)
-    assert caught.value.code is Code.MESSAGE_MALFORMED
-    record = alice.record
-    del record.data_addresses[:]
-    with pytest.raises(SwarmError) as caught:
-        bob.plane.download(record, BLOB_SHA256, 0, WAIT)
-    assert caught.value.code is Code.PEER_UNREACHABLE
+    frozen = threading.Event()
+
+    def freeze(sha256: bytes) -> None:
+        frozen.wait(5)
+
+    alice.plane.set_blob_source(freeze)
+    into = memoryview(bytearray(len(BLOB)))
+    error = error_of(lambda: bob.plane.download_blob([alice.record], BLOB_SHA256, into, SHORT))
+    frozen.set()
+    assert error.code is Code.PEER_STALLED
 
 
-def test_call_without_a_token_is_refused_and_counted(nodes):
-    alice, _ = nodes
-    assert status_of(alice, ()) is grpc.StatusCode.UNAUTHENTICATED
-    assert status_of(alice, ((TOKEN_KEY, b"junk"),)) is grpc.StatusCode.UNAUTHENTICATED
-    assert alice.plane.refused == {"MESSAGE_UNSIGNED": 1, "MESSAGE_MALFORMED": 1}
-
-
-def test_token_for_another_server_or_certificate_or_run_or_time_is_refused(nodes):
-    alice, bob = nodes
-    client = Identity.generate()
-    for wrong in (
-        token(client, bob),  # replayed by bob
-        token(client, alice, certificate_sha256=b"x" * 32),
-        token(client, alice, run_id=b"s" * 32),
-        token(client, alice, now_ms=int(time.time() * 1000) - 120_000),
-    ):
-        assert status_of(alice, wrong) is grpc.StatusCode.UNAUTHENTICATED
-    assert alice.plane.refused == {
-        "MESSAGE_MALFORMED": 1,
-        "SIGNATURE_INVALID": 1,
-        "MESSAGE_WRONG_RUN": 1,
-        "MESSAGE_EXPIRED": 1,
-    }
-
-
-def test_refused_client_of_ours_gets_the_code_as_a_swarm_error(nodes):
-    alice, _ = nodes
-    stranger = DataPlane(Identity.generate(), b"s" * 32)
-    try:
-        error = error_of(stranger.download(alice.record, BLOB_SHA256, 0, WAIT))
-    finally:
-        stranger.stop()
-    assert error.code is Code.PEER_REFUSED
-    assert "MESSAGE_WRONG_RUN" in error.message
-
-
-def test_oversized_frame_is_not_sent_and_not_let_in(nodes, monkeypatch):
-    alice, bob = nodes
-    frames = [chunk(b"x" * (MAX_FRAME_BYTES + 1))]
-    error = error_of(bob.plane.reduce_stream(alice.record, iter(frames), WAIT))
-    assert error.code is Code.MESSAGE_OVERSIZED
-    monkeypatch.setattr(data_client, "MAX_FRAME_BYTES", 2**30)
-    error = error_of(bob.plane.reduce_stream(alice.record, iter(frames), WAIT))
-    assert error.code is Code.PEER_REFUSED and "MESSAGE_OVERSIZED" in error.message
-    assert alice.plane.refused == {"MESSAGE_OVERSIZED": 1}
-
-
-def test_error_of_the_reducer_reaches_the_caller(nodes):
-    alice, bob = nodes
-
-    def refuse(peer: str, frames: Iterator[ReduceFrame]) -> Iterator[ReduceFrame]:
-        yield next(frames)
-        raise SwarmError(Code.ATTEMPT_FAILED, "a newer ballot")
-
-    alice.plane.set_reduce_handler(refuse)
-    error = error_of(bob.plane.reduce_stream(alice.record, iter([chunk(b"a")]), WAIT))
-    assert error.code is Code.PEER_REFUSED
-    assert "ATTEMPT_FAILED: a newer ballot" in error.message
-
-
-def test_error_in_the_outgoing_frames_comes_out_of_the_stream_and_cuts_the_other_side(nodes):
-    alice, bob = nodes
-    began, cut = threading.Event(), threading.Event()
-
-    def handler(peer: str, frames: Iterator[ReduceFrame]) -> Iterator[ReduceFrame]:
-        try:
-            yield next(frames)
-            began.set()
-            yield from frames
-        except SwarmError as error:
-            if error.code is Code.PEER_UNREACHABLE:
-                cut.set()
-            raise
-
-    def frames() -> Iterator[ReduceFrame]:
-        yield chunk(b"a")
-        began.wait(5)
-        raise SwarmError(Code.NON_FINITE, "fragment trunk.0")
-
-    alice.plane.set_reduce_handler(handler)
-    error = error_of(bob.plane.reduce_stream(alice.record, frames(), WAIT))
-    assert error.code is Code.NON_FINITE
-    assert cut.wait(5)
-
-
-def open_ended(stop: threading.Event) -> Iterator[ReduceFrame]:
-    yield chunk(b"first")
-    stop.wait(20)
-
-
-def test_server_that_dies_cuts_the_stream_promptly(nodes):
-    alice, bob = nodes
-    stop = threading.Event()
-    with bob.plane.reduce_stream(alice.record, open_ended(stop), WAIT) as answers:
-        answers.on_end(stop.set)
-        assert next(answers).chunk.data == b"first"
-        began = time.monotonic()
-        threading.Thread(target=alice.plane.stop).start()
-        assert error_of(answers).code is Code.PEER_UNREACHABLE
-    assert time.monotonic() - began < 3
-    assert stop.is_set()
-
-
-def test_cancelled_stream_ends_on_both_sides(nodes):
-    alice, bob = nodes
-    stop, cut = threading.Event(), threading.Event()
-
-    def handler(peer: str, frames: Iterator[ReduceFrame]) -> Iterator[ReduceFrame]:
-        try:
-            yield from frames
-        except SwarmError:
-            cut.set()
-            raise
-
-    alice.plane.set_reduce_handler(handler)
-    answers = bob.plane.reduce_stream(alice.record, open_ended(stop), WAIT)
-    answers.on_end(stop.set)
-    next(answers)
-    threading.Timer(0.05, answers.cancel).start()
-    assert error_of(answers).code is Code.PEER_UNREACHABLE
-    assert cut.wait(5) and stop.wait(5)
-
-
-def test_call_ends_at_its_time_limit(nodes):
-    alice, bob = nodes
-    stop = threading.Event()
-    answers = bob.plane.reduce_stream(alice.record, open_ended(stop), timedelta(milliseconds=300))
-    answers.on_end(stop.set)
-    error = error_of(answers)
-    assert error.code is Code.PEER_UNREACHABLE and "deadline" in error.message
-
-
-def test_silent_client_is_cut_off_at_the_idle_limit():
-    alice, bob = Node(idle_limit=timedelta(milliseconds=300)), Node()
-    stop = threading.Event()
-    try:
-        answers = bob.plane.reduce_stream(alice.record, open_ended(stop), WAIT)
-        answers.on_end(stop.set)
-        assert next(answers).chunk.data == b"first"
-        began = time.monotonic()
-        assert error_of(answers).code is Code.PEER_UNREACHABLE
-        assert time.monotonic() - began < 3
-    finally:
-        bob.plane.stop()
-        alice.plane.stop()
+# ---- the rest -------------------------------------------------------------------------------
 
 
 def test_restarted_peer_with_a_new_certificate_is_reached_by_its_new_record(nodes):
     alice, bob = nodes
-    list(bob.plane.download(alice.record, BLOB_SHA256, 0, WAIT))
-    port = int(alice.address.rsplit(":", 1)[1])
+    lane = bob.plane.open_lane(alice.record, WAIT)
+    bob.plane.release(lane)
     alice.plane.stop()
     again = DataPlane(alice.identity, RUN)
     again.set_blob_source(alice.blob)
-    again.start("127.0.0.1", port)
+    again.start("127.0.0.1", alice.port)
+    into = memoryview(bytearray(len(BLOB)))
+    limit = timedelta(seconds=3)
     try:
-        stale = error_of(bob.plane.download(alice.record, BLOB_SHA256, 0, timedelta(seconds=3)))
+        stale = error_of(lambda: bob.plane.download_blob([alice.record], BLOB_SHA256, into, limit))
         assert stale.code is Code.PEER_UNREACHABLE
         record = alice.record
         record.tls_certificate = again.certificate_pem
-        chunks = list(bob.plane.download(record, BLOB_SHA256, 0, WAIT))
-        assert sum(len(c.data) for c in chunks) == len(BLOB)
+        bob.plane.download_blob([record], BLOB_SHA256, into, limit)
     finally:
         again.stop()
 
@@ -410,57 +412,31 @@ def test_restarted_peer_with_a_new_certificate_is_reached_by_its_new_record(node
 def test_taken_port_is_a_typed_error(nodes):
     alice, _ = nodes
     other = DataPlane(Identity.generate(), RUN)
-    with pytest.raises(SwarmError) as caught:
-        other.start("127.0.0.1", int(alice.address.rsplit(":", 1)[1]))
+    error = error_of(lambda: other.start("127.0.0.1", alice.port))
     other.stop()
-    assert caught.value.code is Code.PORT_IN_USE
+    assert error.code is Code.PORT_IN_USE
 
 
-def test_bytes_are_counted_per_peer_on_both_ends(nodes):
+def test_payload_bytes_are_counted_per_peer_on_both_ends(nodes):
     alice, bob = nodes
-    frame = chunk(b"x" * 1000)
-    list(bob.plane.reduce_stream(alice.record, iter([frame] * 3), WAIT))
-    size = 3 * frame.ByteSize()
-    assert bob.plane.traffic.sent == {alice.peer_id: size}
-    assert bob.plane.traffic.received == {alice.peer_id: size}
-    assert alice.plane.traffic.received == {bob.peer_id: size}
-    assert alice.plane.traffic.sent == {bob.peer_id: size}
+    lane = bob.plane.open_lane(alice.record, WAIT)
+    call = Call(reduce=ReduceHello(branch=b"b", round=1, lanes=1)).ByteSize()
+    exchange(lane, bytes(1000), bytes(1000))
+    assert bob.plane.traffic.sent == {alice.peer_id: 2000 + call}
+    assert bob.plane.traffic.received == {alice.peer_id: 2000}
+    assert alice.plane.traffic.received == {bob.peer_id: 2000 + call}
+    until(lambda: alice.plane.traffic.sent == {bob.peer_id: 2000})
 
 
-def test_sender_is_held_back_by_a_reader_that_does_not_read(nodes):
-    alice, bob = nodes
-    go, drawn = threading.Event(), []
-
-    def slow(peer: str, frames: Iterator[ReduceFrame]) -> Iterator[ReduceFrame]:
-        go.wait(10)
-        for _ in frames:
-            pass
-        yield ReduceFrame(failure="done")
-
-    def frames() -> Iterator[ReduceFrame]:
-        for number in range(100):
-            drawn.append(number)
-            yield chunk(b"x" * CHUNK_BYTES)
-
-    alice.plane.set_reduce_handler(slow)
-    answers = bob.plane.reduce_stream(alice.record, frames(), timedelta(seconds=30))
-    deadline = time.monotonic() + 1.0
-    while time.monotonic() < deadline and len(drawn) < 100:
-        time.sleep(0.05)
-    held_at = len(drawn)
-    go.set()
-    assert [a.failure for a in answers] == ["done"]
-    assert held_at < 50 and len(drawn) == 100
-
-
-def test_addresses_are_tried_in_order_and_names_work_too():
-    peer = Identity.generate().peer_id
-    assert channel_target(peer, ["10.0.0.1:1", "127.0.0.1:2"]) == "ipv4:10.0.0.1:1,127.0.0.1:2"
-    assert channel_target(peer, ["host.example:1"]) == "dns:///host.example:1"
-
-
-def test_second_address_is_used_when_the_first_refuses(nodes):
-    alice, bob = nodes
-    record = alice.record
-    record.data_addresses.insert(0, "127.0.0.1:9")
-    assert list(bob.plane.download(record, BLOB_SHA256, len(BLOB), WAIT))
+def test_plain_lanes_only_where_both_sides_agree_to_them():
+    paths = {}
+    for pair in ((PLAIN, PLAIN), (PLAIN, None), (None, PLAIN)):
+        alice, bob = (Node(**({} if p is None else {"protection": p})) for p in pair)
+        try:
+            lane = bob.plane.open_lane(alice.record, WAIT)
+            assert exchange(lane, b"ab") == [b"ba"]
+            paths[pair] = lane.path
+        finally:
+            bob.plane.stop()
+            alice.plane.stop()
+    assert paths == {(PLAIN, PLAIN): "plain", (PLAIN, None): "direct", (None, PLAIN): "direct"}

@@ -22,6 +22,8 @@ from swarm.network.p2p.daemon import (
     tcp_problem,
     wait_for_port,
 )
+from swarm.network.p2p.hivemind_parts import p2pd_pb2
+from swarm.network.p2p.streams import Streams, read_message, write_message
 
 PEER, RELAY = Identity.generate().peer_id, Identity.generate().peer_id
 SECOND = timedelta(seconds=1)
@@ -170,3 +172,57 @@ def test_peer_of_another_run_is_not_asked_again():
         asyncio.run(bootstrap(greet, ["a"], 5 * SECOND, required=True))
     assert caught.value.code is Code.RUN_MISMATCH
     assert tries == ["a"]
+
+
+# ---- streams of p2pd ------------------------------------------------------------------------
+
+
+def soon(seconds: float = 1.0) -> float:
+    return time.monotonic() + seconds
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 300, 20_000])
+def test_message_of_p2pd_is_read_to_its_last_byte_and_no_further(size):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        sent = p2pd_pb2.StreamInfo(peer=b"p" * size, addr=b"a", proto="/x/1")
+        write_message(ours, sent)
+        ours.sendall(b"bytes of the stream")
+        assert read_message(theirs, p2pd_pb2.StreamInfo(), soon()) == sent
+        assert theirs.recv(100) == b"bytes of the stream"
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff" * 20, b"\x80\x80\x08", b"\x03\xff\xff\xff", b"\x02\x12\x05"]
+)
+def test_message_of_p2pd_that_is_none_is_an_error(data):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(data)
+        with pytest.raises(ValueError):
+            read_message(theirs, p2pd_pb2.StreamInfo(), soon())
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80", b"\x05ab"])
+def test_message_of_p2pd_that_ends_or_never_comes_is_an_error_in_time(data):
+    for closes in (True, False):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.sendall(data)
+            if closes:
+                ours.close()
+            began = time.monotonic()
+            with pytest.raises(OSError):
+                read_message(theirs, p2pd_pb2.StreamInfo(), soon(0.1))
+            assert time.monotonic() - began < 1.0
+
+
+def test_streams_without_p2pd_are_typed_errors(tmp_path):
+    streams = Streams(str(tmp_path / "control.sock"), tmp_path, "/x/1")
+    with pytest.raises(SwarmError) as caught:
+        streams.open(PEER, SECOND)
+    assert caught.value.code is Code.PEER_UNREACHABLE
+    with pytest.raises(SwarmError) as caught:
+        streams.serve(lambda peer, sock: None)
+    assert caught.value.code is Code.P2P_START_FAILED
+    streams.stop()

@@ -24,6 +24,7 @@ from swarm.collective.consensus import (
     record_to_adopt,
 )
 from swarm.collective.context import RoundEvent
+from swarm.collective.norms import exceeded_norms
 from swarm.collective.plan import reducers_of
 from swarm.collective.protocol.elector import NO_VOTE
 from swarm.collective.protocol.planning import plan_attempt, record_of
@@ -265,7 +266,12 @@ class Leading:
             self._check(sorted(self._standing.accused(reports, plan)), self._judge)
             return True
         if not waiting:
-            self._propose_record(reports)
+            exceeded = exceeded_norms(plan, reports)
+            if exceeded:
+                self._standing.excluded.update(exceeded)
+                self._spoil(at_once=True)
+            else:
+                self._propose_record(reports)
             return True
         if peer.now >= self._deadline:
             late = "missed the attempt's deadline"

@@ -30,6 +30,7 @@ from swarm.network.p2p.hivemind_parts import (
     P2PHandlerError,
     PeerID,
 )
+from swarm.network.p2p.streams import Streams
 
 # p2pd drops what is larger without a word to us, so it must let through what we refuse and count.
 P2PD_MESSAGE_LIMIT = 2 * MAX_ENVELOPE_BYTES
@@ -158,6 +159,11 @@ class Daemon:
         except PROBLEMS as error:
             raise unreachable(peer, _reason(error)) from error
         return bytes(answer)
+
+    def streams(self, protocol: str) -> Streams:
+        """The raw streams of a protocol; its methods block."""
+        control_path = self._control.daemon_connector.control_maddr.value_for_protocol("unix")
+        return Streams(f"/{control_path.lstrip('/')}", self._sockets, protocol)
 
     async def stop(self) -> None:
         """End the process and remove its sockets; never raises, never hangs."""

@@ -54,6 +54,7 @@ with _without_heavy_packages():
     from hivemind.dht.routing import DHTID
     from hivemind.dht.validation import DHTRecord, RecordValidatorBase
     from hivemind.p2p import P2P, P2PDaemonError, P2PHandlerError, PeerID, p2p_daemon
+    from hivemind.proto import p2pd_pb2
     from hivemind.utils.logging import use_hivemind_log_handler
     from hivemind.utils.multiaddr import Multiaddr
     from hivemind.utils.serializer import MSGPackSerializer
@@ -70,6 +71,7 @@ __all__ = [
     "PeerID",
     "RecordValidatorBase",
     "ValidationError",
+    "p2pd_pb2",
 ]
 
 # hivemind prints by a handler of its own and asks p2pd for as much. Its messages go to the

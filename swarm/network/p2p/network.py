@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FutureTimeoutError  # another one before 3.11
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +23,7 @@ from pathlib import Path
 
 from google.protobuf.message import Message
 
+from swarm.config import PROTOCOL_VERSION
 from swarm.errors import SwarmError
 from swarm.identity import Identity
 from swarm.network.contacts import Contacts, path_of, peer_of
@@ -27,6 +31,7 @@ from swarm.network.p2p.bootstrap import bootstrap
 from swarm.network.p2p.daemon import Daemon, unreachable, wait_for_port
 from swarm.network.p2p.directory import Directory
 from swarm.network.p2p.publisher import Publisher
+from swarm.network.p2p.streams import Accept, Streams
 from swarm.network.p2p.twin import CONTROL_PROTOCOL, look_for_twin
 from swarm.network.records import LEFT
 from swarm.network.transport import Clock, Endpoint, Reply, Request
@@ -35,6 +40,7 @@ from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
 logger = logging.getLogger(__name__)
 
+LANE_PROTOCOL = f"/expertswarm/lane/{PROTOCOL_VERSION}"
 CONNECT_WAIT = timedelta(seconds=5)
 GREET_WAIT = timedelta(seconds=3)
 PROBE_WAIT = timedelta(seconds=2)
@@ -102,6 +108,9 @@ class PeerNetwork:
         self._daemon: Daemon | None = None
         self._directory: Directory | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._streams: Streams | None = None
+        self._accept_stream: Accept | None = None
+        self._loop = asyncio.get_running_loop()
         self.serve(Ping, self._answer_ping)
         self.serve(Locate, self._answer_locate)
 
@@ -170,8 +179,14 @@ class PeerNetwork:
             self._daemon, self._run_id, self._now, self._endpoint.refused
         )
         await self._daemon.serve(CONTROL_PROTOCOL, self._endpoint.answer)
+        self._streams = self._daemon.streams(LANE_PROTOCOL)
+        if self._accept_stream is not None:
+            await self.serve_streams(self._accept_stream)
 
     async def _take_down(self) -> None:
+        if self._streams is not None:
+            self._streams.stop()
+            self._streams = None
         daemon, directory = self._daemon, self._directory
         self._daemon = self._directory = None
         if daemon is not None:
@@ -286,6 +301,47 @@ class PeerNetwork:
     ) -> None:
         """See `swarm.network.transport.Transport.serve`. Ping and Locate are answered already."""
         self._endpoint.serve(request_type, handler)
+
+    # ---- streams --------------------------------------------------------------------------
+
+    async def serve_streams(self, accept: Accept) -> None:
+        """Take streams for lanes: `accept(peer, sock)` in a thread, `peer` known by libp2p.
+
+        Raises `P2P_START_FAILED`.
+        """
+        self._accept_stream = accept
+        if self._streams is not None:
+            await asyncio.to_thread(self._streams.serve, accept)
+
+    def open_stream(self, record: PeerRecord, limit: timedelta) -> socket.socket:
+        """A raw stream to the peer of a record by any way that libp2p finds; blocking.
+
+        To be called in a thread, never in the event loop. Raises `PEER_UNREACHABLE`.
+        """
+        peer, deadline_s = record.peer_id, time.monotonic() + limit.total_seconds()
+        connecting = self._connect(record, limit)
+        try:
+            work = asyncio.run_coroutine_threadsafe(connecting, self._loop)
+        except RuntimeError as error:
+            connecting.close()
+            raise unreachable(peer, "this node is stopping") from error
+        try:
+            streams = work.result(limit.total_seconds())
+        except (FutureTimeoutError, CancelledError) as error:
+            work.cancel()
+            raise unreachable(peer, "no connection in time") from error
+        left_s = max(0.05, deadline_s - time.monotonic())
+        return streams.open(peer, timedelta(seconds=left_s))
+
+    async def _connect(self, record: PeerRecord, limit: timedelta) -> Streams:
+        daemon, _ = self._running()
+        self.learn(record)
+        peer = record.peer_id
+        await daemon.connect(peer, self._contacts.addresses(peer), limit)
+        assert self._streams is not None
+        return self._streams
+
+    # ---- paths ----------------------------------------------------------------------------
 
     async def paths(self) -> dict[str, str]:
         """How each connected peer is reached: "lan", "direct" or "relay"."""
