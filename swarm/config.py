@@ -29,7 +29,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 SECTIONS = ("model", "training", "outer", "sync", "membership", "timeouts", "genesis")
 T = TypeVar("T")
 

@@ -167,6 +167,11 @@ class Communicator:
         """Members of the group by its newest commit, this one included, sorted."""
         return self._session.members()
 
+    @property
+    def paths(self) -> dict[str, str]:
+        """How bulk bytes went to each peer last: its address, or "tunnel"."""
+        return self._session.paths()
+
     def join(self) -> Handle[list[str]]:
         """Enter the group; done when its members have committed that.
 

@@ -145,6 +145,10 @@ class Session:
         """A multiaddr at which others reach this peer."""
         return self._network.addresses[0]
 
+    def paths(self) -> dict[str, str]:
+        """How bulk bytes went to each peer last."""
+        return self._plane.paths
+
     def members(self) -> list[str]:
         """The group by its newest commit."""
         return self._member.roster()

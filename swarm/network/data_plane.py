@@ -85,6 +85,11 @@ class DataPlane:
         return self._meter.rates
 
     @property
+    def paths(self) -> dict[str, str]:
+        """How each peer was reached last: its address, or "tunnel"."""
+        return self._pool.paths()
+
+    @property
     def refused(self) -> Counter[str]:
         """Lanes, calls and frames that were not let in, by error code."""
         return self._service.refused

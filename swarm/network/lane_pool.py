@@ -90,6 +90,11 @@ class LanePool:
         if not keep:
             lane.close()
 
+    def paths(self) -> dict[str, str]:
+        """How each peer was reached last: an address, or "tunnel"."""
+        with self._lock:
+            return {name: peer.worked for name, peer in self._peers.items() if peer.worked}
+
     def close(self) -> None:
         """End all lanes, those at work too; later calls fail."""
         with self._lock:

@@ -42,12 +42,16 @@ FAST = TimeoutPolicy(
 
 
 def toy_manifest(
-    *, min_peers: int = 2, codec: str = "fp32", timeouts: TimeoutPolicy = FAST
+    *,
+    min_peers: int = 2,
+    codec: str = "fp32",
+    aggregation: str = "mean",
+    timeouts: TimeoutPolicy = FAST,
 ) -> RunManifest:
     """A manifest with short timeouts; the model in it is not used."""
     return RunManifest(
         name="toy",
-        sync=SyncConfig(codec=codec),
+        sync=SyncConfig(codec=codec, aggregation=aggregation),
         membership=MembershipConfig(min_peers=min_peers),
         timeouts=timeouts,
     )

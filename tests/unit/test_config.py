@@ -11,7 +11,7 @@ import pytest
 from swarm.config import SECTIONS, RunManifest
 from swarm.errors import Code, SwarmError
 
-GOLDEN_RUN_ID = "217b94b5067c38d047d1e1f355a22ad41c1f6122936d4b43dc57175a69b25fb6"
+GOLDEN_RUN_ID = "578bcc1d4c81fd9c35db84488622f51a2b491343f2d30d88e6a8c9adc8bd1da4"
 
 
 def refused(text: str, path: Path) -> SwarmError:

@@ -266,7 +266,9 @@ def test_an_unreachable_directory_does_not_end_a_node(
     async def main() -> None:
         said: list[str] = []
         daemon = daemon_in(tmp_path, said.append)
-        member: Any = SimpleNamespace(discover=records)
+        member: Any = SimpleNamespace(
+            context=SimpleNamespace(directory=SimpleNamespace(records=records))
+        )
         with pytest.raises(SwarmError) as caught:
             await asyncio.wait_for(daemon._live(member), LIMIT_S)
         assert caught.value.code is Code.DISK_FULL
