@@ -29,7 +29,8 @@ def in_roster(member: RoundMember) -> bool:
 
 async def discover(member: RoundMember) -> bool:
     """Adopt the best commit that live peers claim; True when a claim was better than ours."""
-    return await member.look_into(await member.context.directory.records())
+    records = await member.context.directory.records()
+    return bool(records) and await member.look_into(records)
 
 
 async def join(member: RoundMember) -> None:

@@ -454,3 +454,34 @@ def test_a_voter_compares_a_record_only_with_what_it_computed_from_the_same_upda
     record.committed_tokens = 2**40
     with pytest.raises(SwarmError, match="token count"):
         check({})
+
+
+# ---- disks --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["save_word", "save_commit"])
+def test_a_peer_whose_disk_is_full_stops_and_the_others_go_on(what):
+    async def story():
+        swarm = quick_swarm(3)
+        await swarm.start()
+        full = swarm.peers[1]
+        before = full.ledger.commit_id
+
+        def no_space(data):
+            raise SwarmError(Code.DISK_FULL, "no space left")
+
+        setattr(full.ledger, what, no_space)
+        others = [p for p in swarm.peers if p is not full]
+        rounds = [asyncio.create_task(p.round()) for p in others]
+        with pytest.raises(SwarmError) as caught:
+            await full.round()
+        assert caught.value.code is Code.DISK_FULL
+        assert full.ledger.commit_id == before and full.ledger.record.round == 0
+        await full.member.close()
+        swarm.kill(full)
+        records = await asyncio.wait_for(asyncio.gather(*rounds), 20)
+        assert {r.round for r in records} == {1}
+        swarm.assert_level()
+        await swarm.close()
+
+    run(story())

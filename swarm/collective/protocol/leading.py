@@ -9,32 +9,27 @@ were spoiled, it gives up the updates and has the round skipped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
-from google.protobuf.message import Message
-
 from swarm.collective.consensus import (
-    NO_BALLOT,
-    ballot_key,
     decision_key,
     make_ballot,
     parse_record,
     quorum,
-    record_to_adopt,
 )
 from swarm.collective.context import RoundEvent
 from swarm.collective.norms import exceeded_norms
 from swarm.collective.plan import reducers_of
-from swarm.collective.protocol.elector import NO_VOTE
 from swarm.collective.protocol.planning import plan_attempt, record_of
+from swarm.collective.protocol.proposal import Proposal
 from swarm.collective.protocol.rollcall import RollCall
 from swarm.collective.protocol.voting import Voting
 from swarm.errors import SwarmError
 from swarm.wire import collective_pb2 as pb
 
 if TYPE_CHECKING:
-    from swarm.collective.protocol.machine import PeerMachine, Pending
+    from swarm.collective.protocol.machine import PeerMachine
 
 RETRY_S = 0.5
 MAX_PAUSE_S = 8.0  # between attempts that lead nowhere
@@ -64,14 +59,7 @@ class Leading:
         self._mute: set[str] = set()  # living peers that have no vote, and have not resigned
         self._against: set[str] = set()  # living peers that refused a record
         self._silent: dict[str, int] = {}  # living peers that left plans unanswered
-        # Of the attempt that is being led:
-        self._ballot = NO_BALLOT
-        self._decision = b""
-        self._plan = pb.Plan()
-        self._asked: list[str] = []
-        self._awaiting: set[str] = set()
-        self._promises: dict[str, pb.Promise] = {}
-        self._reports: dict[str, pb.Report] = {}
+        self._proposal: Proposal | None = None  # of the attempt that is being led
         self._failed_at: float | None = None
         self._deadline = 0.0
         self._checked: list[str] = []
@@ -94,7 +82,7 @@ class Leading:
 
     def give_way(self) -> None:
         """Somebody before this peer in the succession leads; unless an attempt runs, follow him."""
-        self.finished = self.finished or self._ballot == NO_BALLOT
+        self.finished = self.finished or self._proposal is None
 
     # ---- collecting -----------------------------------------------------------------------
 
@@ -152,70 +140,44 @@ class Leading:
     def _begin(self) -> None:
         """Start an attempt: make a plan, promise it, ask the others to."""
         peer = self._peer
-        me = peer.setup.me
         electorate, unanimous = self._electorate()
-        self._decision = self._decision_of(electorate, unanimous)
-        promised = peer.memory.acceptor(self._decision).promised
+        promised = peer.memory.acceptor(self._decision_of(electorate, unanimous)).promised
         self._highest = max(self._highest, promised[0]) + 1
-        self._ballot = (self._highest, me)
-        self._reports, self._failed_at, self._voting = {}, None, None
         if self._spoiled >= MAX_SPOILED:
             reason = f"given up after {self._spoiled} attempts"
             self._standing.excluded.update(dict.fromkeys(self.rollcall.ready, reason))
-        ballot = make_ballot(self._ballot)
-        self._plan = plan_attempt(peer, self.rollcall, ballot, electorate, unanimous)
+        ballot = make_ballot((self._highest, peer.setup.me))
+        plan = plan_attempt(peer, self.rollcall, ballot, electorate, unanimous)
+        self._failed_at, self._voting = None, None
+        self._deadline = peer.now + plan.attempt_timeout_ms / 1000
+        self._proposal = Proposal(peer, plan)
         self._stage = self._propose
-        # Its own promise first: after a crash the same ballot must not carry another plan.
-        own = peer.elector.on_plan(me, self._plan)
-        self._promises = {me: own}
-        self._asked = [
-            p for p in electorate if own.granted and p != me and p not in self._standing.dead
-        ]
-        self._awaiting = set(self._asked)
-        for elector in self._asked:
-            peer.call(elector, self._plan, self._on_promise, tag=self._ballot)
-
-    def _on_promise(self, elector: str, reply: Message | None, call: Pending) -> None:
-        if call.tag != self._ballot:
-            return
-        self._awaiting.discard(elector)
-        if isinstance(reply, pb.Promise):
-            self._promises[elector] = reply
+        self._proposal.begin(self._standing.dead)
 
     def _propose(self) -> bool:
-        if self._awaiting:
+        """Take the promises; go on with the record that must stand, or with the exchange."""
+        peer, proposal = self._peer, self._proposal
+        assert proposal is not None
+        if not proposal.answered:
             return False
-        peer, promises = self._peer, self._promises
-        for elector in sorted(promises):
-            promise = promises[elector]
-            self._highest = max(self._highest, promise.promised.attempt)
-            if promise.reason == NO_VOTE:
-                self._mute.add(elector)
+        self._highest = max(self._highest, proposal.highest)
+        self._mute |= proposal.mute()
+        for elector, promise in sorted(proposal.promises.items()):
             if promise.commit.record:
                 peer.quietly(peer.history.consider, promise.commit, elector)
-                if not self.rollcall.open:
-                    return True
-        resigned = () if self._plan.unanimous else peer.memory.resignations
-        voters = [p for p in self._plan.electorate if p not in resigned]
-        granted = [p for p in voters if p in promises and promises[p].granted]
-        decided = len(granted) >= quorum(len(voters), self._plan.unanimous)
-        members = {m.peer for m in self._plan.members}
-        silent = [p for p in self._asked if p not in promises and (p in members or not decided)]
+        if not self.rollcall.open:
+            return True
+        silent = proposal.silent()
+        refusals = proposal.refusals() if proposal.has_quorum else {}
         if silent:
             for elector in silent:
                 peer.health.missed(elector)
             self._check(silent, self._note_silent)
-            return True
-        refused = [p for p in members if p in promises and not promises[p].granted]
-        if not decided or refused:
-            self._leave_out(refused if decided else ())
-            return True
-        accepted = record_to_adopt(p for p in promises.values() if p.granted)
-        if accepted:
+        elif refusals or not proposal.has_quorum:
+            self._leave_out(refusals)
+        elif accepted := proposal.accepted():
             self._vote(accepted, parse_record(accepted))
         else:
-            limit_s = self._plan.attempt_timeout_ms / 1000
-            self._deadline = peer.now + limit_s
             self._stage = self._gather
         return True
 
@@ -231,32 +193,29 @@ class Leading:
                 self._standing.excluded[peer] = "does not answer plans"
         self._again(at_once=self._standing_mark() != before)
 
-    def _leave_out(self, refused: Collection[str]) -> None:
+    def _leave_out(self, refusals: Mapping[str, pb.Promise]) -> None:
         """Leave members out of the next attempt that refused this one for good."""
         before = self._standing_mark()
-        for peer in refused:
-            if not self._promises[peer].promised.attempt:
-                self._standing.excluded[peer] = self._promises[peer].reason
+        for peer, promise in refusals.items():
+            if not promise.promised.attempt:
+                self._standing.excluded[peer] = promise.reason
         self._again(at_once=self._standing_mark() != before)
 
     # ---- the results ----------------------------------------------------------------------
 
     def note_report(self, sender: str, report: pb.Report) -> bool:
         """A member finished, or failed, an attempt; True when it is the one that is led."""
-        if ballot_key(report.ballot) != self._ballot:
-            return False
-        self._reports[sender] = report
-        return True
+        return self._proposal is not None and self._proposal.note_report(sender, report)
 
     def _gather(self) -> bool:
         """The members' results; when the attempt failed, who is to blame?"""
-        peer, plan, dead = self._peer, self._plan, self._standing.dead
+        peer, proposal, dead = self._peer, self._proposal, self._standing.dead
+        assert proposal is not None
+        plan, reports = proposal.plan, proposal.reports
         if not plan.fragments:
             self._propose_record({})
             return True
-        expected = [m.peer for m in plan.members]
-        reports = {p: self._reports[p] for p in expected if p in self._reports}
-        waiting = [p for p in expected if p not in reports and p not in dead]
+        waiting = [p for p in proposal.members if p not in reports and p not in dead]
         if any(r.suspects or r.failure for r in reports.values()):
             if self._failed_at is None:
                 self._failed_at = peer.now
@@ -279,7 +238,7 @@ class Leading:
             self._spoil(at_once=True)
             return True
         peer.wake_by(self._deadline)
-        if peer.memory.acceptor(self._decision).promised > self._ballot:
+        if proposal.superseded:
             self._again()
             return True
         self.rollcall.bury(waiting)
@@ -290,9 +249,8 @@ class Leading:
 
     def _judge(self, alive: list[str]) -> None:
         before = self._standing_mark()
-        members = {m.peer for m in self._plan.members}
-        reports = {p: r for p, r in self._reports.items() if p in members}
-        self._standing.judge(reports, self._plan, alive)
+        assert self._proposal is not None
+        self._standing.judge(self._proposal.reports, self._proposal.plan, alive)
         self._spoil(at_once=self._standing_mark() != before)
 
     def _check(self, peers: list[str], then: Callable[[list[str]], None]) -> None:
@@ -312,12 +270,14 @@ class Leading:
     # ---- the decision ---------------------------------------------------------------------
 
     def _propose_record(self, reports: dict[str, pb.Report]) -> None:
-        record = record_of(self._peer, self.rollcall, self._plan, reports)
+        assert self._proposal is not None
+        record = record_of(self._peer, self.rollcall, self._proposal.plan, reports)
         self._vote(record.SerializeToString(), record)
 
     def _vote(self, data: bytes, record: pb.RoundRecord) -> None:
         """Have the record voted."""
-        self._voting = Voting(self._peer, make_ballot(self._ballot), data, record)
+        assert self._proposal is not None
+        self._voting = Voting(self._peer, self._proposal.plan.ballot, data, record)
         self._stage = self._decide
         self._voting.begin(set() if record.unanimous else set(self._standing.dead))
 
@@ -354,7 +314,7 @@ class Leading:
 
     def _again(self, *, at_once: bool = False) -> None:
         self._stage = self._collect
-        self._ballot = NO_BALLOT
+        self._proposal = None
         self._resume_at = self._peer.now
         if not at_once:
             self._resume_at += self._pause_s * (1 + self._peer.rng.random())
