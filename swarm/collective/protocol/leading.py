@@ -61,6 +61,7 @@ class Leading:
         self._silent: dict[str, int] = {}  # living peers that left plans unanswered
         self._proposal: Proposal | None = None  # of the attempt that is being led
         self._failed_at: float | None = None
+        self._lost_at: float | None = None  # when a member was found dead that had not reported
         self._deadline = 0.0
         self._checked: list[str] = []
         self._checked_since = 0.0
@@ -148,7 +149,7 @@ class Leading:
             self._standing.excluded.update(dict.fromkeys(self.rollcall.ready, reason))
         ballot = make_ballot((self._highest, peer.setup.me))
         plan = plan_attempt(peer, self.rollcall, ballot, electorate, unanimous)
-        self._failed_at, self._voting = None, None
+        self._failed_at, self._lost_at, self._voting = None, None, None
         self._deadline = peer.now + plan.attempt_timeout_ms / 1000
         self._proposal = Proposal(peer, plan)
         self._stage = self._propose
@@ -242,9 +243,19 @@ class Leading:
             self._again()
             return True
         self.rollcall.bury(waiting)
-        if any(p in dead and p not in reports for p in reducers_of(plan)):
+        lost = [p for p in proposal.members if p in dead and p not in reports]
+        if any(p in reducers_of(plan) for p in lost):
             self._spoil(at_once=True)  # nobody can get its parts any more
             return True
+        if not lost:
+            return False
+        # It may have given all of its update before it died; if not, the others wait in vain.
+        if self._lost_at is None:
+            self._lost_at = peer.now
+        if peer.now >= self._lost_at + ACCUSATIONS_S:
+            self._spoil(at_once=True)
+            return True
+        peer.wake_by(self._lost_at + ACCUSATIONS_S)
         return False
 
     def _judge(self, alive: list[str]) -> None:
