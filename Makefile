@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+BENCH ?= *
 
 # Read by pip also for the environments in which it builds source packages.
 export PIP_CONSTRAINT := constraints.txt
@@ -36,8 +37,8 @@ check: $(STAMP)  ## lint, format and types
 proto: $(STAMP)  ## generate swarm/wire from proto/
 	$(BIN)/python proto/generate.py
 
-bench: $(STAMP)  ## run the benchmarks and print their tables
-	@set -e; for script in tests/benchmarks/bench_*.py; do \
+bench: $(STAMP)  ## run the benchmarks and print their tables; BENCH=allreduce for one
+	@set -e; for script in tests/benchmarks/bench_$(BENCH).py; do \
 		echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
 
 clean:  ## remove outputs and caches; the virtual environment stays

@@ -62,7 +62,7 @@ async def attack(seed: int, seconds: float) -> int:
     tracemalloc.start()
     try:
         while time.monotonic() < ends:
-            if victim.member.level and rng.random() < 0.02:  # the victim is at the boundary, and offers something
+            if victim.member.level and rng.random() < 0.02:  # the victim comes to the boundary
                 offering = asyncio.ensure_future(victim.member.run_round(victim.offer()))
                 await asyncio.sleep(0)
                 offering.cancel()

@@ -1,0 +1,1 @@
+"""Parts of bench_allreduce.py: the peers of each implementation, their group, lines and tables."""
