@@ -26,7 +26,7 @@ demo: $(STAMP)  ## train a small swarm of four peers here, kill one, assemble, c
 	$(BIN)/python -m node demo $(ARGS)
 
 test: $(STAMP)  ## unit tests, then integration tests with real processes
-	$(BIN)/python -m pytest tests/unit -m "not heavy" -n 2 $(ARGS)
+	$(BIN)/python -m pytest tests/unit tests/exploration tests/fuzz -m "not heavy" -n 2 $(ARGS)
 	$(BIN)/python -m pytest tests/integration -m "not heavy" $(ARGS)
 
 check: $(STAMP)  ## lint, format and types
