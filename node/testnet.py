@@ -5,6 +5,8 @@
         testnet.wait_until(lambda all: min(s.round for s in all if s) >= 3, "round 3", limit)
         testnet.kill(2)
         testnet.restart(2)
+        testnet.nodes[1].freeze()
+        testnet.nodes[1].thaw()
 
 Nothing outlives it: each node is the leader of its own session and is ended with all its children;
 should this process be killed outright, the nodes see their standard input close and stop.
@@ -62,6 +64,7 @@ class NodeProcess:
         self._manifest_path = manifest_path
         self._threads = threads
         self._port = free_port()
+        self.frozen = False
         self._process: subprocess.Popen[bytes] | None = None
         self._control: ControlClient | None = None
 
@@ -92,7 +95,7 @@ class NodeProcess:
 
     def status(self) -> StatusReply | None:
         """What the node says of itself, None when it does not answer."""
-        return self._ask(ControlClient.status) if self.running else None
+        return self._ask(ControlClient.status) if self.running and not self.frozen else None
 
     def history(self, after_round: int) -> list[RoundSummary]:
         """Rounds that the node knows of, none when it does not answer."""
@@ -105,8 +108,21 @@ class NodeProcess:
             self._process.wait()
             self._forget()
 
+    def freeze(self) -> None:
+        """Stop the daemon and its worker, as when the machine hangs; p2pd keeps its connections."""
+        if self.running:
+            self._signal_session(signal.SIGSTOP)
+            self.frozen = True
+
+    def thaw(self) -> None:
+        """Let a frozen node go on."""
+        if self.frozen:
+            self.frozen = False
+            self._signal_session(signal.SIGCONT)
+
     def terminate(self) -> None:
         """Ask the daemon to end."""
+        self.thaw()
         if self._process is not None and self.running:
             self._process.terminate()
 
@@ -148,6 +164,7 @@ class NodeProcess:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
         self._process = None
+        self.frozen = False
 
 
 class LocalTestnet:

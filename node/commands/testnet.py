@@ -8,17 +8,22 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from node.exit_codes import OK
 from node.parser import Verbs, add_command, positive_int
 from node.paths import make_directory
 from swarm.config import RunManifest
 
+if TYPE_CHECKING:
+    from node.chaos import ChaosPlan
+
 DOMAINS = ("python", "cpp", "maths", "english")
 EXAMPLES = """\
   node testnet                              four peers on the built-in corpora
   node testnet --peers 2 --data ~/a --data ~/b
   node testnet --run RUN.toml --dir /tmp/net --plain
+  node testnet --chaos kill-every=30s,join-every=40s,partition=60s
 Its nodes are ordinary ones: node status --dir DIR/peer-1, node stop --dir DIR/peer-1."""
 
 
@@ -48,7 +53,20 @@ def register(verbs: Verbs) -> None:
     parser.add_argument(
         "--seconds", type=positive_int, metavar="N", help="stop after so long (default: never)"
     )
+    parser.add_argument(
+        "--chaos", type=_chaos, metavar="SPEC",
+        help="disturb the nodes, but never a majority at once. kill-every=2s: kill one every two "
+        "seconds; join-every=3s: start a killed one again; partition=20s: stop a minority for "
+        "20 s, as if it was cut off, then let it go on for 20 s; seed=N: other victims. Ends "
+        "with an error when nodes hold different bits after the same commit",
+    )  # fmt: skip
     parser.add_argument("--plain", action="store_true", help="lines instead of a live view")
+
+
+def _chaos(text: str) -> ChaosPlan:
+    from node.chaos import parse_chaos
+
+    return parse_chaos(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_in(args: argparse.Namespace, root: Path) -> int:
+    from node.chaos import Chaos, check_hashes
     from node.screen import Screen
     from node.swarm_watch import SwarmWatch
     from node.testnet import LocalTestnet, PeerPlan
@@ -78,12 +97,22 @@ def _run_in(args: argparse.Namespace, root: Path) -> int:
             watch.phase = "starting"
             testnet.start(on_poll=watch.look)
             watch.phase = "running, Ctrl-C ends it"
+            chaos = Chaos(args.chaos, testnet, watch.event) if args.chaos else None
             while args.seconds is None or time.monotonic() - started < args.seconds:
                 watch.look()
-                testnet.raise_if_ended()
+                if chaos is None:
+                    testnet.raise_if_ended()
+                else:
+                    check_hashes([node.summaries for node in watch.recorder.nodes])
+                    chaos.step(time.monotonic())
                 time.sleep(watch.interval_s)
     if args.json:
-        print(json.dumps({"rounds": [dataclasses.asdict(r) for r in watch.recorder.rounds()]}))
+        result: dict[str, object] = {
+            "rounds": [dataclasses.asdict(r) for r in watch.recorder.rounds()]
+        }
+        if chaos is not None:
+            result["chaos"] = dataclasses.asdict(chaos.counts)
+        print(json.dumps(result))
     return OK
 
 
