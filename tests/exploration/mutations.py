@@ -9,13 +9,14 @@ Each replaces a function or method of the code under test while the `with` block
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
 
 from swarm.collective import consensus
 from swarm.collective.consensus import BallotKey, quorum
-from swarm.collective.protocol import elector, history, leading, machine, voting
+from swarm.collective.protocol import elector, leading, machine, voting
 from swarm.collective.protocol.effects import Answer, PersistWord
 from swarm.collective.protocol.memory import Memory
 from swarm.collective.state import CanonicalState
@@ -36,10 +37,11 @@ def mutation(name: str) -> Callable[[Callable[[], Iterator[None]]], Mutation]:
 
 
 def everywhere(name: str, replacement: Any) -> contextlib.ExitStack:
-    """Patch a function of `consensus` in every module that has imported it."""
+    """Patch a function of `consensus` in every module of the collective that has imported it."""
     stack = contextlib.ExitStack()
-    for module in (consensus, elector, history, leading, voting):
-        if hasattr(module, name):
+    original = getattr(consensus, name)
+    for path, module in list(sys.modules.items()):
+        if path.startswith("swarm.collective") and getattr(module, name, None) is original:
             stack.enter_context(patch.object(module, name, replacement))
     return stack
 
@@ -52,10 +54,9 @@ def _twice() -> Iterator[None]:
     count = voting.Voting._count
 
     def counts_its_own_twice(self: Any, voter: str, reply: pb.AcceptReply) -> None:
+        if voter == self._peer.setup.me and reply.vote.voter == voter:
+            self._needed -= 1
         count(self, voter, reply)
-        if voter == self._peer.setup.me and voter in self._votes:
-            self._votes[voter + " again"] = self._votes[voter]
-            count(self, voter, reply)
 
     with patch.object(voting.Voting, "_count", counts_its_own_twice):
         yield
@@ -150,10 +151,12 @@ def _ignores() -> Iterator[None]:
 
 @mutation("a leader heeds only one of the promises")
 def _heeds_one() -> Iterator[None]:
-    def first_only(promises: Any) -> bytes:
-        return consensus.record_to_adopt(list(promises)[:1])
+    best = consensus.record_to_adopt
 
-    with patch.object(leading, "record_to_adopt", first_only):
+    def first_only(promises: Any) -> bytes:
+        return best(list(promises)[:1])
+
+    with everywhere("record_to_adopt", first_only):
         yield
 
 
@@ -238,20 +241,23 @@ def _minority() -> Iterator[None]:
 
 @mutation("a leader takes results of an earlier attempt")
 def _old_results() -> Iterator[None]:
-    def note_report(self: Any, sender: str, report: pb.Report) -> bool:
-        self._reports[sender] = report
-        return True
+    begin, again = leading.Leading._begin, leading.Leading._again
 
-    begin = leading.Leading._begin
+    def keep(self: Any, **how: Any) -> None:
+        if self._proposal is not None:
+            self.kept = {p: r for p, r in self._proposal.reports.items() if not r.failure}
+        again(self, **how)
 
-    def begin_with_old(self: Any) -> None:
-        old = {p: r for p, r in self._reports.items() if not r.failure}
+    def begin_with_kept(self: Any) -> None:
         begin(self)
-        self._reports.update(old)
+        kept = getattr(self, "kept", {})
+        self._proposal.reports.update(
+            {p: r for p, r in kept.items() if p in self._proposal.members}
+        )
 
     with (
-        patch.object(leading.Leading, "note_report", note_report),
-        patch.object(leading.Leading, "_begin", begin_with_old),
+        patch.object(leading.Leading, "_again", keep),
+        patch.object(leading.Leading, "_begin", begin_with_kept),
     ):
         yield
 
