@@ -35,6 +35,7 @@ U8 = npt.NDArray[np.uint8]
 ALIGNMENT = 1024  # values; a multiple of every block
 INT8_BLOCK = 1024
 INT4_BLOCK = 64
+PIECE = 64 * ALIGNMENT  # values that are worked on at a time
 TINY = np.finfo(np.float32).tiny  # blocks with a smaller scale are written as zeros
 # The largest scale with 16 significant bits whose 128-fold is finite.
 MAX_SCALE = np.array(0x7BFFFF00, np.uint32).view(np.float32)
@@ -153,7 +154,7 @@ class _BlockCodec:
     def _num_blocks(self, elements: int) -> int:
         return -(-elements // self.block)
 
-    def _split(self, values: npt.NDArray[np.float32]) -> Iterator[tuple[slice, F32]]:
+    def _split(self, values: F32) -> Iterator[tuple[slice, F32]]:
         """The full blocks as rows, then what is left as a shorter row, with their scales' place."""
         full = values.size // self.block
         if full:
@@ -161,23 +162,41 @@ class _BlockCodec:
         if full * self.block < values.size:
             yield slice(full, full + 1), values[full * self.block :].reshape(1, -1)
 
-    def _quantize(self, values: F32, scales: F32) -> F32:
-        """Whole numbers within the levels (as fp32); fills `scales`, NaN where values are not
-        finite."""
-        quantized = np.empty(values.size, np.float32)
-        pairs = zip(self._split(values), self._split(quantized), strict=True)
+    def _quantize(self, values: F32, out: U8, offset: int) -> npt.NDArray[np.uint8]:
+        """Fill `out` with the scales, then a byte a value: the level plus `offset`.
+
+        A piece at a time, so that what is between stays in the processor's cache. Returns the bytes
+        of levels, which are in `out` if there is room.
+        """
+        edge = 4 * self._num_blocks(values.size)
+        scales = out[:edge].view("<f4")
+        levels = out[edge:] if out.size - edge == values.size else np.empty(values.size, np.uint8)
+        scratch = np.empty(min(PIECE, values.size), np.float32)
         with np.errstate(all="ignore"):
-            for (place, rows_BN), (_, out_BN) in pairs:
-                np.abs(rows_BN, out=out_BN)
-                scale_B = self._scale(out_BN.max(axis=1))
-                scales[place] = scale_B
-                inverse_B = np.divide(np.float32(1), scale_B)
-                inverse_B[scale_B == 0] = 0
-                np.multiply(rows_BN, inverse_B[:, None], out=out_BN)
-                np.rint(out_BN, out=out_BN)
-                if (scale_B >= MAX_SCALE).any():
-                    np.clip(out_BN, -self.levels, self.levels, out=out_BN)
-        return quantized
+            for begin in range(0, values.size, PIECE):
+                piece = values[begin : begin + PIECE]
+                rounded = scratch[: piece.size]
+                self._round(piece, rounded, scales[begin // self.block :])
+                if offset:
+                    rounded += np.float32(offset)
+                place = levels[begin : begin + PIECE]
+                np.copyto(place if offset else place.view(np.int8), rounded, casting="unsafe")
+        return levels
+
+    def _round(self, values: F32, out: F32, scales: F32) -> None:
+        """Whole numbers within the levels; fills the scales, NaN where values are not finite."""
+        for (place, rows_BN), (_, out_BN) in zip(
+            self._split(values), self._split(out), strict=True
+        ):
+            np.abs(rows_BN, out=out_BN)
+            scale_B = self._scale(out_BN.max(axis=1))
+            scales[place] = scale_B
+            inverse_B = np.divide(np.float32(1), scale_B)
+            inverse_B[scale_B == 0] = 0
+            np.multiply(rows_BN, inverse_B[:, None], out=out_BN)
+            np.rint(out_BN, out=out_BN)
+            if (scale_B >= MAX_SCALE).any():
+                np.clip(out_BN, -self.levels, self.levels, out=out_BN)
 
     def _scale(self, largest_B: F32) -> F32:
         scale_B = largest_B / np.float32(self.levels)
@@ -215,10 +234,7 @@ class Int8Codec(_BlockCodec):
 
     def encode_into(self, values: F32, out: U8) -> None:
         """Scale each block by its largest magnitude, round to nearest even."""
-        edge = 4 * self._num_blocks(values.size)
-        quantized = self._quantize(values, out[:edge].view("<f4"))
-        with np.errstate(invalid="ignore"):
-            np.copyto(out[edge:].view(np.int8), quantized, casting="unsafe")
+        self._quantize(values, out, 0)
 
     def decode_into(self, data: U8, out: F32) -> None:
         """One exact multiplication a value."""
@@ -241,16 +257,11 @@ class Int4Codec(_BlockCodec):
 
     def encode_into(self, values: F32, out: U8) -> None:
         """Scale each block by its largest magnitude, round to nearest even."""
-        edge = 4 * self._num_blocks(values.size)
-        quantized = self._quantize(values, out[:edge].view("<f4"))
-        quantized += np.float32(8)
+        levels = self._quantize(values, out, 8)
         half = (values.size + 1) // 2
-        packed = out[edge:]
-        with np.errstate(invalid="ignore"):
-            np.copyto(packed, quantized[:half], casting="unsafe")
-            high = quantized[half:].astype(np.uint8)
-        high <<= np.uint8(4)
-        packed[: high.size] |= high
+        packed, high = out[4 * self._num_blocks(values.size) :], levels[half:]
+        packed[:] = levels[:half]
+        packed[: high.size] |= high << np.uint8(4)
 
     def decode_into(self, data: U8, out: F32) -> None:
         """One exact multiplication a value."""

@@ -16,32 +16,25 @@ the reducer's jobs, another takes the means. `cancel` may be called from any thr
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Protocol
 
 import numpy as np
 
-from swarm.collective.codecs import F32, get_codec
+from swarm.collective.call import ReducerCall, Work
+from swarm.collective.codecs import F32
 from swarm.collective.consensus import BallotKey, ballot_key
 from swarm.collective.crew import Crew
 from swarm.collective.plan import Job, reducer_jobs, reducers_of
-from swarm.collective.reduce import (
-    GOODBYE_S,
-    PULSE_S,
-    AttemptFailedError,
-    ReduceSession,
-    reason_of,
-    window_of,
-)
+from swarm.collective.reduce import GOODBYE_S, PULSE_S, AttemptFailedError, ReduceSession
 from swarm.errors import Code, SwarmError
-from swarm.network.lane import Frame, Kind, Lane
+from swarm.network.lane import Kind, Lane
 from swarm.wire import collective_pb2 as pb
-from swarm.wire.data_pb2 import Call, ReduceHello
+from swarm.wire.data_pb2 import ReduceHello
 
 LANES = {"tunnel": 4}  # to one peer, by path; one libp2p stream is slow on long links
 MAX_EARLY = 32  # lanes of one peer that wait for their plan
@@ -84,9 +77,7 @@ class Exchange:
         self.key = attempt_key(plan)
         self._plan = plan
         self._me = me
-        self._deltas = deltas
         self._links = links
-        self._stall = stall
         given = results or {}
         self._results: dict[str, F32] = {
             f.fragment: given[f.fragment] if f.fragment in given else np.empty(f.numel, np.float32)
@@ -95,9 +86,11 @@ class Exchange:
         }
         self._received = {f.fragment for f in plan.fragments if me in f.receivers}
         self.session = ReduceSession(plan, me, deltas, self._results, stall)
+        hello = ReduceHello(branch=plan.branch, round=plan.round, ballot=plan.ballot)
+        self._work = Work(me, deltas, self._results, self.session, hello, stall)
         self._crew = Crew()
         self._lock = threading.Lock()
-        self._answers: list[_Answers] = []
+        self._calls: list[ReducerCall] = []
         self._cancelled = ""
 
     @property
@@ -117,9 +110,9 @@ class Exchange:
         """
         with self._lock:
             self._cancelled = self._cancelled or reason
-            waiting = list(self._answers)
-        for answers in waiting:
-            answers.stop()
+            calls = list(self._calls)
+        for call in calls:
+            call.stop(reason)
         self._crew.interrupt(AttemptFailedError(reason, {}))
         self.session.fail(reason)
 
@@ -143,179 +136,32 @@ class Exchange:
     # ---- talking to a reducer -------------------------------------------------------------
 
     def _talk_to(self, reducer: str, jobs: list[Job]) -> None:
-        lane = self._open(reducer)
-        lanes = min(LANES.get(lane.path, 1), len(jobs))
+        first = self._open(reducer)
+        lanes = min(LANES.get(first.path, 1), len(jobs))
         for number in range(1, lanes):
             name = f"exchange-{reducer[-6:]}.{number}"
             self._crew.start(name, self._call, reducer, jobs, number, lanes, None)
-        self._call(reducer, jobs, 0, lanes, lane)
-
-    @contextlib.contextmanager
-    def _blaming(self, reducer: str, answers: _Answers | None = None) -> Iterator[None]:
-        """Whatever goes wrong with a lane is held against the reducer, unless this peer left it."""
-        try:
-            yield
-        except AttemptFailedError:
-            raise
-        except SwarmError as error:
-            left = self.session.berth.is_cut or (answers is not None and answers.left)
-            suspects = {} if left else {reducer: error.code.value}
-            raise AttemptFailedError(error.message, suspects) from error
+        self._call(reducer, jobs, 0, lanes, first)
 
     def _open(self, reducer: str) -> Lane:
-        with self._blaming(reducer):
+        try:
             return self._links.open(reducer)
+        except SwarmError as error:
+            raise AttemptFailedError(error.message, {reducer: error.code.value}) from error
 
     def _call(
         self, reducer: str, jobs: list[Job], number: int, lanes: int, opened: Lane | None
     ) -> None:
         lane = opened or self._open(reducer)
-        window = window_of(jobs)
-        jobs = [job for job in jobs if job.index % lanes == number]
-        hello = ReduceHello(
-            branch=self._plan.branch,
-            round=self._plan.round,
-            ballot=self._plan.ballot,
-            lane=number,
-            lanes=lanes,
-        )
-        answers = self._new_answers()
-        with self._blaming(reducer, answers), self.session.berth.hold(lane):
-            lane.set_stall(self._stall)
-            lane.send(Kind.CALL, 0, Call(reduce=hello).SerializeToString())
-            means = [job for job in jobs if self._me in job.receivers]
-            name = f"exchange-receive-{reducer[-6:]}"
-            self._crew.start(name, self._receive, reducer, lane, means, answers)
-            try:
-                self._send(lane, [j for j in jobs if self._me in j.contributors], window, answers)
-            except SwarmError:
-                answers.ended.wait()
-                if not answers.refused:  # else the reducer itself has said what is wrong
-                    raise
-            finally:
-                answers.ended.wait()
-        if answers.complete and not self._cancelled:
-            self._links.release(lane)
-
-    def _new_answers(self) -> _Answers:
-        answers = _Answers()
+        call = ReducerCall(self._work, reducer, jobs, number, lanes)
         with self._lock:
-            self._answers.append(answers)
+            self._calls.append(call)
             if self._cancelled:
-                answers.stop()
-        return answers
-
-    def _send(self, lane: Lane, jobs: list[Job], window: int, answers: _Answers) -> None:
-        size = max((get_codec(j.codec).encoded_bytes(j.elements) for j in jobs), default=0)
-        scratch = np.empty(0, np.uint8)
-        outbox = self.session.outbox
-        outbox.press()
-        try:
-            for job in jobs:
-                if job.index >= answers.used + window:
-                    outbox.release()
-                    answers.wait_used(job.index - window + 1)
-                    outbox.press()
-                if self._cancelled:
-                    break
-                values = self._deltas[job.fragment][job.begin : job.end]
-                codec = get_codec(job.codec)
-                data = values.view(np.uint8)
-                if not codec.lossless:
-                    scratch = scratch if scratch.size else np.empty(size, np.uint8)
-                    data = scratch[: codec.encoded_bytes(job.elements)]
-                    codec.encode_into(values, data)
-                lane.send(Kind.CHUNK, job.index, data.data)
-                self.session.tally.add(sent=data.size)
-        finally:
-            outbox.release()
-        if self._cancelled:
-            answers.left = True
-            lane.send(Kind.FAILURE, 0, self._cancelled.encode())
-        else:
-            lane.send(Kind.END)
-
-    def _receive(self, reducer: str, lane: Lane, jobs: list[Job], answers: _Answers) -> None:
-        try:
-            with self._blaming(reducer, answers):
-                self._receive_means(reducer, lane, jobs, answers)
-        except AttemptFailedError:
-            if not answers.refused:
-                lane.cancel()
-            raise
-        finally:
-            answers.end()
-
-    def _receive_means(self, reducer: str, lane: Lane, jobs: list[Job], answers: _Answers) -> None:
-        size = max((get_codec(j.codec).encoded_bytes(j.elements) for j in jobs), default=0)
-        scratch = np.empty(0, np.uint8)
-        for job in jobs:
-            codec = get_codec(job.codec)
-            expected = (Kind.CHUNK, job.index, codec.encoded_bytes(job.elements))
-            frame = self._next(reducer, lane, expected, answers)
-            values = self._results[job.fragment][job.begin : job.end]
-            if codec.lossless:
-                lane.read_into(values.data.cast("B"))
-            else:
-                scratch = scratch if scratch.size else np.empty(size, np.uint8)
-                lane.read_into(scratch[: frame.size].data)
-                codec.decode_into(scratch[: frame.size], values)
-            self.session.tally.add(received=frame.size)
-            if not np.isfinite(values).all():
-                raise SwarmError(Code.NON_FINITE, f"{reducer} sent a mean that is not finite")
-        self._next(reducer, lane, (Kind.END, 0, 0), answers)
-        answers.complete = True
-
-    def _next(
-        self, reducer: str, lane: Lane, expected: tuple[Kind, int, int], answers: _Answers
-    ) -> Frame:
-        frame = lane.receive()
-        while frame.kind is Kind.CHUNK and frame.size == 0:  # the reducer says how far it is
-            answers.note_used(frame.index + 1)
-            frame = lane.receive()
-        if frame.kind is Kind.CHUNK:
-            answers.note_used(frame.index + 1)
-        if frame.kind is Kind.FAILURE:
-            answers.refused = True
-            raise AttemptFailedError(f"{reducer}: {reason_of(lane, frame)}", {})
-        if frame != expected:
-            raise SwarmError(Code.MESSAGE_MALFORMED, f"{reducer} sent a wrong part")
-        return frame
-
-
-class _Answers:
-    """What has come down a lane."""
-
-    def __init__(self) -> None:
-        self.ended = threading.Event()
-        self.refused = False  # the reducer said FAILURE
-        self.left = False  # this peer said it; then the reducer may just hang up
-        self.complete = False  # all of it, and END
-        self.used = 0  # jobs that the reducer has done
-        self._stopped = False
-        self._changed = threading.Condition()
-
-    def note_used(self, count: int) -> None:
-        """The reducer is so far."""
-        with self._changed:
-            self.used = max(self.used, count)
-            self._changed.notify_all()
-
-    def wait_used(self, count: int) -> None:
-        """Wait until the reducer is so far, or `stop`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.used >= count or self._stopped)
-
-    def stop(self) -> None:
-        """Nobody needs to wait any more."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-
-    def end(self) -> None:
-        """Nothing more will come."""
-        self.stop()
-        self.ended.set()
+                call.stop(self._cancelled)
+        name = f"exchange-receive-{reducer[-6:]}.{number}"
+        call.run(lane, lambda receive: self._crew.start(name, receive, lane))
+        if call.complete:
+            self._links.release(lane)
 
 
 def _merge(errors: list[Exception]) -> AttemptFailedError:

@@ -2,7 +2,7 @@
 
     inbox = Inbox(SLOTS, slot_bytes)          # one per contributor
     inbox.join(lane, lanes)                   # a lane of the peer has come
-    slot = inbox.free_slot(lane)              # its reader; None when the session has ended
+    slot = inbox.free_slot(lane, on_held)     # its reader; None when the session has ended
     inbox.put(lane, slot)
     slot = inbox.take(index, deadline_s)      # the reducer, in the order of its jobs
     inbox.give_back(slot)
@@ -16,12 +16,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 
 from swarm.collective.codecs import U8
 
 LOOK_S = 0.5
+HELD_S = 0.02  # a lane that waits longer is held back, and its sender is told so
 
 
 class Slot:
@@ -70,9 +72,19 @@ class Inbox:
             self._lanes[lane].joined = True
             return True
 
-    def free_slot(self, lane: int) -> Slot | None:
-        """Wait for a buffer; None when the inbox is closed."""
-        return self._lanes[lane].free.get()
+    def free_slot(self, lane: int, on_held: Callable[[bool], None]) -> Slot | None:
+        """Wait for a buffer; None when the inbox is closed.
+
+        `on_held` is told True when that takes long, and False when it does not.
+        """
+        free = self._lanes[lane].free
+        try:
+            slot = free.get(timeout=HELD_S)
+            on_held(False)
+            return slot
+        except queue.Empty:
+            on_held(True)
+            return free.get()
 
     def put(self, lane: int, slot: Slot) -> None:
         """A chunk has come."""

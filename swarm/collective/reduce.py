@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import NoReturn
 
@@ -32,8 +32,7 @@ SLOTS = 3  # chunks of one lane: one is read, one waits, one is used
 MAX_LANES = 16  # of one peer
 PULSE_S = 1.0  # at most; a quarter of the stall limit where that is less
 GOODBYE_S = 1.0  # for telling the others why, before the lanes are cut
-WINDOW_BYTES = 8 * 2**20
-MIN_WINDOW = 2 * SLOTS
+GO_ON, HELD = 0, 1  # index of a chunk without payload: what happens to the member's slices
 MAX_REASON = 300  # characters of a peer's words
 
 
@@ -96,7 +95,6 @@ class ReduceSession:
             f.fragment: make_kernel(f, largest) for f in plan.fragments if f.fragment in mine
         }
         size = max((get_codec(j.codec).encoded_bytes(j.elements) for j in self.jobs), default=0)
-        self.window = window_of(self.jobs)
         contributors = {p for job in self.jobs for p in job.contributors} - {me}
         self._inboxes = {p: Inbox(SLOTS, size) for p in contributors}
 
@@ -221,7 +219,7 @@ class ReduceSession:
             sender.start()
             try:
                 expected = [j for j in jobs if peer in j.contributors]
-                self._collect(peer, lane, hello.lane, expected)
+                self._collect(peer, lane, hello.lane, expected, follower)
             finally:
                 sender.join()
         if self._failure is not None:
@@ -241,10 +239,12 @@ class ReduceSession:
             raise SwarmError(Code.PEER_REFUSED, "another number of lanes than before")
         return [job for job in self.jobs if job.index % hello.lanes == hello.lane]
 
-    def _collect(self, peer: str, lane: Lane, number: int, jobs: list[Job]) -> None:
+    def _collect(
+        self, peer: str, lane: Lane, number: int, jobs: list[Job], follower: Follower
+    ) -> None:
         try:
             for job in jobs:
-                if not self._collect_one(peer, lane, number, job):
+                if not self._collect_one(peer, lane, number, job, follower):
                     break
         except AttemptFailedError:
             raise
@@ -257,7 +257,9 @@ class ReduceSession:
         if drain(lane) is Kind.FAILURE:
             lane.cancel()  # the peer has given up, and wants no more means
 
-    def _collect_one(self, peer: str, lane: Lane, number: int, job: Job) -> bool:
+    def _collect_one(
+        self, peer: str, lane: Lane, number: int, job: Job, follower: Follower
+    ) -> bool:
         """Take one slice. False when there will be no more."""
         frame = lane.receive()
         if frame.kind is Kind.FAILURE:
@@ -268,7 +270,7 @@ class ReduceSession:
             discard(lane, frame)
             self.fail(f"{peer} sent a wrong slice", {peer: "protocol error"})
             return False
-        slot = self._inboxes[peer].free_slot(number)
+        slot = self._inboxes[peer].free_slot(number, follower.set_held)
         if slot is None:
             discard(lane, frame)
             return False
@@ -279,20 +281,12 @@ class ReduceSession:
 
     def _hand_out(self, peer: str, lane: Lane, jobs: list[Job], follower: Follower) -> None:
         try:
-            told = 0
-            step = max(1, self.window // 4)
             for job in jobs:
-                while not follower.may_send(job.index):
-                    if follower.done >= told + step:
-                        told = follower.done
-                        lane.send(Kind.CHUNK, told - 1)  # without payload: used so far
-                    elif not follower.wait(self._pulse_s):
-                        lane.send(Kind.PULSE)
+                self._await_turn(lane, job, follower)
                 if follower.done == ENDED:
                     break
                 payload = self.outbox.payload(job)
                 lane.send(Kind.CHUNK, job.index, payload)
-                told = max(told, job.index + 1)
                 self.tally.add(sent=payload.nbytes)
             if self._failure is not None:
                 lane.send(Kind.FAILURE, 0, self._failure.message.encode())
@@ -301,15 +295,19 @@ class ReduceSession:
         except SwarmError:
             lane.cancel()  # the reader of this lane says what that means
 
-
-def window_of(jobs: Sequence[Job]) -> int:
-    """How many jobs a contributor may be ahead of the reducer.
-
-    A sender that has used up its window knows that its reducer waits for others, and lets means go
-    first. The bytes in it are in the network's buffers, so they must be enough for a long link.
-    """
-    largest = max((get_codec(j.codec).encoded_bytes(j.elements) for j in jobs), default=1)
-    return max(MIN_WINDOW, WINDOW_BYTES // largest)
+    def _await_turn(self, lane: Lane, job: Job, follower: Follower) -> None:
+        """Wait until a mean can be sent; meanwhile the member is told that this peer lives."""
+        silent_s = time.monotonic()
+        while True:
+            if follower.held_news():  # told by a chunk without payload
+                lane.send(Kind.CHUNK, HELD if follower.held else GO_ON)
+            elif follower.may_send(job.index):
+                return
+            elif time.monotonic() - silent_s >= self._pulse_s:
+                lane.send(Kind.PULSE)
+                silent_s = time.monotonic()
+            else:
+                follower.wait(self._pulse_s)
 
 
 def reason_of(lane: Lane, frame: Frame) -> str:

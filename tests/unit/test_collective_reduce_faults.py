@@ -188,6 +188,25 @@ def test_a_peer_that_is_waited_for_for_long_makes_nobody_accuse_those_who_wait()
     assert all(isinstance(means, dict) for means in outcomes.values())
 
 
+def test_a_reducer_whose_means_wait_for_its_slices_is_not_taken_for_frozen():
+    group = Group({"trunk.0": 60 * 1024}, stall=SHORT, reducers=["a"])
+    slow = 4 * SHORT.total_seconds() / 60
+
+    def trickle(source, target, kind, index):
+        if source == "b" and kind is Kind.CHUNK:
+            time.sleep(slow)
+
+    group.hub.on_frame = trickle
+    outbox = group.prepare("a").session.outbox
+    exchange = group.exchanges["a"]
+    group.prepare = lambda peer, prepare=group.prepare: exchange if peer == "a" else prepare(peer)
+    outbox.press()
+    finish = group.start()
+    time.sleep(3 * SHORT.total_seconds())
+    outbox.release()
+    assert all(isinstance(means, dict) for means in finish().values())
+
+
 def test_a_contributor_that_never_comes_is_named():
     group = Group(NUMEL, stall=SHORT)
     group.links["c"].open = lambda peer: time.sleep(4)
