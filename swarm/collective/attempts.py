@@ -45,6 +45,11 @@ class PlanLinks:
         self._bulk.release(lane)
 
 
+# Shares of an attempt's time limit. First reducers name the contributors they wait for; if nobody
+# does, members name the reducers; and after that the leader leaves out whoever is silent.
+SLICES_BY, MEANS_BY = 0.8, 0.9
+
+
 class Attempts:
     """Runs the attempts that this member has promised to take part in."""
 
@@ -90,7 +95,19 @@ class Attempts:
         base = self._context.state.fragments
         try:
             loop = asyncio.get_running_loop()
-            means = await loop.run_in_executor(self._threads, exchange.run)
+            limit_s = plan.attempt_timeout_ms / 1000
+            timers = [
+                loop.call_later(share * limit_s, expire)
+                for share, expire in (
+                    (SLICES_BY, exchange.expire_slices),
+                    (MEANS_BY, exchange.expire_means),
+                )
+            ]
+            try:
+                means = await loop.run_in_executor(self._threads, exchange.run)
+            finally:
+                for timer in timers:
+                    timer.cancel()
             shadow = await loop.run_in_executor(
                 self._threads, self._shadow, plan, offer, means, base
             )

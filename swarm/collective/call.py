@@ -60,7 +60,7 @@ class ReducerCall:
     ) -> None:
         self.complete = False
         self._work = work
-        self._reducer = reducer
+        self.reducer = reducer
         self._jobs = [job for job in jobs if job.index % lanes == number]
         self._hello = ReduceHello()
         self._hello.CopyFrom(work.hello)
@@ -86,7 +86,7 @@ class ReducerCall:
             raise
         except SwarmError as error:
             left = self._left or self._work.session.berth.is_cut
-            suspects = {} if left else {self._reducer: error.code.value}
+            suspects = {} if left else {self.reducer: error.code.value}
             raise AttemptFailedError(error.message, suspects) from error
 
     # ---- up -------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class ReducerCall:
                 codec.decode_into(scratch[:size], values)
             self._work.session.tally.add(received=size)
             if not np.isfinite(values).all():
-                raise SwarmError(Code.NON_FINITE, f"{self._reducer} sent a mean with NaN in it")
+                raise SwarmError(Code.NON_FINITE, f"{self.reducer} sent a mean with NaN in it")
         self._next(lane, (Kind.END, 0, 0))
         self.complete = not self._stopped
 
@@ -191,10 +191,10 @@ class ReducerCall:
             frame = lane.receive()
             if frame.kind is Kind.FAILURE:
                 self._refused = True
-                raise AttemptFailedError(f"{self._reducer}: {reason_of(lane, frame)}", {})
+                raise AttemptFailedError(f"{self.reducer}: {reason_of(lane, frame)}", {})
             if frame == expected:
                 return frame
             if frame in ((Kind.CHUNK, HELD, 0), (Kind.CHUNK, GO_ON, 0)):
                 self._press(held=frame.index == HELD)
             else:
-                raise SwarmError(Code.MESSAGE_MALFORMED, f"{self._reducer} sent a wrong part")
+                raise SwarmError(Code.MESSAGE_MALFORMED, f"{self.reducer} sent a wrong part")

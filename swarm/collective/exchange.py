@@ -31,6 +31,7 @@ from swarm.collective.consensus import BallotKey, ballot_key
 from swarm.collective.crew import Crew
 from swarm.collective.plan import Job, reducer_jobs, reducers_of
 from swarm.collective.reduce import GOODBYE_S, PULSE_S, AttemptFailedError, ReduceSession
+from swarm.collective.standing import TOO_SLOW
 from swarm.errors import Code, SwarmError
 from swarm.network.lane import Kind, Lane
 from swarm.wire import collective_pb2 as pb
@@ -115,6 +116,18 @@ class Exchange:
             call.stop(reason)
         self._crew.interrupt(AttemptFailedError(reason, {}))
         self.session.fail(reason)
+
+    def expire_slices(self) -> None:
+        """End the attempt if a contributor's slices are still waited for here, and name it."""
+        self.session.expire()
+
+    def expire_means(self) -> None:
+        """End the attempt if a reducer's means are still waited for here, and name it."""
+        with self._lock:
+            late = {call.reducer: TOO_SLOW for call in self._calls if not call.complete}
+        if late:
+            names = ", ".join(sorted(late))
+            self._crew.interrupt(AttemptFailedError(f"{names} is too slow", late))
 
     def run(self) -> dict[str, F32]:
         """Do the attempt; the means are read-only. Raises `AttemptFailedError` naming suspects."""

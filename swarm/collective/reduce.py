@@ -23,6 +23,7 @@ from swarm.collective.kernels import Kernel, make_kernel
 from swarm.collective.norms import NORM_EXCEEDED, NormExceededError, NormWatch
 from swarm.collective.outbox import ENDED, Follower, Outbox
 from swarm.collective.plan import Job, reducer_jobs
+from swarm.collective.standing import TOO_SLOW
 from swarm.errors import Code, SwarmError
 from swarm.network.lane import Frame, Kind, Lane
 from swarm.wire import collective_pb2 as pb
@@ -85,6 +86,7 @@ class ReduceSession:
         self._failure: AttemptFailedError | None = None
         self._lock = threading.Lock()
         self._served: set[tuple[str, int]] = set()
+        self._awaited = ""  # whose slice is waited for
         self._members = {p for j in self.jobs for p in (*j.contributors, *j.receivers)} - {me}
         self.outbox = Outbox(results)
         self._watch = NormWatch(plan)
@@ -120,6 +122,12 @@ class ReduceSession:
             inbox.close()
         self.outbox.end()
         self.berth.cut_after(GOODBYE_S)
+
+    def expire(self) -> None:
+        """The time is over: if somebody's slices are waited for, end the session and name him."""
+        peer = self._awaited
+        if peer:
+            self.fail(f"{peer} is too slow", {peer: TOO_SLOW})
 
     def _abort(self, reason: str, suspects: Mapping[str, str]) -> NoReturn:
         self.fail(reason, suspects)
@@ -167,7 +175,9 @@ class ReduceSession:
             self._inboxes[peer].give_back(slot)
 
     def _take(self, peer: str, job: Job) -> Slot:
+        self._awaited = peer
         slot = self._inboxes[peer].take(job.index, self._deadline_s)
+        self._awaited = ""
         if self._failure is not None:
             raise self._failure
         if slot is None:

@@ -22,15 +22,16 @@ from statistics import median
 
 import numpy as np
 
-from swarm.collective.codecs import get_codec
+from swarm.collective.codecs import ALIGNMENT, get_codec
 from swarm.collective.minimax import minimize_largest
 from swarm.config import TimeoutPolicy
 from swarm.wire import collective_pb2 as pb
 
 Group = tuple[tuple[str, ...], tuple[str, ...]]  # contributors, receivers
 
-ALIGNMENT = 1024  # elements: a block of int8, a multiple of a cache line
-FAST_CHUNK_ELEMENTS = 1 << 17  # 512 KiB of fp32: where no link is slow
+FAST_CHUNK_ELEMENTS = 1 << 18  # 1 MiB of fp32: where no link is slow
+LOSSY_CHUNK_ELEMENTS = 1 << 17  # a codec works best in the cache
+UNKNOWN_CHUNK_ELEMENTS = 1 << 17  # where it is not known
 LEAST_ELEMENTS = 1 << 14  # of a chunk or a part; smaller ones cost more in messages than they save
 CHUNK_TIME = timedelta(milliseconds=25)  # of one chunk on the slowest link: the pipeline's fill
 RATE_SPREAD = 1e4  # rates count between 1/RATE_SPREAD and RATE_SPREAD times their median
@@ -83,10 +84,11 @@ def chunk_elements(rates: Rates, peers: Iterable[str], codecs: Iterable[str]) ->
     known = rates.known(peers)
     bytes_each = max((_bytes(c, ALIGNMENT) / ALIGNMENT for c in codecs), default=4.0)
     if not known:
-        return FAST_CHUNK_ELEMENTS
+        return UNKNOWN_CHUNK_ELEMENTS
+    largest = FAST_CHUNK_ELEMENTS if bytes_each >= 4.0 else LOSSY_CHUNK_ELEMENTS
     elements = CHUNK_TIME.total_seconds() * min(known) / 8 / bytes_each
-    if elements >= FAST_CHUNK_ELEMENTS:
-        return FAST_CHUNK_ELEMENTS
+    if elements >= largest:
+        return largest
     return max(LEAST_ELEMENTS, 1 << max(0, int(elements).bit_length() - 1))
 
 

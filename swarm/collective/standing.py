@@ -24,6 +24,7 @@ PROVEN = {  # what a reducer saw itself, and a repetition would only repeat
     "stalled": "its link moved nothing",
     "NORM_EXCEEDED": "its update is larger than it declared",
 }
+TOO_SLOW = "too slow"  # what a peer did that is waited for when the attempt's time is over
 MAX_BLAME = 2  # attempts that a living peer may spoil
 MAX_FAILURES = 3  # attempts that may fail at a peer without a suspect
 
@@ -48,6 +49,14 @@ def _has_seen(accuser: str, peer: str, plan: pb.Plan) -> bool:
     )
 
 
+def _proven(accusations: list[tuple[str, str, str]], plan: pb.Plan) -> dict[str, str]:
+    return {
+        peer: PROVEN[why]
+        for accuser, peer, why in accusations
+        if why in PROVEN and _has_seen(accuser, peer, plan)
+    }
+
+
 @dataclass
 class Standing:
     """See the module docstring."""
@@ -63,24 +72,28 @@ class Standing:
         return sorted(self.dead.items()), sorted(self.excluded.items()), counts
 
     def accused(self, reports: Reports, plan: pb.Plan) -> set[str]:
-        """Peers that somebody else accuses."""
-        return {peer for accuser, peer, _ in _accusations(reports, plan) if peer != accuser}
+        """Peers that somebody else accuses, and of whom it matters whether they live."""
+        accusations = _accusations(reports, plan)
+        if _proven(accusations, plan):
+            return set()
+        return {peer for accuser, peer, _ in accusations if peer != accuser}
 
     def judge(self, reports: Reports, plan: pb.Plan, alive: Collection[str]) -> None:
         """Decide who is left out of the next attempt; `alive` are the accused that answer."""
         accusations = _accusations(reports, plan)
-        proven = {
-            peer: PROVEN[why]
-            for accuser, peer, why in accusations
-            if why in PROVEN and _has_seen(accuser, peer, plan)
-        }
+        proven = _proven(accusations, plan)
         if proven:  # whatever else broke, broke because of these
             self.excluded.update(proven)
             return
         mutual = [(a, peer, why) for a, peer, why in accusations if a != peer]
+        late = Counter(peer for _, peer, why in mutual if why == TOO_SLOW)
         fallen = {peer: why for _, peer, why in mutual if peer not in alive}
         if fallen:
             self.dead.update(fallen)
+            return
+        if late:
+            slowest = max(late, key=lambda peer: (late[peer], peer))
+            self.excluded[slowest] = "missed the attempt's deadline"
             return
         if mutual:
             self._blame_one(mutual)

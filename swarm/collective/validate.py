@@ -9,13 +9,14 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 
-from swarm.collective.codecs import CODECS
+from swarm.collective.codecs import ALIGNMENT, CODECS
 from swarm.collective.plan import CHUNK_ELEMENTS, UNSCALED
 from swarm.collective.state import Results
 from swarm.collective.tags import MAX_TAGS, is_tag
 from swarm.errors import Code, SwarmError
 from swarm.wire import collective_pb2 as pb
 
+MIN_CHUNK_ELEMENTS = 1 << 12  # smaller chunks cost more messages than they are worth
 MAX_TOP_K = 1 << 10
 MAX_PEERS = 4096
 MAX_ATTEMPT_JUMP = 1000  # ballots beyond the highest promised one
@@ -66,7 +67,9 @@ def check_plan(
     )
     _require(0 < plan.attempt_timeout_ms <= attempt_timeout_ms, "impossible time limit")
     _require(0 < len(plan.electorate) <= MAX_PEERS, "impossible electorate")
-    _require(0 < plan.chunk_elements <= CHUNK_ELEMENTS, "impossible chunk size")
+    size = plan.chunk_elements
+    possible = MIN_CHUNK_ELEMENTS <= size <= CHUNK_ELEMENTS and size % ALIGNMENT == 0
+    _require(possible, "impossible chunk size")
     members = [m.peer for m in plan.members]
     _require(len(members) <= MAX_PEERS and sorted(set(members)) == members, "members not sorted")
     names = [f.fragment for f in plan.fragments]
@@ -113,6 +116,8 @@ def _check_fragment_plan(fragment: pb.FragmentPlan, members: set[str]) -> None:
         whole and all(a[1] == b[0] for a, b in itertools.pairwise(edges)),
         f"{name}: its parts do not cover it once",
     )
+    aligned = all(begin % ALIGNMENT == 0 for begin, _ in edges)
+    _require(aligned, f"{name}: a part begins in the middle of a block")
     _require({p.reducer for p in fragment.parts} <= set(contributors), f"{name}: foreign reducer")
 
 

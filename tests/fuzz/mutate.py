@@ -1,8 +1,8 @@
 """Hostile bytes from honest ones: random changes of bytes, and of the fields of protobuf messages.
 
-    rng = random.Random(seed)
-    data = mutate_bytes(rng, honest)
-    mutate_message(rng, message)             # in place; keeps it a message, but what a message!
+rng = random.Random(seed)
+data = mutate_bytes(rng, honest)
+mutate_message(rng, message)             # in place; keeps it a message, but what a message!
 """
 
 from __future__ import annotations

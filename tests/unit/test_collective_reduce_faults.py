@@ -9,6 +9,7 @@ import pytest
 
 from swarm.collective.norms import exceeded_norms
 from swarm.collective.reduce import GOODBYE_S, AttemptFailedError
+from swarm.collective.standing import TOO_SLOW
 from swarm.errors import Code, SwarmError
 from swarm.network.lane import Kind
 from swarm.wire import collective_pb2 as pb
@@ -337,4 +338,27 @@ def test_an_error_of_the_links_is_no_hang():
     group.links["a"].open = refuse
     found = accused(group.run())
     assert set(found["a"].values()) <= {"PEER_REFUSED", "did not connect"} and found["a"]
+    none_left()
+
+
+def test_at_the_deadline_reducers_name_the_contributor_that_they_wait_for():
+    group = Group(NUMEL)
+    go_on = threading.Event()
+
+    def crawl(source, target, kind, index):
+        if source == "b" and kind is Kind.CHUNK and index >= 2:
+            go_on.wait(20)
+
+    group.hub.on_frame = crawl
+    finish = group.start()
+    deadline_s = time.monotonic() + 10
+    while not all(e.session._awaited == "b" for p, e in group.exchanges.items() if p != "b"):
+        assert time.monotonic() < deadline_s, "nobody waits for b"
+        time.sleep(0.01)
+    for exchange in list(group.exchanges.values()):
+        exchange.expire_slices()
+    go_on.set()
+    found = accused(finish())
+    assert {"b": TOO_SLOW} in found.values()
+    assert all(set(who) <= {"b"} for peer, who in found.items() if peer != "b")
     none_left()
