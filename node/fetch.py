@@ -133,7 +133,7 @@ def download_all(
     layout = FragmentLayout.of(
         manifest.model, manifest.sync.trunk_fragments, manifest.sync.router_rows
     )
-    hashes = {f.state.fragment: f.state.theta_sha256 for f in record.fragments}
+    hashes = {f.state.fragment: f.state.theta_hash for f in record.fragments}
     fragments = {}
     for name in layout.names:
         if name not in hashes:
@@ -146,11 +146,11 @@ def download_all(
 
 
 def _download(
-    plane: DataPlane, name: str, sha256: bytes, numel: int, sources: Sequence[PeerRecord]
+    plane: DataPlane, name: str, blob_hash: bytes, numel: int, sources: Sequence[PeerRecord]
 ) -> F32:
     values: F32 = np.empty(numel, dtype="<f4")
     try:
-        plane.download_blob(sources, sha256, values.data, DOWNLOAD_LIMIT)
+        plane.download_blob(sources, blob_hash, values.data, DOWNLOAD_LIMIT)
     except SwarmError as error:
         raise SwarmError(
             Code.FRAGMENT_UNAVAILABLE,

@@ -41,7 +41,7 @@ class Snapshot:
     def hashes(self) -> frozenset[bytes]:
         """What the blobs of this generation are called."""
         states = self.fragments.values()
-        return frozenset(h for s in states for h in (s.theta_sha256, s.momentum_sha256))
+        return frozenset(h for s in states for h in (s.theta_hash, s.momentum_hash))
 
     @property
     def total_bytes(self) -> int:

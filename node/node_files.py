@@ -87,15 +87,15 @@ def load_fragments(store: FragmentStore, record: pb.RoundRecord | None) -> dict[
     for outcome in record.fragments if record is not None else []:
         version = outcome.state
         try:
-            theta = store.get(version.theta_sha256)
-            momentum = store.get(version.momentum_sha256)
+            theta = store.get(version.theta_hash)
+            momentum = store.get(version.momentum_hash)
         except SwarmError as error:
             if error.code is not Code.FRAGMENT_CORRUPT:
                 raise
             continue
         if theta is not None and momentum is not None:
             found[version.fragment] = FragmentState(
-                theta, momentum, version.version, version.theta_sha256, version.momentum_sha256
+                theta, momentum, version.version, version.theta_hash, version.momentum_hash
             )
     return found
 
@@ -103,5 +103,5 @@ def load_fragments(store: FragmentStore, record: pb.RoundRecord | None) -> dict[
 def save_fragments(store: FragmentStore, fragments: Mapping[str, FragmentState]) -> None:
     """Write the fragments that are not there yet. Raises `DISK_FULL` or `DIR_NOT_WRITABLE`."""
     for state in fragments.values():
-        store.put(state.theta_sha256, state.theta)
-        store.put(state.momentum_sha256, state.momentum)
+        store.put(state.theta_hash, state.theta)
+        store.put(state.momentum_hash, state.momentum)

@@ -68,7 +68,7 @@ def assemble_run(
     from swarm.assembly import assemble
 
     state = asyncio.run(fetch_newest(manifest, addresses, report))
-    hashes = {f.state.fragment: f.state.theta_sha256 for f in state.record.fragments}
+    hashes = {f.state.fragment: f.state.theta_hash for f in state.record.fragments}
     provenance = {
         "commit_id": state.commit_id.hex(),
         "branch": state.record.branch.hex(),

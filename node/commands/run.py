@@ -88,7 +88,7 @@ def found_run(manifest: RunManifest, path: Path) -> RunManifest:
     Raises `DIR_NOT_WRITABLE` or `DISK_FULL`.
     """
     from swarm.identity import Identity, public_key_of
-    from swarm.model.fragments import FragmentLayout, fragment_sha256, initial_fragment, state_root
+    from swarm.model.fragments import FragmentLayout, fragment_hash, initial_fragment, state_root
 
     key_path = path.with_suffix(".key")
     key_path.unlink(missing_ok=True)
@@ -97,7 +97,7 @@ def found_run(manifest: RunManifest, path: Path) -> RunManifest:
     )
     seed = manifest.genesis.seed
     hashes = {
-        name: fragment_sha256(initial_fragment(manifest.model, layout, name, seed))
+        name: fragment_hash(initial_fragment(manifest.model, layout, name, seed))
         for name in layout.names
     }
     genesis = dataclasses.replace(manifest.genesis, state_root=state_root(hashes).hex())

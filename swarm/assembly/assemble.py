@@ -25,7 +25,7 @@ from swarm.model.config import BYTE_VOCAB
 from swarm.model.fragment_io import read_fragment
 from swarm.model.fragments import (
     FragmentLayout,
-    fragment_sha256,
+    fragment_hash,
     fragment_tensors,
     state_root,
 )
@@ -126,7 +126,7 @@ def _verify(
             Code.FRAGMENT_CORRUPT,
             f"{name} has {values.size} values of {values.dtype}, not {layout.numel(name)} of fp32",
         )
-    actual = fragment_sha256(values)
+    actual = fragment_hash(values)
     if actual != expected:
         raise SwarmError(
             Code.FRAGMENT_CORRUPT,

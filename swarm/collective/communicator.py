@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import math
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -33,8 +32,8 @@ from swarm.collective.loop_thread import LoopThread
 from swarm.collective.operations import Operation, TagResult
 from swarm.collective.session import GroupConfig, Session
 from swarm.collective.shared_state import pack, unpack
-from swarm.collective.state import sha256_of
-from swarm.collective.tags import is_tag
+from swarm.collective.state import hash_of
+from swarm.collective.tags import MAX_TAG_WEIGHT, is_tag
 from swarm.config import TimeoutPolicy
 from swarm.errors import Code, SwarmError
 from swarm.wire import collective_pb2 as pb
@@ -57,7 +56,7 @@ class Handle(Generic[T]):
     def wait(self, timeout: timedelta | None = None) -> T:
         """Block until it is done. Raises `TimeoutError`; it goes on all the same."""
         try:
-            return self._future.result(timeout.total_seconds() if timeout else None)
+            return self._future.result(None if timeout is None else timeout.total_seconds())
         except concurrent.futures.TimeoutError:
             raise TimeoutError("not done yet; wait again, or close the communicator") from None
 
@@ -66,7 +65,8 @@ class Handle(Generic[T]):
         return self._future.done()
 
     def __await__(self) -> Generator[Any, None, T]:
-        return asyncio.wrap_future(self._future).__await__()
+        # Who gives up waiting, by `asyncio.wait_for` say, does not end it for the others.
+        return asyncio.shield(asyncio.wrap_future(self._future)).__await__()
 
 
 @dataclass(frozen=True)
@@ -180,19 +180,22 @@ class Communicator:
         return self._start(self._session.join())
 
     def leave(self) -> Handle[None]:
-        """Leave in good order, so that nobody has to wait for this peer; then `close`."""
+        """Leave in good order, so that nobody has to wait for this peer; `close` does so too."""
         return self._start(self._session.leave())
 
     def close(self) -> None:
-        """End everything here at once; what is in flight fails with `PEER_UNREACHABLE`.
+        """Leave the group and end everything here; what is in flight fails.
 
-        The communicator is of no use afterwards; closing it again does nothing.
+        Takes up to a few seconds when others are in the middle of an operation. The communicator is
+        of no use afterwards; closing it again does nothing.
         """
         if self._closed:
             return
         self._closed = True
-        self._loop.run(self._session.close())
-        self._loop.stop()
+        try:
+            self._loop.run(self._session.close())
+        finally:
+            self._loop.stop()
 
     def __enter__(self) -> Communicator:
         return self
@@ -238,28 +241,28 @@ class Communicator:
         arrays = {name: _as_fp32(name, values) for name, values in tensors.items()}
         weights = weight if isinstance(weight, Mapping) else dict.fromkeys(arrays, weight)
         for name in arrays:
-            if not (math.isfinite(weights.get(name, 0.0)) and weights.get(name, 0.0) > 0):
-                raise SwarmError(Code.USAGE, f"weight of {name!r} is not a positive number")
-        gathered = _Gathered(list(arrays), lambda found: _reduced(found, arrays))
-        chosen = get_codec(codec)
-        for name, values in arrays.items():
-            full_tag = f"{tag}/{name}" if tag else name
-            if not is_tag(full_tag, values.size):
+            if not 0 < weights.get(name, 0.0) <= MAX_TAG_WEIGHT:
                 raise SwarmError(
                     Code.USAGE,
-                    f"{full_tag!r} with {values.size} values can not be reduced",
-                    "names are up to 120 letters, digits and _ . : / -; tensors are not empty",
+                    f"weight of {name!r} is not a positive number",
+                    f"it may be up to {MAX_TAG_WEIGHT:g}",
                 )
-            self._submit(
-                Operation(
-                    tag=full_tag,
-                    values=_prepared(values.reshape(-1), chosen),
-                    weight=weights[name],
-                    operation=OPERATIONS[op],
-                    codec=codec,
-                    done=gathered.slot(name),
-                )
+        gathered = _Gathered(list(arrays), lambda found: _reduced(found, arrays))
+        chosen = get_codec(codec)
+        tags = {name: f"{tag}/{name}" if tag else name for name in arrays}
+        for name, values in arrays.items():
+            _check_tag(tags[name], values.size)
+        self._submit(
+            Operation(
+                tag=tags[name],
+                values=_prepared(values.reshape(-1), chosen),
+                weight=weights[name],
+                operation=OPERATIONS[op],
+                codec=codec,
+                done=gathered.slot(name),
             )
+            for name, values in arrays.items()
+        )
         return Handle(gathered.future)
 
     def sync_shared_state(
@@ -273,19 +276,19 @@ class Communicator:
         if not 0 <= revision < 1 << 63:
             raise SwarmError(Code.USAGE, "the revision of a shared state is not a count")
         values, header = pack(state, revision)
+        _check_tag(tag, values.size)
         gathered = _Gathered([tag], lambda found: _shared(found[tag], header))
-        self._submit(
-            Operation(
-                tag=tag,
-                values=values,
-                weight=1.0,
-                operation=pb.AGREE,
-                codec="fp32",
-                done=gathered.slot(tag),
-                state_revision=revision,
-                content_sha256=sha256_of(values),
-            )
+        operation = Operation(
+            tag=tag,
+            values=values,
+            weight=1.0,
+            operation=pb.AGREE,
+            codec="fp32",
+            done=gathered.slot(tag),
+            state_revision=revision,
+            content_hash=hash_of(values),
         )
+        self._submit([operation])
         return Handle(gathered.future)
 
     # ---- inside ---------------------------------------------------------------------------
@@ -293,13 +296,26 @@ class Communicator:
     def _start(self, work: Coroutine[Any, Any, T]) -> Handle[T]:
         if self._closed:
             work.close()
-            raise SwarmError(Code.USAGE, "the communicator is closed", "open a new one")
-        return Handle(self._loop.start(work))
+            raise _closed()
+        try:
+            return Handle(self._loop.start(work))
+        except RuntimeError:  # another thread has closed it
+            raise _closed() from None
 
-    def _submit(self, operation: Operation) -> None:
+    def _submit(self, operations: Iterable[Operation]) -> None:
+        """Queue all of them, or none."""
+        ready = list(operations)
         if self._closed:
-            raise SwarmError(Code.USAGE, "the communicator is closed", "open a new one")
-        self._loop.call(lambda: self._session.submit(operation))
+            raise _closed()
+
+        def submit() -> None:
+            for operation in ready:
+                self._session.submit(operation)
+
+        try:
+            self._loop.call(submit)
+        except RuntimeError:
+            raise _closed() from None
 
 
 class _Gathered(Generic[T]):
@@ -307,6 +323,7 @@ class _Gathered(Generic[T]):
 
     def __init__(self, names: Sequence[str], build: Callable[[Mapping[str, TagResult]], T]) -> None:
         self.future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self.future.set_running_or_notify_cancel()  # only the group ends it
         self._waiting = set(names)
         self._found: dict[str, TagResult] = {}
         self._build = build
@@ -337,7 +354,20 @@ def _as_fp32(name: str, values: npt.ArrayLike) -> F32:
         raise SwarmError(
             Code.USAGE, f"{name!r} is {array.dtype}", "convert it to float32 before it is reduced"
         )
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")
+
+
+def _check_tag(tag: str, numel: int) -> None:
+    if not is_tag(tag, numel):
+        raise SwarmError(
+            Code.USAGE,
+            f"{tag!r} with {numel} values can not be reduced",
+            "names are up to 120 letters, digits and _ . : / -; tensors are not empty",
+        )
+
+
+def _closed() -> SwarmError:
+    return SwarmError(Code.USAGE, "the communicator is closed", "open a new one")
 
 
 def _shared(found: TagResult, header: bytes) -> SharedState:

@@ -123,7 +123,7 @@ def fragment_results(plan: pb.Plan, reports: dict[str, pb.Report]) -> dict[str, 
                 continue
             for version in reports[holder].results:
                 if version.fragment == fragment.fragment:
-                    key = version.theta_sha256 + version.momentum_sha256
+                    key = version.theta_hash + version.momentum_hash
                     tally.setdefault(key, set()).add(holder)
                     versions[key] = version
         for key, holders in tally.items():

@@ -104,7 +104,7 @@ class Bulk(Protocol):
         ...
 
     def download_blob(
-        self, sources: Sequence[PeerRecord], sha256: bytes, into: memoryview, timeout: timedelta
+        self, sources: Sequence[PeerRecord], blob_hash: bytes, into: memoryview, timeout: timedelta
     ) -> None:
         """Fetch verified bytes from any source; raises a typed error."""
         ...

@@ -25,6 +25,7 @@ from swarm.errors import Code, SwarmError
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import PeerRecord
 
+GOODBYE_S = 1.0
 SERVED = (pb.Ready, pb.Report, pb.Plan, pb.Accept, pb.Resignation, pb.Commit, pb.GetCommit)
 
 
@@ -56,6 +57,7 @@ class Driver:
         self._discovering: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._telling: set[asyncio.Task[None]] = set()  # of a commit
         for kind in SERVED:
             context.transport.serve(kind, self._serve)
 
@@ -116,7 +118,10 @@ class Driver:
         context = self._context
         match effect:
             case effects.Call():
-                self.spawn(self._call(effect))
+                task = self.spawn(self._call(effect))
+                if isinstance(effect.message, pb.Commit):
+                    self._telling.add(task)
+                    task.add_done_callback(self._telling.discard)
             case effects.Answer():
                 self._answer(effect.call_id, effect.message)
             case effects.Refuse():
@@ -270,7 +275,9 @@ class Driver:
             self._context.emit(event)
 
     async def close(self) -> None:
-        """End every task, call and stream."""
+        """End every task, call and stream; the others are told of a commit first, for a moment."""
+        if self._telling:
+            await asyncio.wait(self._telling, timeout=GOODBYE_S)
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()

@@ -23,8 +23,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Protocol
 
-import numpy as np
-
+from swarm.collective.buffers import take
 from swarm.collective.call import ReducerCall, Work
 from swarm.collective.codecs import F32
 from swarm.collective.consensus import BallotKey, ballot_key
@@ -81,7 +80,7 @@ class Exchange:
         self._links = links
         given = results or {}
         self._results: dict[str, F32] = {
-            f.fragment: given[f.fragment] if f.fragment in given else np.empty(f.numel, np.float32)
+            f.fragment: given[f.fragment] if f.fragment in given else take(f.numel)
             for f in plan.fragments
             if f.parts and (me in f.receivers or me in {p.reducer for p in f.parts})
         }

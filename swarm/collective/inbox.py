@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from swarm.collective.buffers import take
 from swarm.collective.codecs import U8
 
 LOOK_S = 0.5
@@ -29,9 +30,9 @@ HELD_S = 0.02  # a lane that waits longer is held back, and its sender is told s
 class Slot:
     """A buffer for one encoded chunk; `data` is the part that the chunk fills."""
 
-    def __init__(self, size: int, lane: int) -> None:
+    def __init__(self, buffer: U8, lane: int) -> None:
         self.lane = lane
-        self._buffer: U8 = np.empty(size, np.uint8)
+        self._buffer = buffer
         self.data: U8 = self._buffer
 
     def fit(self, size: int) -> memoryview:
@@ -52,7 +53,7 @@ class Inbox:
 
     def __init__(self, slots: int, slot_bytes: int) -> None:
         self._slots = slots
-        self._slot_bytes = slot_bytes
+        self._slot_values = -(-slot_bytes // 4)
         self._lanes: list[_Queues] = []
         self._opened = threading.Event()
         self._lock = threading.Lock()
@@ -63,9 +64,10 @@ class Inbox:
         with self._lock:
             if not self._lanes and not self._closed:
                 self._lanes = [_Queues() for _ in range(lanes)]
-                for number, queues in enumerate(self._lanes):
-                    for _ in range(self._slots):
-                        queues.free.put(Slot(self._slot_bytes, number))
+                room = take(lanes * self._slots * self._slot_values).view(np.uint8)
+                for place, buffer in enumerate(room.reshape(lanes * self._slots, -1)):
+                    number = place % lanes
+                    self._lanes[number].free.put(Slot(buffer, number))
                 self._opened.set()
             if len(self._lanes) != lanes or self._lanes[lane].joined:
                 return False

@@ -30,15 +30,19 @@ class LoopThread:
         self._loop.close()
 
     def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Begin something."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Begin something. Raises `RuntimeError` after `stop`."""
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:
+            work.close()
+            raise
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Begin something and wait for it."""
         return self.start(work).result()
 
     def call(self, action: Callable[[], None]) -> None:
-        """Run `action` in the loop soon."""
+        """Run `action` in the loop soon. Raises `RuntimeError` after `stop`."""
         self._loop.call_soon_threadsafe(action)
 
     def stop(self) -> None:

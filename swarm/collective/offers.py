@@ -21,6 +21,7 @@ from swarm.collective.context import Offer, Policy
 from swarm.collective.plan import Wish
 from swarm.collective.record import agreed
 from swarm.collective.state import FragmentState
+from swarm.collective.tags import MAX_TAGS
 from swarm.wire import collective_pb2 as pb
 
 NORM_BLOCK = 1 << 16
@@ -102,14 +103,14 @@ def _collect_fragments(
     offering: Mapping[str, pb.Ready], previous: pb.RoundRecord, policy: Policy
 ) -> Offered:
     """Contributions to fixed fragments that their peers train, from what was agreed."""
-    base = {name: agreed(name, previous, policy).theta_sha256 for name in policy.numel}
+    base = {name: agreed(name, previous, policy).theta_hash for name in policy.numel}
     offered = Offered(numel=dict(policy.numel))
     for peer, message in offering.items():
         trains = set(policy.trains(previous, peer))
         usable = [
             c
             for c in message.contributions
-            if c.fragment in trains and base[c.fragment] == c.base_sha256
+            if c.fragment in trains and base[c.fragment] == c.base_hash
         ]
         offered.weights[peer] = {c.fragment: c.weight for c in usable}
         offered.norms[peer] = {c.fragment: c.norm for c in usable}
@@ -127,6 +128,10 @@ def _collect_tags(
     Of peers that call an operation differently, the most stand (ties: the smaller form).
     """
     lacking = _lacking(offering, set(previous.roster) - set(left_out), previous)
+    known = {o.state.fragment for o in previous.fragments}
+    new = sorted(lacking.keys() - known)
+    for tag in new[max(0, MAX_TAGS - len(known)) :]:  # a record can name no more
+        del lacking[tag]
     tags = {tag for tag, peers in lacking.items() if not peers}
     if not tags and lacking:
         fewest = min(len(peers) for peers in lacking.values())
@@ -162,14 +167,14 @@ def _is_next(c: pb.Contribution, previous: pb.RoundRecord, policy: Policy) -> bo
 
 def _elected(same: Mapping[str, pb.Contribution]) -> dict[str, pb.Contribution]:
     """Holders of the state that stands: highest revision, most popular, smallest hash."""
-    votes = Counter((int(c.state_revision), bytes(c.base_sha256)) for c in same.values())
+    votes = Counter((int(c.state_revision), bytes(c.base_hash)) for c in same.values())
     newest = max(revision for revision, _ in votes)
     hashes = {h: n for (revision, h), n in votes.items() if revision == newest}
     best = min(hashes, key=lambda h: (-hashes[h], h))
     return {
         peer: c
         for peer, c in same.items()
-        if (int(c.state_revision), bytes(c.base_sha256)) == (newest, best)
+        if (int(c.state_revision), bytes(c.base_hash)) == (newest, best)
     }
 
 
@@ -189,7 +194,7 @@ def contributions_of(
             pb.Contribution(
                 fragment=name,
                 weight=offer.weights.get(name, 0.0),
-                base_sha256=wish.content_sha256 if wish else fragments[name].theta_sha256,
+                base_hash=wish.content_hash if wish else fragments[name].theta_hash,
                 numel=values.size,
                 norm=_norm(values) if operation == pb.CLIPPED_MEAN else 0.0,
                 number=wish.number if wish else 0,

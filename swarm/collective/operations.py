@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from swarm.collective.codecs import F32
 from swarm.collective.context import Offer
 from swarm.collective.plan import Wish
@@ -51,7 +53,7 @@ class Operation:
     codec: str
     done: Callable[[TagResult | SwarmError], None]
     state_revision: int = 0  # of a state to be agreed on
-    content_sha256: bytes = b""  # of its bytes
+    content_hash: bytes = b""  # of its bytes
     number: int = 0  # under its tag; given by the queue
 
 
@@ -59,6 +61,14 @@ class Operation:
 class _Tag:
     last: int  # number of the newest operation submitted
     waiting: deque[Operation] = field(default_factory=deque)
+
+    def take_back(self) -> Operation:
+        """The oldest that waits, as if it had not been submitted."""
+        oldest = self.waiting.popleft()
+        self.last -= 1
+        for later in self.waiting:
+            later.number -= 1
+        return oldest
 
 
 class OperationQueue:
@@ -94,42 +104,62 @@ class OperationQueue:
             steps=1,
             tokens=1,
             wishes={
-                op.tag: Wish(
-                    op.operation, op.codec, op.number, op.state_revision, op.content_sha256
-                )
+                op.tag: Wish(op.operation, op.codec, op.number, op.state_revision, op.content_hash)
                 for op in heads
             },
         )
 
-    def resolve(self, record: pb.RoundRecord, fragments: Mapping[str, FragmentState]) -> None:
-        """Complete every operation that the newest record has decided."""
+    def resolve(
+        self, record: pb.RoundRecord, fragments: Mapping[str, FragmentState], me: str
+    ) -> None:
+        """Complete every operation of the peer `me` that the newest record has decided.
+
+        `fragments` must be level with the record.
+        """
         outcomes = {o.state.fragment: o for o in record.fragments}
         missing = {s.peer: s.reason for s in record.missing}
         for head in self._heads():
-            outcome = outcomes.get(head.tag)
+            tag, outcome = self._tags[head.tag], outcomes.get(head.tag)
             if outcome is None or outcome.state.version < head.number:
+                if me in missing and _is_broken(head):
+                    tag.take_back()
+                    head.done(_not_finite(head))
                 continue
-            self._tags[head.tag].waiting.popleft()
-            overtaken = head.operation != pb.AGREE and outcome.state.version > head.number
+            tag.waiting.popleft()
+            version = int(outcome.state.version)
+            tag.last = max(tag.last, version)  # what comes next goes on from there
+            overtaken = head.operation != pb.AGREE and version > head.number
             if overtaken or head.tag not in fragments:
-                head.done(_missed(head, int(outcome.state.version)))
-                continue
-            weights = dict(zip(outcome.contributors, outcome.weights, strict=True))
-            head.done(
-                TagResult(
-                    values=fragments[head.tag].theta,
-                    version=int(outcome.state.version),
-                    weights=weights,
-                    round=int(record.round),
-                    missing=missing if outcome.advanced else {},
+                head.done(_missed(head, version))
+            elif outcome.operation not in (pb.OPERATION_UNSPECIFIED, head.operation) or (
+                head.operation != pb.AGREE and outcome.numel != head.values.size
+            ):
+                head.done(_different(head, outcome))
+            elif me not in outcome.contributors and _is_broken(head):
+                head.done(_not_finite(head))
+            else:
+                head.done(
+                    TagResult(
+                        values=fragments[head.tag].theta,
+                        version=version,
+                        weights=dict(zip(outcome.contributors, outcome.weights, strict=True)),
+                        round=int(record.round),
+                        missing=missing if outcome.advanced else {},
+                    )
                 )
-            )
 
-    def fail(self, error: SwarmError) -> None:
-        """Complete everything that waits with an error."""
-        for tag in self._tags.values():
+    def fail(self, error: SwarmError, record: pb.RoundRecord | None = None) -> None:
+        """Complete everything that waits with an error.
+
+        What `record`, the newest, has not decided does not count: calling it again is that
+        operation again, so that the others' meet it.
+        """
+        states = [o.state for o in record.fragments] if record is not None else []
+        decided = {s.fragment: int(s.version) for s in states}
+        for name, tag in self._tags.items():
             while tag.waiting:
-                tag.waiting.popleft().done(error)
+                counts = tag.waiting[0].number <= decided.get(name, 0)
+                (tag.waiting.popleft() if counts else tag.take_back()).done(error)
 
 
 def _missed(operation: Operation, version: int) -> SwarmError:
@@ -138,4 +168,23 @@ def _missed(operation: Operation, version: int) -> SwarmError:
         f"the group is at operation {version} of {operation.tag!r}, this peer at "
         f"{operation.number}",
         "take the group's state with sync_shared_state and go on from there",
+    )
+
+
+def _is_broken(operation: Operation) -> bool:
+    """True when no reducer can take it; a state to be agreed on is bytes, whatever they mean."""
+    return operation.operation != pb.AGREE and not bool(np.isfinite(operation.values).all())
+
+
+def _not_finite(operation: Operation) -> SwarmError:
+    return SwarmError(Code.NON_FINITE, f"this peer's values of {operation.tag!r} are not finite")
+
+
+def _different(operation: Operation, outcome: pb.FragmentOutcome) -> SwarmError:
+    done = pb.Operation.Name(outcome.operation)
+    return SwarmError(
+        Code.OPERATION_MISSED,
+        f"the group did {done} of {outcome.numel} values under {operation.tag!r}, this peer asked "
+        f"for {pb.Operation.Name(operation.operation)} of {operation.values.size}",  # type: ignore[arg-type]
+        "give every peer the same operations, sizes and tags",
     )

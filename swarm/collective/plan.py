@@ -28,6 +28,7 @@ from swarm.wire.membership_pb2 import SignedRecord
 
 CHUNK_ELEMENTS = 1 << 18  # largest chunk: 1 MiB of fp32
 WEIGHT_CLIP = 4.0  # contributions count between 1/4 and 4 times the median
+LEAST_WEIGHT = 2.0**-126  # the smallest normal fp32: a contributor's weight is never 0
 UNSCALED = (pb.SUM, pb.MAX, pb.MIN)  # operations in which every contribution has weight 1
 UNWEIGHTED = (pb.MEDIAN, pb.TRIMMED_MEAN, pb.AGREE)  # in which all weigh the same
 
@@ -60,7 +61,8 @@ def normalized_weights(weights: Mapping[str, float], clip: float) -> dict[str, f
     values = np.array([weights[peer] for peer in peers], dtype=np.float64)
     median = float(np.median(values))
     clipped = values.clip(median / clip, median * clip)
-    return {p: float(np.float32(w)) for p, w in zip(peers, clipped / clipped.sum(), strict=True)}
+    shares = np.maximum(clipped / clipped.sum(), LEAST_WEIGHT)
+    return {p: float(np.float32(w)) for p, w in zip(peers, shares, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Wish:
     codec: str = "fp32"
     number: int = 0
     state_revision: int = 0
-    content_sha256: bytes = b""  # of a state
+    content_hash: bytes = b""  # of a state
 
 
 @dataclass(frozen=True)

@@ -107,12 +107,15 @@ def _add_fragments(
             outcome.contributors.extend(planned[name].contributors)
             outcome.weights.extend(planned[name].weights)
             outcome.numel = planned[name].numel
+            if policy.open_tags:
+                outcome.operation = planned[name].operation
         else:
             outcome.state.CopyFrom(agreed(name, inputs.previous, policy))
             outcome.numel = before[name].numel if name in before else policy.numel[name]
             if policy.open_tags:  # who has to be there for the next operation
                 outcome.contributors.extend(before[name].contributors)
                 outcome.weights.extend(before[name].weights)
+                outcome.operation = before[name].operation
 
 
 def _branch(plan: pb.Plan) -> bytes:

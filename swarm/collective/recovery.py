@@ -14,7 +14,7 @@ import numpy as np
 
 from swarm.collective.codecs import F32
 from swarm.collective.context import Context
-from swarm.collective.state import EMPTY_SHA256, FragmentState, sha256_of
+from swarm.collective.state import EMPTY_HASH, FragmentState, hash_of
 from swarm.errors import SwarmError
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import PeerRecord
@@ -24,7 +24,7 @@ class Downloader(Protocol):
     """The part of the data plane that recovery needs."""
 
     def download_blob(
-        self, sources: Sequence[PeerRecord], sha256: bytes, into: memoryview, timeout: timedelta
+        self, sources: Sequence[PeerRecord], blob_hash: bytes, into: memoryview, timeout: timedelta
     ) -> None:
         """Fetch exactly `len(into)` bytes with that hash from any source; raises a typed error."""
         ...
@@ -38,27 +38,27 @@ def fetch_fragment(
     timeout: timedelta,
 ) -> FragmentState | None:
     """Parameters and momentum of a fragment; blocking. None when no source could serve it."""
-    momentum = np.zeros(0 if version.momentum_sha256 == EMPTY_SHA256 else numel, dtype="<f4")
+    momentum = np.zeros(0 if version.momentum_hash == EMPTY_HASH else numel, dtype="<f4")
     try:
-        theta = _fetch_array(bulk, sources, version.theta_sha256, numel, timeout)
-        if sha256_of(momentum) != version.momentum_sha256:
-            momentum = _fetch_array(bulk, sources, version.momentum_sha256, numel, timeout)
+        theta = _fetch_array(bulk, sources, version.theta_hash, numel, timeout)
+        if hash_of(momentum) != version.momentum_hash:
+            momentum = _fetch_array(bulk, sources, version.momentum_hash, numel, timeout)
     except SwarmError:
         return None
     return FragmentState(
-        theta, momentum, version.version, version.theta_sha256, version.momentum_sha256
+        theta, momentum, version.version, version.theta_hash, version.momentum_hash
     )
 
 
 def _fetch_array(
     bulk: Downloader,
     sources: Sequence[PeerRecord],
-    sha256: bytes,
+    blob_hash: bytes,
     numel: int,
     timeout: timedelta,
 ) -> F32:
     values = np.empty(numel, dtype="<f4")
-    bulk.download_blob(sources, sha256, values.data.cast("B"), timeout)
+    bulk.download_blob(sources, blob_hash, values.data.cast("B"), timeout)
     return values
 
 

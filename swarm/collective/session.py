@@ -10,6 +10,7 @@ import contextlib
 import shutil
 import tempfile
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from swarm.wire.data_pb2 import PLAIN, SEALED
 from swarm.wire.membership_pb2 import PeerRecord
 
 LEASE_MS = 60_000
+LEAVE_LIMIT_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,8 @@ class Session:
         self._queue = OperationQueue(self._policy)
         self._arrived = asyncio.Event()
         self._driver: asyncio.Task[None] | None = None
+        self._joining: set[asyncio.Future[None]] = set()
+        self._ended: SwarmError | None = None  # why nothing can be submitted
         self._published: asyncio.Task[None] | None = None
         self.events: list[RoundEvent] = []
 
@@ -83,14 +87,13 @@ class Session:
     async def start(cls, config: GroupConfig) -> Session:
         """Bring up the network; the peer is in no group yet."""
         session = cls(config)
-        try:
-            await session._start()
-        except BaseException:
-            session._remove_temporary()
-            raise
+        async with contextlib.AsyncExitStack() as undo:
+            undo.callback(session._remove_temporary)
+            await session._start(undo)
+            undo.pop_all()
         return session
 
-    async def _start(self) -> None:
+    async def _start(self, undo: contextlib.AsyncExitStack) -> None:
         assert self._directory is not None
         self._directory.mkdir(parents=True, exist_ok=True)
         run_id = self._manifest.run_id
@@ -100,8 +103,10 @@ class Session:
             run_id,
             NetworkConfig(host=config.host, initial_peers=config.initial_peers),
         )
+        undo.push_async_callback(self._network.shutdown)
         protection = PLAIN if config.protection == "plain" else SEALED
         self._plane = DataPlane(self._network.identity, run_id, protection=protection)
+        undo.callback(self._plane.stop)
         address = self._plane.start(config.host, 0)
         self._data_addresses = [] if config.route == "tunnel" else [address]
         if config.route != "direct":
@@ -155,7 +160,8 @@ class Session:
 
     async def join(self) -> list[str]:
         """Enter the group and begin to work on what is submitted."""
-        await join(self._member)
+        self._ended = None
+        await self._until_ended(join(self._member))
         if self._driver is None:
             every = self._config.timeouts.heartbeat
             self._member.spawn(watch_branches(self._member, every))
@@ -163,8 +169,24 @@ class Session:
         self._publish_soon()
         return self.members()
 
+    async def _until_ended(self, work: Coroutine[None, None, None]) -> None:
+        """Do something that `leave` and `close` break off. Raises `PEER_UNREACHABLE` then."""
+        task = asyncio.ensure_future(work)
+        self._joining.add(task)
+        try:
+            await asyncio.wait([task])
+        finally:
+            self._joining.discard(task)
+            task.cancel()
+        if self._ended is not None:
+            raise self._ended
+        task.result()
+
     def submit(self, operation: Operation) -> None:
         """Queue an operation; what cannot be done any more is told to it."""
+        if self._ended is not None:
+            operation.done(self._ended)
+            return
         record = self._member.ledger.record
         states = [o.state for o in record.fragments] if record is not None else []
         version = next((int(s.version) for s in states if s.fragment == operation.tag), 0)
@@ -178,14 +200,17 @@ class Session:
         await self._member.resign()
 
     async def close(self) -> None:
-        """End everything."""
-        await self._stop_driver("this communicator was closed")
-        if self._published is not None:
-            self._published.cancel()
-        await self._member.close()
-        self._plane.stop()
-        await self._network.shutdown()
-        self._remove_temporary()
+        """Leave in good order if that is soon possible, and end everything."""
+        async with contextlib.AsyncExitStack() as ending:  # from the last to the first
+            ending.callback(self._remove_temporary)
+            ending.push_async_callback(self._network.shutdown)
+            ending.callback(self._plane.stop)
+            ending.push_async_callback(self._member.close)
+            if self._published is not None:
+                ending.callback(self._published.cancel)
+            await self._stop_driver("this communicator was closed")
+            with contextlib.suppress(asyncio.TimeoutError, SwarmError):
+                await asyncio.wait_for(self._member.resign(), LEAVE_LIMIT_S)
 
     # ---- the work -------------------------------------------------------------------------
 
@@ -198,26 +223,33 @@ class Session:
             try:
                 if not in_roster(self._member):
                     await join(self._member)
-                self._resolve()
+                await self._resolve()
                 if self._queue.pending:
                     await self._member.run_round(self._queue.offer(self._member.ledger.commit_id))
-                    self._resolve()
+                    await self._resolve()
                     self._publish_soon()
             except SwarmError as error:
-                self._queue.fail(error)
+                self._queue.fail(error, self._member.ledger.record)
+            except Exception as error:  # a defect; unsaid, every handle would wait for ever
+                defect = SwarmError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+                self._queue.fail(defect, self._member.ledger.record)
 
-    def _resolve(self) -> None:
+    async def _resolve(self) -> None:
+        while not self._member.level:  # a newer commit may come while one is fetched
+            await self._member.resync()
         record = self._member.ledger.record
         if record is not None:
-            self._queue.resolve(record, self._member.state.fragments)
+            self._queue.resolve(record, self._member.state.fragments, self.peer_id)
 
     async def _stop_driver(self, reason: str) -> None:
+        self._ended = SwarmError(Code.PEER_UNREACHABLE, reason)
+        for joining in list(self._joining):
+            joining.cancel()
         if self._driver is not None:
             self._driver.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._driver
+            await asyncio.gather(self._driver, return_exceptions=True)
             self._driver = None
-        self._queue.fail(SwarmError(Code.PEER_UNREACHABLE, reason))
+        self._queue.fail(self._ended, self._member.ledger.record)
 
     # ---- the peer's record ----------------------------------------------------------------
 

@@ -6,6 +6,7 @@ bytes, so peers with another layout have another hash, and a receiver can check 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,8 +47,11 @@ def unpack(values: F32, header: bytes) -> tuple[dict[str, Array], int]:
 
     Raises `STATE_MISMATCH` when its layout is another than `header`'s.
     """
-    data = values.data.cast("B")
-    if bytes(data[: len(header)]) != header:
+    data = values.data.cast("B").toreadonly()
+    layout = [(n, np.dtype(d), tuple(s)) for n, d, s in msgpack.unpackb(header[4:])]
+    sizes = [kind.itemsize * math.prod(shape) for _, kind, shape in layout]
+    size = len(header) + 8 + sum(sizes)
+    if bytes(data[: len(header)]) != header or len(data) != size + -size % 4:
         raise SwarmError(
             Code.STATE_MISMATCH,
             "the group's shared state has other names, shapes or dtypes than this peer's",
@@ -56,10 +60,8 @@ def unpack(values: F32, header: bytes) -> tuple[dict[str, Array], int]:
     state: dict[str, Array] = {}
     position = len(header) + 8
     revision = int.from_bytes(data[len(header) : position], "little")
-    for name, dtype, shape in msgpack.unpackb(header[4:]):
-        count = int(np.prod(shape, dtype=np.int64))
-        kind = np.dtype(dtype)
-        view = np.frombuffer(data, dtype=np.uint8, count=count * kind.itemsize, offset=position)
+    for (name, kind, shape), count in zip(layout, sizes, strict=True):
+        view = np.frombuffer(data, dtype=np.uint8, count=count, offset=position)
         state[name] = view.view(kind).reshape(shape)
-        position += count * kind.itemsize
+        position += count
     return state, revision

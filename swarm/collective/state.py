@@ -6,24 +6,24 @@ So the state of the last commits can be served to others while the next one is b
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from swarm.collective.codecs import F32
+from swarm.hashing import bulk_hash
 from swarm.wire import collective_pb2 as pb
 
 # (fragment, contributors) -> hashes of parameters and momentum
 Results = dict[tuple[str, tuple[str, ...]], tuple[bytes, bytes]]
-EMPTY_SHA256 = hashlib.sha256().digest()  # of the momentum of a tensor that has none
+EMPTY_HASH = bulk_hash(b"")  # of the momentum of a tensor that has none
 MAX_SHADOWS = 4  # results of different attempts of one round; an older one is fetched again
 
 
-def sha256_of(values: F32) -> bytes:
+def hash_of(values: F32) -> bytes:
     """SHA-256 over the little-endian fp32 bytes of a flat array."""
-    return hashlib.sha256(values.astype("<f4", copy=False).data).digest()
+    return bulk_hash(values.astype("<f4", copy=False).data.cast("B"))
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class FragmentState:
     theta: F32
     momentum: F32
     version: int
-    theta_sha256: bytes
-    momentum_sha256: bytes
+    theta_hash: bytes
+    momentum_hash: bytes
 
     @classmethod
     def of(cls, theta: F32, momentum: F32, version: int) -> FragmentState:
         """Hash the arrays; they must not be changed any more."""
-        return cls(theta, momentum, version, sha256_of(theta), sha256_of(momentum))
+        return cls(theta, momentum, version, hash_of(theta), hash_of(momentum))
 
     @classmethod
     def initial(cls, theta: F32) -> FragmentState:
@@ -48,8 +48,8 @@ class FragmentState:
 
     def matches(self, version: pb.FragmentVersion) -> bool:
         """True when parameters and momentum have the agreed hashes."""
-        agreed = (version.theta_sha256, version.momentum_sha256)
-        return (self.theta_sha256, self.momentum_sha256) == agreed
+        agreed = (version.theta_hash, version.momentum_hash)
+        return (self.theta_hash, self.momentum_hash) == agreed
 
 
 def version_message(fragment: str, state: FragmentState) -> pb.FragmentVersion:
@@ -57,8 +57,8 @@ def version_message(fragment: str, state: FragmentState) -> pb.FragmentVersion:
     return pb.FragmentVersion(
         fragment=fragment,
         version=state.version,
-        theta_sha256=state.theta_sha256,
-        momentum_sha256=state.momentum_sha256,
+        theta_hash=state.theta_hash,
+        momentum_hash=state.momentum_hash,
     )
 
 
@@ -81,10 +81,10 @@ class CanonicalState:
         """
         for name, result in shadow.items():
             key = (name, tuple(contributors[name]))
-            self._results[key] = (result.theta_sha256, result.momentum_sha256)
+            self._results[key] = (result.theta_hash, result.momentum_hash)
 
-        known = [{n: s.theta_sha256 for n, s in old.items()} for old in self._shadows]
-        if {n: s.theta_sha256 for n, s in shadow.items()} not in known:
+        known = [{n: s.theta_hash for n, s in old.items()} for old in self._shadows]
+        if {n: s.theta_hash for n, s in shadow.items()} not in known:
             self._shadows = [*self._shadows[-(MAX_SHADOWS - 1) :], shadow]
 
     def adopt(self, record: pb.RoundRecord, wanted: Iterable[str]) -> list[pb.FragmentVersion]:
@@ -125,16 +125,16 @@ class CanonicalState:
         """Add a downloaded fragment."""
         self.fragments[fragment] = state
 
-    def blob(self, sha256: bytes) -> memoryview | None:
+    def blob(self, blob_hash: bytes) -> memoryview | None:
         """The bytes with that hash, from this or the previous generation or an open shadow."""
         for generation in (self.fragments, self._previous, *self._shadows):
             for state in generation.values():
-                if state.theta_sha256 == sha256:
+                if state.theta_hash == blob_hash:
                     return state.theta.data.cast("B")
-                if state.momentum_sha256 == sha256:
+                if state.momentum_hash == blob_hash:
                     return state.momentum.data.cast("B")
         return None
 
     def hashes(self) -> dict[str, bytes]:
         """Parameter hash of each fragment."""
-        return {name: state.theta_sha256 for name, state in self.fragments.items()}
+        return {name: state.theta_hash for name, state in self.fragments.items()}

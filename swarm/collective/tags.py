@@ -10,6 +10,7 @@ import re
 
 MAX_TAGS = 4096  # that one group may ever have used
 MAX_TAG_NUMEL = 1 << 33  # fp32 values
+MAX_TAG_WEIGHT = 2.0**53  # of a contribution
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/\-]{0,119}")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from swarm.collective.codecs import ALIGNMENT, CODECS
 from swarm.collective.plan import CHUNK_ELEMENTS, UNSCALED
 from swarm.collective.state import Results
-from swarm.collective.tags import MAX_TAGS, is_tag
+from swarm.collective.tags import MAX_TAG_WEIGHT, MAX_TAGS, is_tag
 from swarm.errors import Code, SwarmError
 from swarm.wire import collective_pb2 as pb
 
@@ -37,12 +37,14 @@ def check_ready(
     """A peer's offer: known fragments (or any tags), finite weights, plausible counts."""
     names = [c.fragment for c in ready.contributions]
     _require(len(set(names)) == len(names), "a fragment is offered twice")
+    _require(len(names) <= max(MAX_TAGS, len(numel)), "too many fragments are offered")
     for c in ready.contributions:
         known = is_tag(c.fragment, c.numel) if open_tags else c.fragment in numel
         _require(known, "an unknown fragment is offered")
         _require(c.codec in CODECS or not c.codec, "an unknown codec is asked for")
     weights = [c.weight for c in ready.contributions]
-    _require(all(math.isfinite(w) and 0 <= w <= max_tokens for w in weights), "impossible weight")
+    heaviest = MAX_TAG_WEIGHT if open_tags else max_tokens
+    _require(all(math.isfinite(w) and 0 <= w <= heaviest for w in weights), "impossible weight")
     norms = [c.norm for c in ready.contributions]
     _require(all(math.isfinite(n) and n >= 0 for n in norms), "impossible norm")
     rates = (ready.upload_bps, ready.download_bps)
@@ -146,6 +148,10 @@ def check_record(
     compared = agreeing = 0
     for outcome in record.fragments:
         name, state = outcome.state.fragment, outcome.state
+        if open_tags:  # each peer tells its caller whose result it is
+            shares = list(outcome.weights)
+            fit = len(shares) == len(outcome.contributors) and all(map(math.isfinite, shares))
+            _require(fit, f"{name} has impossible weights")
         old = before.get(name) or initial(name)
         if not outcome.advanced:
             _require(state == old, f"{name} changed without having advanced")
@@ -153,11 +159,11 @@ def check_record(
         fits = is_tag(name, outcome.numel) if open_tags else outcome.numel == numel[name]
         _require(fits, f"{name} has another size")
         _require(state.version == old.version + 1, f"{name} advanced by more than one version")
-        _require(len(state.theta_sha256) == len(state.momentum_sha256) == 32, f"{name} has no hash")
+        _require(len(state.theta_hash) == len(state.momentum_hash) == 32, f"{name} has no hash")
         own = own_results.get((name, tuple(outcome.contributors)))
         if own is not None:
             compared += 1
-            agreeing += own == (state.theta_sha256, state.momentum_sha256)
+            agreeing += own == (state.theta_hash, state.momentum_hash)
     _require(2 * agreeing >= compared, "it is not the outcome of the attempts made here")
     roster = set(previous.roster) if previous is not None else set(record.electorate)
     _require(sorted(set(record.roster)) == list(record.roster), "the roster is not sorted")
@@ -186,6 +192,6 @@ def check_report(report: pb.Report, numel: Mapping[str, int], open_tags: bool = 
     _require(len(set(names)) == len(names) and known, "impossible results")
     squares = [n.squares for n in report.norms]
     _require(all(math.isfinite(s) and s >= 0 for s in squares), "impossible norms")
-    hashes = [h for r in report.results for h in (r.theta_sha256, r.momentum_sha256)]
+    hashes = [h for r in report.results for h in (r.theta_hash, r.momentum_hash)]
     _require(all(len(h) == 32 for h in hashes), "a hash has the wrong size")
     _require(len(report.suspects) <= MAX_PEERS, "too many suspects")

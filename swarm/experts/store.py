@@ -6,7 +6,6 @@ damaged blob is removed and fetched again from other peers. `keep` prunes what n
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from swarm.errors import Code, SwarmError
 from swarm.files import storage_error, write_atomic
+from swarm.hashing import bulk_hash
 
 F32 = npt.NDArray[np.float32]
 
@@ -29,25 +29,25 @@ class FragmentStore:
         except OSError as error:
             raise storage_error(directory, error) from error
 
-    def _path(self, sha256: bytes) -> Path:
-        return self._directory / f"{sha256.hex()}.f32"
+    def _path(self, blob_hash: bytes) -> Path:
+        return self._directory / f"{blob_hash.hex()}.f32"
 
-    def put(self, sha256: bytes, values: F32) -> None:
+    def put(self, blob_hash: bytes, values: F32) -> None:
         """Write an array under its hash unless it is there. Raises `DISK_FULL`."""
-        path = self._path(sha256)
+        path = self._path(blob_hash)
         if not path.exists():
             write_atomic(path, values.astype("<f4", copy=False).data.cast("B"))
 
-    def get(self, sha256: bytes) -> F32 | None:
+    def get(self, blob_hash: bytes) -> F32 | None:
         """The array with that hash, or None. Raises `FRAGMENT_CORRUPT` after removing damage."""
-        path = self._path(sha256)
+        path = self._path(blob_hash)
         try:
             data = path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise storage_error(path, error) from error
-        if hashlib.sha256(data).digest() != sha256:
+        if bulk_hash(data) != blob_hash:
             path.unlink(missing_ok=True)
             raise SwarmError(
                 Code.FRAGMENT_CORRUPT,
@@ -61,7 +61,7 @@ class FragmentStore:
 
         Not to be called while another thread is in `put`. Raises `DIR_NOT_WRITABLE`.
         """
-        names = {self._path(sha256).name for sha256 in hashes}
+        names = {self._path(blob_hash).name for blob_hash in hashes}
         try:
             for path in self._directory.iterdir():
                 if path.name not in names:

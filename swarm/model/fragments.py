@@ -7,7 +7,7 @@ Inside a fragment, tensors lie one after another in the order of `FragmentLayout
 
     layout = FragmentLayout.of(config, trunk_fragments=2, router_rows="trunk")
     values = initial_fragment(config, layout, "expert.3", seed=0)
-    fragment_sha256(values)
+    fragment_hash(values)
 
 Only numpy: a daemon hashes, averages and serves fragments without loading torch. To and from a
 model they go by `fragment_io`.
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from swarm.hashing import bulk_hash
 from swarm.model.config import ModelConfig
 from swarm.model.initial import initial_tensor
 
@@ -110,9 +111,9 @@ class FragmentLayout:
         return last.offset + last.numel
 
 
-def fragment_sha256(values: np.ndarray) -> bytes:
+def fragment_hash(values: np.ndarray) -> bytes:
     """SHA-256 over the little-endian fp32 bytes."""
-    return hashlib.sha256(np.ascontiguousarray(values, dtype="<f4").data).digest()
+    return bulk_hash(np.ascontiguousarray(values, dtype="<f4").data.cast("B"))
 
 
 def initial_fragment(

@@ -2,7 +2,7 @@
 
     service = CallService()
     service.reduce_handler = lambda peer, lane, hello: ...       # over when it returns
-    service.blob_source = lambda sha256: memoryview_or_none
+    service.blob_source = lambda blob_hash: memoryview_or_none
     service.serve(lane, idle_limit)         # in a thread of its own; returns when the lane is over
 
 A call is over for good when both sides have said END. A handler that raises a `SwarmError`, or that
@@ -69,13 +69,14 @@ class CallService:
             frame = lane.receive_before(time.monotonic() + idle_limit.total_seconds())
             if frame.size > MAX_CALL_BYTES:
                 raise SwarmError(Code.MESSAGE_OVERSIZED, f"call of {frame.size} bytes")
-            lane.idle_since_s = None
             lane.set_stall(CALL_STALL)
             if frame.kind is Kind.FAILURE:
                 raise SwarmError(Code.PEER_UNREACHABLE, f"{lane.peer}: it gave up")
             if frame.kind is not Kind.CALL:
                 raise SwarmError(Code.MESSAGE_MALFORMED, f"{frame.kind.name} outside of a call")
-            return Call.FromString(lane.read())
+            data = lane.read()
+            lane.idle_since_s = None  # not before: a call that trickles in holds no room
+            return Call.FromString(data)
         except DecodeError as error:
             raise self.refuse(SwarmError(Code.MESSAGE_MALFORMED, "not a Call")) from error
         except SwarmError as error:
@@ -89,7 +90,7 @@ class CallService:
             self.reduce_handler(lane.peer, lane, call.reduce)
         elif which == "download" and self.blob_source is not None:
             _expect_end(lane)
-            self._send_blob(lane, call.download, self.blob_source(call.download.sha256))
+            self._send_blob(lane, call.download, self.blob_source(call.download.blob_hash))
         else:
             raise SwarmError(Code.PEER_REFUSED, "nothing of that kind is served here")
 
@@ -97,7 +98,7 @@ class CallService:
         self, lane: SocketLane, request: DownloadRequest, blob: memoryview | None
     ) -> None:
         if blob is None or request.offset > blob.nbytes:
-            digest = request.sha256[:32].hex()
+            digest = request.blob_hash[:32].hex()
             raise SwarmError(Code.FRAGMENT_UNAVAILABLE, f"no blob {digest}")
         view = blob.cast("B")
         end = min(view.nbytes, request.offset + request.length)
@@ -107,7 +108,8 @@ class CallService:
 
 
 def _expect_end(lane: SocketLane) -> None:
-    if lane.receive().kind is not Kind.END:
+    deadline_s = time.monotonic() + CALL_STALL.total_seconds()
+    if lane.receive_before(deadline_s).kind is not Kind.END:
         raise SwarmError(Code.MESSAGE_MALFORMED, "a download sends nothing up")
 
 

@@ -4,11 +4,11 @@
     address = plane.start("127.0.0.1", 0)              # into PeerRecord.data_addresses
     plane.certificate_pem                              # into PeerRecord.tls_certificate
     plane.set_reduce_handler(lambda peer, lane, hello: ...)
-    plane.set_blob_source(lambda sha256: memoryview_or_none)
+    plane.set_blob_source(lambda blob_hash: memoryview_or_none)
 
     lane = plane.open_lane(record, limit)              # see swarm/network/lane.py
     plane.release(lane)
-    plane.download_blob([record], sha256, memoryview(buffer), timeout)
+    plane.download_blob([record], blob_hash, memoryview(buffer), timeout)
 
 A lane is authenticated both ways (`swarm.network.handshake`) and encrypted, unless both ends agree
 to `protection=PLAIN` for a LAN that they trust. Callbacks run in the threads of their lanes. Every
@@ -111,7 +111,7 @@ class DataPlane:
         self._service.reduce_handler = handler
 
     def set_blob_source(self, source: BlobSource) -> None:
-        """Serve downloads: `source(sha256)` is the blob's bytes, or None if unknown."""
+        """Serve downloads: `source(blob_hash)` is the blob's bytes, or None if unknown."""
         self._service.blob_source = source
 
     def set_tunnel(self, open_tunnel: OpenTunnel) -> None:
@@ -138,7 +138,7 @@ class DataPlane:
         self._pool.release(lane)
 
     def download_blob(
-        self, sources: Sequence[PeerRecord], sha256: bytes, into: memoryview, timeout: timedelta
+        self, sources: Sequence[PeerRecord], blob_hash: bytes, into: memoryview, timeout: timedelta
     ) -> None:
         """See `swarm.network.download.download_blob`."""
-        download_blob(self, sources, sha256, into, timeout)
+        download_blob(self, sources, blob_hash, into, timeout)

@@ -1,19 +1,19 @@
 """Downloading a blob by its hash over lanes: verified, resumed at the next source.
 
-    download_blob(plane, [record, ...], sha256, memoryview(buffer), timeout)
+    download_blob(plane, [record, ...], blob_hash, memoryview(buffer), timeout)
 
 `plane` opens and takes back the lanes: the data plane, or the simulation's.
 """
 
 from __future__ import annotations
 
-import hashlib
-import time
+import threading
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Protocol
 
 from swarm.errors import Code, SwarmError
+from swarm.hashing import blake3
 from swarm.network.calls import failure_of
 from swarm.network.lane import Kind, Lane
 from swarm.wire.data_pb2 import Call, DownloadRequest
@@ -37,7 +37,7 @@ class Lanes(Protocol):
 def download_blob(
     lanes: Lanes,
     sources: Sequence[PeerRecord],
-    sha256: bytes,
+    blob_hash: bytes,
     into: memoryview,
     timeout: timedelta,
 ) -> None:
@@ -48,8 +48,8 @@ def download_blob(
     Raises `FRAGMENT_UNAVAILABLE` (nobody has it), `FRAGMENT_CORRUPT`, `PEER_REFUSED`,
     `PEER_STALLED` or `PEER_UNREACHABLE`: the error of the last source.
     """
-    download = _Download(sha256, into.cast("B"))
-    error = SwarmError(Code.FRAGMENT_UNAVAILABLE, f"no source of blob {sha256.hex()}")
+    download = _Download(blob_hash, into.cast("B"))
+    error = SwarmError(Code.FRAGMENT_UNAVAILABLE, f"no source of blob {blob_hash.hex()}")
     for record in sources:
         for _ in range(2):
             resumed = download.position > 0
@@ -65,42 +65,68 @@ def download_blob(
     raise error
 
 
+class _Watch:
+    """Cancels a lane at its time, whatever trickles or pulses keep its stall limit away."""
+
+    def __init__(self, lane: Lane, limit: timedelta) -> None:
+        self.rang = False
+        self._lane: Lane | None = lane
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(limit.total_seconds(), self._ring)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _ring(self) -> None:
+        with self._lock:
+            if self._lane is not None:
+                self.rang = True
+                self._lane.cancel()
+
+    def stop(self) -> None:
+        """The lane may be used for something else from now on."""
+        self._timer.cancel()
+        with self._lock:
+            self._lane = None
+
+
 class _Download:
-    def __init__(self, sha256: bytes, view: memoryview) -> None:
-        self._sha256 = sha256
+    def __init__(self, blob_hash: bytes, view: memoryview) -> None:
+        self._wanted = blob_hash
         self._view = view
         self.restart()
 
     def restart(self) -> None:
         """Begin with the first byte again."""
         self.position = 0  # bytes that are in place and hashed
-        self._digest: Any = hashlib.sha256()
+        self._digest: Any = blake3()
 
     def run(self, lanes: Lanes, record: PeerRecord, timeout: timedelta) -> None:
         """Fetch what is missing from one peer."""
-        deadline_s = time.monotonic() + timeout.total_seconds()
         lane = lanes.open_lane(record, timeout)
+        watch = _Watch(lane, timeout)
         try:
-            lane.set_stall(min(STALL, timeout))
+            lane.set_stall(min(STALL, 0.75 * timeout))  # silence is told from slowness
             self._ask(lane)
             while self._take(lane):
-                if time.monotonic() > deadline_s:
-                    raise SwarmError(
-                        Code.PEER_UNREACHABLE,
-                        f"{lane.peer}: {self._progress()} after {timeout.total_seconds():g} s",
-                    )
+                pass
+        except SwarmError as error:
+            if not watch.rang:
+                raise
+            late = f"{lane.peer}: {self._progress()} after {timeout.total_seconds():g} s"
+            raise SwarmError(Code.PEER_UNREACHABLE, late) from error
         finally:
+            watch.stop()
             lanes.release(lane)
-        if self._digest.digest() != self._sha256:
+        if self._digest.digest() != self._wanted:
             raise SwarmError(
                 Code.FRAGMENT_CORRUPT,
-                f"{record.peer_id}: blob {self._sha256.hex()} has another SHA-256, "
+                f"{record.peer_id}: blob {self._wanted.hex()} has another SHA-256, "
                 f"{self._digest.hexdigest()}",
             )
 
     def _ask(self, lane: Lane) -> None:
         length = self._view.nbytes - self.position
-        request = DownloadRequest(sha256=self._sha256, offset=self.position, length=length)
+        request = DownloadRequest(blob_hash=self._wanted, offset=self.position, length=length)
         lane.send(Kind.CALL, 0, Call(download=request).SerializeToString())
         lane.send(Kind.END)
 

@@ -128,8 +128,10 @@ class LanePool:
             with self._lock:
                 if not peer.idle:
                     return None
-                _, lane = peer.idle.pop()
-            if not lane.hung_up():
+                since_s, lane = peer.idle.pop()
+            # An older one may be ended by its server at this very moment.
+            fresh = time.monotonic() - since_s < IDLE_KEEP.total_seconds()
+            if fresh and not lane.hung_up():
                 return lane
             lane.close()
 

@@ -97,5 +97,6 @@ def client_tls(certificate_pem: bytes) -> ssl.SSLContext:
     certificate_sha256(certificate_pem)  # a readable error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(cadata=certificate_pem.decode("ascii"))
+    only = x509.load_pem_x509_certificate(certificate_pem)  # whatever else was written around it
+    context.load_verify_locations(cadata=only.public_bytes(Encoding.DER))
     return context

@@ -123,8 +123,8 @@ class LocalBulk:
         lane.close()
 
     def download_blob(
-        self, sources: Sequence[PeerRecord], sha256: bytes, into: memoryview, timeout: timedelta
+        self, sources: Sequence[PeerRecord], blob_hash: bytes, into: memoryview, timeout: timedelta
     ) -> None:
         """See `DataPlane.download_blob`."""
         self._hub.downloads += 1
-        download_blob(self, sources, sha256, into, timeout)
+        download_blob(self, sources, blob_hash, into, timeout)

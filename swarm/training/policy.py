@@ -66,7 +66,7 @@ class RunPolicy:
         Raises `CONFIG_INVALID` when they are not those that the manifest was made with.
         """
         states = {name: self.initial(name) for name in self.layout.names}
-        root = state_root({name: state.theta_sha256 for name, state in states.items()}).hex()
+        root = state_root({name: state.theta_hash for name, state in states.items()}).hex()
         if self.manifest.genesis.state_root not in ("", root):
             raise SwarmError(
                 Code.CONFIG_INVALID,

@@ -50,22 +50,22 @@ class Ballot(_message.Message):
     def __init__(self, attempt: _Optional[int] = ..., leader: _Optional[str] = ...) -> None: ...
 
 class FragmentVersion(_message.Message):
-    __slots__ = ("fragment", "version", "theta_sha256", "momentum_sha256")
+    __slots__ = ("fragment", "version", "theta_hash", "momentum_hash")
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
-    THETA_SHA256_FIELD_NUMBER: _ClassVar[int]
-    MOMENTUM_SHA256_FIELD_NUMBER: _ClassVar[int]
+    THETA_HASH_FIELD_NUMBER: _ClassVar[int]
+    MOMENTUM_HASH_FIELD_NUMBER: _ClassVar[int]
     fragment: str
     version: int
-    theta_sha256: bytes
-    momentum_sha256: bytes
-    def __init__(self, fragment: _Optional[str] = ..., version: _Optional[int] = ..., theta_sha256: _Optional[bytes] = ..., momentum_sha256: _Optional[bytes] = ...) -> None: ...
+    theta_hash: bytes
+    momentum_hash: bytes
+    def __init__(self, fragment: _Optional[str] = ..., version: _Optional[int] = ..., theta_hash: _Optional[bytes] = ..., momentum_hash: _Optional[bytes] = ...) -> None: ...
 
 class Contribution(_message.Message):
-    __slots__ = ("fragment", "weight", "base_sha256", "numel", "norm", "number", "operation", "codec", "state_revision")
+    __slots__ = ("fragment", "weight", "base_hash", "numel", "norm", "number", "operation", "codec", "state_revision")
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
-    BASE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    BASE_HASH_FIELD_NUMBER: _ClassVar[int]
     NUMEL_FIELD_NUMBER: _ClassVar[int]
     NORM_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -74,14 +74,14 @@ class Contribution(_message.Message):
     STATE_REVISION_FIELD_NUMBER: _ClassVar[int]
     fragment: str
     weight: float
-    base_sha256: bytes
+    base_hash: bytes
     numel: int
     norm: float
     number: int
     operation: Operation
     codec: str
     state_revision: int
-    def __init__(self, fragment: _Optional[str] = ..., weight: _Optional[float] = ..., base_sha256: _Optional[bytes] = ..., numel: _Optional[int] = ..., norm: _Optional[float] = ..., number: _Optional[int] = ..., operation: _Optional[_Union[Operation, str]] = ..., codec: _Optional[str] = ..., state_revision: _Optional[int] = ...) -> None: ...
+    def __init__(self, fragment: _Optional[str] = ..., weight: _Optional[float] = ..., base_hash: _Optional[bytes] = ..., numel: _Optional[int] = ..., norm: _Optional[float] = ..., number: _Optional[int] = ..., operation: _Optional[_Union[Operation, str]] = ..., codec: _Optional[str] = ..., state_revision: _Optional[int] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ("round", "base_commit", "branch", "joining", "contributions", "steps", "tokens", "loss", "routed_tokens", "record", "suspects", "declined", "upload_bps", "download_bps")
@@ -266,18 +266,20 @@ class ReportReply(_message.Message):
     def __init__(self, noted: bool = ...) -> None: ...
 
 class FragmentOutcome(_message.Message):
-    __slots__ = ("state", "advanced", "contributors", "weights", "numel")
+    __slots__ = ("state", "advanced", "contributors", "weights", "numel", "operation")
     STATE_FIELD_NUMBER: _ClassVar[int]
     ADVANCED_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     NUMEL_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
     state: FragmentVersion
     advanced: bool
     contributors: _containers.RepeatedScalarFieldContainer[str]
     weights: _containers.RepeatedScalarFieldContainer[float]
     numel: int
-    def __init__(self, state: _Optional[_Union[FragmentVersion, _Mapping]] = ..., advanced: bool = ..., contributors: _Optional[_Iterable[str]] = ..., weights: _Optional[_Iterable[float]] = ..., numel: _Optional[int] = ...) -> None: ...
+    operation: Operation
+    def __init__(self, state: _Optional[_Union[FragmentVersion, _Mapping]] = ..., advanced: bool = ..., contributors: _Optional[_Iterable[str]] = ..., weights: _Optional[_Iterable[float]] = ..., numel: _Optional[int] = ..., operation: _Optional[_Union[Operation, str]] = ...) -> None: ...
 
 class Assignment(_message.Message):
     __slots__ = ("peer", "experts")

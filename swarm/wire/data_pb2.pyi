@@ -58,11 +58,11 @@ class ReduceHello(_message.Message):
     def __init__(self, branch: _Optional[bytes] = ..., round: _Optional[int] = ..., ballot: _Optional[_Union[_collective_pb2.Ballot, _Mapping]] = ..., lane: _Optional[int] = ..., lanes: _Optional[int] = ...) -> None: ...
 
 class DownloadRequest(_message.Message):
-    __slots__ = ("sha256", "offset", "length")
-    SHA256_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("blob_hash", "offset", "length")
+    BLOB_HASH_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
-    sha256: bytes
+    blob_hash: bytes
     offset: int
     length: int
-    def __init__(self, sha256: _Optional[bytes] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
+    def __init__(self, blob_hash: _Optional[bytes] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...

@@ -27,7 +27,7 @@ from swarm.collective.context import Context, Offer, RoundEvent
 from swarm.collective.join import discover, in_roster, join, watch_branches
 from swarm.collective.ledger import Ledger
 from swarm.collective.member import RoundMember
-from swarm.collective.state import CanonicalState, sha256_of
+from swarm.collective.state import CanonicalState, hash_of
 from swarm.config import RunManifest
 from swarm.errors import SwarmError
 from swarm.identity import Identity
@@ -212,11 +212,11 @@ class ChaosPeer:
     async def do_round(self) -> dict[str, Any]:
         """Offer an update and return after the round's decision."""
         offer = self.offer()
-        before = {name: sha256_of(delta) for name, delta in offer.deltas.items()}
+        before = {name: hash_of(delta) for name, delta in offer.deltas.items()}
         base = self.ledger.commit_id
         self.events.clear()
         await self.member.run_round(offer)
-        intact = before == {name: sha256_of(delta) for name, delta in offer.deltas.items()}
+        intact = before == {name: hash_of(delta) for name, delta in offer.deltas.items()}
         await self.publish()
         return self.summary() | {"offer_intact": intact, "base": base}
 
@@ -238,7 +238,7 @@ class ChaosPeer:
         """What this peer holds, measured, and what it was told that it should hold."""
         record, state = self.ledger.record, self.member.state
         hashes = {
-            name: (sha256_of(s.theta), sha256_of(s.momentum)) for name, s in state.fragments.items()
+            name: (hash_of(s.theta), hash_of(s.momentum)) for name, s in state.fragments.items()
         }
         return {
             "me": self.member.me,
@@ -247,7 +247,7 @@ class ChaosPeer:
             "matches": self.member.level
             and hashes
             == {
-                o.state.fragment: (o.state.theta_sha256, o.state.momentum_sha256)
+                o.state.fragment: (o.state.theta_hash, o.state.momentum_hash)
                 for o in record.fragments
             },
             "samples": samples_of(state.fragments),

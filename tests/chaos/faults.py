@@ -37,12 +37,15 @@ from swarm.errors import Code, SwarmError
 from swarm.network.p2p import PeerNetwork
 from swarm.network.transport import Reply, Request
 from swarm.wire import collective_pb2 as pb
+from swarm.wire.data_pb2 import ReduceHello
 
 KILL = "kill"  # SIGKILL of the process; its p2pd ends by itself some milliseconds later
 STOP = "stop"  # SIGSTOP of the process alone: its sockets and its p2pd still answer for it
 FREEZE = "freeze"  # SIGSTOP of the process and its p2pd, as when the machine hangs
 FILL = "fill"  # no space is left on the disk that the ledger is on
 FILLER = "filler"
+NOT_KNOWN = 1 << 30
+Attempt = tuple[int, int, str]  # round, attempt, leader
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,11 @@ def thaw(pid: int) -> None:
         os.kill(target, signal.SIGCONT)
 
 
+def attempt_of(message: pb.Plan | ReduceHello) -> Attempt:
+    """The attempt that a plan or a lane is of."""
+    return (int(message.round), int(message.ballot.attempt), message.ballot.leader)
+
+
 class Saboteur:
     """Waits for the armed step; also keeps the switches for cut and slow links.
 
@@ -107,7 +115,7 @@ class Saboteur:
         self._round = -1
         self._counts: Counter[str] = Counter()
         self._totals: dict[str, int] = {}
-        self._ballot = (0, "")
+        self._attempt: Attempt = (-1, 0, "")  # whose chunks are counted
 
     def arm(self, fault: Fault | None, round_index: int) -> None:
         """Harm this process at that step; `round_index` is the round of the messages meant."""
@@ -126,27 +134,39 @@ class Saboteur:
         harm(fault.action, self._directory)
 
     def note_plan(self, plan: pb.Plan, me: str) -> None:
-        """Count anew: what this peer will send in the attempt follows from its plan."""
+        """What this peer will send in an attempt follows from its plan."""
+        attempt = attempt_of(plan)
         with self._lock:
-            if self._ballot == (plan.ballot.attempt, plan.ballot.leader):
+            if not self._is_current(attempt) or self._totals:
                 return
-            self._ballot = (plan.ballot.attempt, plan.ballot.leader)
             jobs = {r: reducer_jobs(plan, r) for r in reducers_of(plan)}
             up = sum(me in j.contributors for r, theirs in jobs.items() if r != me for j in theirs)
             down = sum(len(set(j.receivers) - {me}) for j in jobs.get(me, []))
             self._totals = {"chunk": up, "mean": down}
-            self._counts.clear()
 
-    def chunk(self, kind: str) -> None:
-        """A chunk of that kind ("chunk" or "mean") is about to be sent."""
+    def _is_current(self, attempt: Attempt) -> bool:
+        """False for an older attempt than the newest seen; of a new one nothing is counted yet.
+
+        A leader's lanes may be at work before its plan goes out, and is seen here.
+        """
+        if attempt > self._attempt:
+            self._attempt = attempt
+            self._counts["chunk"] = self._counts["mean"] = 0
+            self._totals = {}
+        return attempt == self._attempt
+
+    def chunk(self, kind: str, attempt: Attempt) -> None:
+        """A chunk of that kind ("chunk" or "mean") of an attempt is about to be sent."""
         if self.chunk_delay_s:
             time.sleep(self.chunk_delay_s)
         with self._lock:
+            if not self._is_current(attempt):
+                return
             self._counts[kind] += 1
-            number, total = self._counts[kind], self._totals.get(kind, 0)
+            number, total = self._counts[kind], self._totals.get(kind, NOT_KNOWN)
         for name, when in (("first", 1), ("mid", (total + 1) // 2), ("last", total)):
-            if number == when:
-                self.reached(f"{kind} {name}")
+            if number >= when:
+                self.reached(f"{kind} {name}", attempt[0])
 
     def counted(self, kind: str) -> None:
         """Something that is counted has happened: step "KIND N"."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from faults import Saboteur
+from faults import Attempt, Saboteur, attempt_of
 
 from swarm.network.calls import BlobSource, ReduceHandler
 from swarm.network.data_plane import DataPlane
@@ -34,27 +34,35 @@ class FaultyPlane(DataPlane):
 
     def set_reduce_handler(self, handler: ReduceHandler) -> None:
         super().set_reduce_handler(
-            lambda peer, lane, hello: handler(peer, WatchedLane(lane, self.saboteur, "mean"), hello)
+            lambda peer, lane, hello: handler(
+                peer, WatchedLane(lane, self.saboteur, "mean", attempt_of(hello)), hello
+            )
         )
 
     def set_blob_source(self, source: BlobSource) -> None:
-        def harmed(sha256: bytes) -> memoryview | None:
+        def harmed(blob_hash: bytes) -> memoryview | None:
             self.saboteur.counted("upload")
-            return source(sha256)
+            return source(blob_hash)
 
         super().set_blob_source(harmed)
 
 
 class WatchedLane:
-    """A `Lane` whose chunks are steps; `kind` is what the chunks that it sends are."""
+    """A `Lane` whose chunks are steps; `kind` is what the chunks that it sends are.
 
-    def __init__(self, inner: Lane, saboteur: Saboteur, kind: str) -> None:
+    `attempt` is theirs; a lane that this process opens learns it from its own CALL.
+    """
+
+    def __init__(
+        self, inner: Lane, saboteur: Saboteur, kind: str, attempt: Attempt = (-1, 0, "")
+    ) -> None:
         self.inner = inner
         self.peer, self.path = inner.peer, inner.path
         self.read, self.read_into = inner.read, inner.read_into
         self.set_stall, self.cancel = inner.set_stall, inner.cancel
         self._saboteur = saboteur
         self._kind = kind
+        self._attempt = attempt
         self._downloads = False
 
     def send(self, kind: Kind, index: int = 0, *payload: Buffer) -> None:
@@ -62,8 +70,9 @@ class WatchedLane:
         if kind is Kind.CALL:
             call = Call.FromString(b"".join(bytes(part) for part in payload))
             self._downloads = call.WhichOneof("call") == "download"
-        elif kind is Kind.CHUNK:
-            self._saboteur.chunk(self._kind)
+            self._attempt = attempt_of(call.reduce)
+        elif kind is Kind.CHUNK and payload:
+            self._saboteur.chunk(self._kind, self._attempt)
         self.inner.send(kind, index, *payload)
 
     def receive(self) -> Frame:

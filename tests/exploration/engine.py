@@ -123,7 +123,7 @@ class Engine:
                 base = peer.state.fragments[planned.fragment]
                 made_of = (
                     planned.fragment,
-                    base.theta_sha256,
+                    base.theta_hash,
                     tuple(planned.contributors),
                     tuple(planned.weights),
                     tuple(self._content(c, attempt) for c in planned.contributors),

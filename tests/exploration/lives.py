@@ -156,7 +156,7 @@ class Lives:
             ready.contributions.add(
                 fragment=fragment,
                 weight=tokens or 1,
-                base_sha256=peer.state.fragments[fragment].theta_sha256,
+                base_hash=peer.state.fragments[fragment].theta_hash,
                 numel=FRAGMENTS[fragment],
             )
         return ready

@@ -268,14 +268,14 @@ class Oracle:
         for outcome in record.fragments:
             state = outcome.state
             old = states.get(state.fragment) or initial(state.fragment)
-            base = old.theta_sha256
+            base = old.theta_hash
             if not outcome.advanced:
-                same = state.theta_sha256 == base and state.version == old.version
+                same = state.theta_hash == base and state.version == old.version
                 self._require(same, f"{state.fragment} changed without having advanced")
                 continue
             self._require(state.version == old.version + 1, "a version was left out")
             made_of = (state.fragment, base, tuple(outcome.contributors), tuple(outcome.weights))
-            facts = self.world.engine.computed.get(state.theta_sha256, set())
+            facts = self.world.engine.computed.get(state.theta_hash, set())
             makers: dict[Any, set[str]] = defaultdict(set)
             for *what, holders, maker in facts:
                 if tuple(what) == made_of and maker in holders:
@@ -307,7 +307,7 @@ class Oracle:
             return
         for outcome in memory.record.fragments:
             mine = peer.state.fragments.get(outcome.state.fragment)
-            same = mine is not None and mine.theta_sha256 == outcome.state.theta_sha256
+            same = mine is not None and mine.theta_hash == outcome.state.theta_hash
             self._require(same, f"{peer.id} goes on with a state that is not the commit's")
         on_disk = peer.disk_commits and identity(peer.disk_commits[-1].record)
         self._require(on_disk == memory.commit_id, f"{peer.id} follows what is not on its disk")

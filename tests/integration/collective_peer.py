@@ -168,7 +168,7 @@ class Peer:
             "matches": all(
                 state.fragments[o.state.fragment].matches(o.state) for o in record.fragments
             ),
-            "hashes": {n: s.theta_sha256.hex() for n, s in sorted(state.fragments.items())},
+            "hashes": {n: s.theta_hash.hex() for n, s in sorted(state.fragments.items())},
             "sample": state.fragments["trunk.0"].theta[::40_000].tolist(),
             "succession": self.member.succession(),
         }

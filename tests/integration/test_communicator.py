@@ -151,6 +151,79 @@ def test_one_that_leaves_in_good_order_is_not_waited_for(trio):
     )
 
 
+@pytest.mark.parametrize(
+    ("ops", "sizes"), [(("sum", "mean", "mean"), (5, 5, 5)), (("mean",) * 3, (4, 5, 5))]
+)
+def test_a_peer_that_calls_something_else_is_told_and_the_group_goes_on(trio, ops, sizes):
+    calls = zip(trio, ops, sizes, strict=True)
+    handles = [c.all_reduce({"x": np.ones(n, np.float32)}, op=op) for c, op, n in calls]
+    with pytest.raises(SwarmError) as caught:
+        handles[0].wait(LIMIT)
+    assert caught.value.code is Code.OPERATION_MISSED
+    assert same_everywhere([h.wait(LIMIT) for h in handles[1:]], "x").tolist() == [1.0] * 5
+    handles = [c.all_reduce({"x": values_of(1)}) for c in trio]
+    assert len(handles[0].wait(LIMIT).weights["x"]) == 3
+
+
+def test_values_that_are_not_finite_are_an_error_for_each_peer_that_gave_them(trio):
+    handles = [c.all_reduce({"x": np.full(5, np.nan, np.float32)}) for c in trio]
+    for handle in handles:
+        with pytest.raises(SwarmError) as caught:
+            handle.wait(LIMIT)
+        assert caught.value.code is Code.NON_FINITE
+    handles = [c.all_reduce({"x": values_of(1)}) for c in trio]
+    assert len(handles[0].wait(LIMIT).weights["x"]) == 3
+
+
+def test_a_refused_call_uses_up_no_operation(trio):
+    with pytest.raises(SwarmError):
+        trio[0].all_reduce({"x": values_of(9), "not a tag": values_of(9)})
+    with pytest.raises(SwarmError):
+        trio[0].sync_shared_state({"w": np.ones(3)}, revision=1, tag="not a tag")
+    with pytest.raises(SwarmError):
+        trio[0].all_reduce({"x": values_of(9)}, weight=1e300)
+    handles = [c.all_reduce({"x": np.float32(rank)}) for rank, c in enumerate(trio)]
+    result = same_everywhere([h.wait(LIMIT) for h in handles], "x")
+    assert result.shape == () and result == 1.0
+
+
+def test_who_gives_up_waiting_does_not_end_it(trio):
+    handle = trio[0].all_reduce({"x": values_of(0)})
+    with pytest.raises(TimeoutError):
+        handle.wait(timedelta(0))
+
+    async def give_up():
+        await asyncio.wait_for(handle, 0.2)
+
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(give_up())
+    for c in trio[1:]:
+        c.all_reduce({"x": values_of(0)})
+    assert len(handle.wait(LIMIT).weights["x"]) == 3
+
+
+def test_after_leaving_and_while_joining_nothing_waits_for_ever(trio):
+    trio[0].leave().wait(LIMIT)
+    with pytest.raises(SwarmError) as caught:
+        trio[0].all_reduce({"x": values_of(0)}).wait(LIMIT)
+    assert caught.value.code is Code.PEER_UNREACHABLE
+    with Communicator.open("lonely", min_peers=2) as lonely:
+        joining = lonely.join()
+        lonely.close()
+    with pytest.raises(SwarmError) as caught:
+        joining.wait(LIMIT)
+    assert caught.value.code is Code.PEER_UNREACHABLE
+
+
+def test_a_peer_that_can_not_start_leaves_nothing_behind(tmp_path):
+    (tmp_path / "commit.bin").write_bytes(b"\xff no commit")
+    before = threading.active_count()
+    with pytest.raises(SwarmError) as caught:
+        Communicator.open("test", directory=tmp_path)
+    assert caught.value.code is Code.CHECKPOINT_CORRUPT
+    assert threading.active_count() <= before
+
+
 def test_closing_fails_what_is_in_flight_and_leaves_no_thread():
     before = threading.active_count()
     with ExitStack() as stack:

@@ -103,7 +103,7 @@ def newest_record(directory: Path) -> pb.RoundRecord:
 
 def is_on_disk(directory: Path, record: pb.RoundRecord) -> bool:
     states = [outcome.state for outcome in record.fragments]
-    hashes = [h for s in states for h in (s.theta_sha256, s.momentum_sha256)]
+    hashes = [h for s in states for h in (s.theta_hash, s.momentum_hash)]
     return all((directory / "fragments" / f"{h.hex()}.f32").exists() for h in hashes)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import signal
 import threading
@@ -18,6 +17,7 @@ import pytest
 from network_processes import socket_dirs
 
 from swarm.errors import Code, SwarmError
+from swarm.hashing import bulk_hash
 from swarm.identity import Identity
 from swarm.network.data_plane import DataPlane
 from swarm.network.lane import Kind, Lane
@@ -38,7 +38,7 @@ class Peer:
         self.network = network
         self.plane = DataPlane(network.identity, run_id)
         self.plane.set_tunnel(network.open_stream)
-        self.plane.set_blob_source(lambda sha256: memoryview(BLOB))
+        self.plane.set_blob_source(lambda blob_hash: memoryview(BLOB))
 
     @property
     def record(self) -> PeerRecord:
@@ -135,9 +135,9 @@ def test_lanes_over_p2pd_streams_carry_calls_both_ways_and_are_reused(tmp_path: 
 def test_a_blob_is_downloaded_through_the_tunnel(tmp_path: Path) -> None:
     async def story(alice: Peer, bob: Peer) -> None:
         into = bytearray(len(BLOB))
-        sha256 = hashlib.sha256(BLOB).digest()
+        blob_hash = bulk_hash(BLOB)
         sources, view = [alice.record], memoryview(into)
-        await asyncio.to_thread(bob.plane.download_blob, sources, sha256, view, WAIT)
+        await asyncio.to_thread(bob.plane.download_blob, sources, blob_hash, view, WAIT)
         assert bytes(into) == BLOB
 
     with_two_peers(tmp_path, story)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 from swarm.errors import SwarmError
+from swarm.hashing import bulk_hash
 from swarm.identity import Identity
 from swarm.network.auth import make_token
 from swarm.network.data_plane import DataPlane
@@ -25,7 +25,7 @@ RUN = b"r" * 32
 WAIT = timedelta(seconds=10)
 SHORT = timedelta(milliseconds=200)
 BLOB = bytes(range(256)) * 4096 * 3 + b"the end"  # three chunks and a rest
-BLOB_SHA256 = hashlib.sha256(BLOB).digest()
+BLOB_HASH = bulk_hash(BLOB)
 
 
 class Node:
@@ -36,12 +36,12 @@ class Node:
         self.run_id = options.pop("run_id", RUN)
         self.plane = DataPlane(self.identity, self.run_id, **options)
         self.address = self.plane.start("127.0.0.1", 0)
-        self.blobs = {BLOB_SHA256: BLOB}
+        self.blobs = {BLOB_HASH: BLOB}
         self.plane.set_blob_source(self.blob)
         self.plane.set_reduce_handler(reverse)
 
-    def blob(self, sha256: bytes) -> memoryview | None:
-        return memoryview(self.blobs[sha256]) if sha256 in self.blobs else None
+    def blob(self, blob_hash: bytes) -> memoryview | None:
+        return memoryview(self.blobs[blob_hash]) if blob_hash in self.blobs else None
 
     @property
     def peer_id(self) -> str:

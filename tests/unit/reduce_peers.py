@@ -94,7 +94,7 @@ class Group:
         self.stall = stall
         self.exchanges = {}
         for peer in self.names:
-            self.hub.attach(peer, self.registries[peer].handle, lambda sha256: None)
+            self.hub.attach(peer, self.registries[peer].handle, lambda blob_hash: None)
 
     def prepare(self, peer):
         """The exchange of a peer, known to its data plane."""

@@ -12,7 +12,7 @@ from node import exit_codes
 from node.cli import run_command_line
 from swarm.config import RunManifest
 from swarm.identity import Identity, public_key_of
-from swarm.model.fragments import FragmentLayout, fragment_sha256, initial_fragment, state_root
+from swarm.model.fragments import FragmentLayout, fragment_hash, initial_fragment, state_root
 
 
 def init(tmp_path: Path, *words: str) -> RunManifest:
@@ -27,7 +27,7 @@ def test_the_manifest_can_be_read_and_holds_the_initial_state(tmp_path: Path) ->
         manifest.model, manifest.sync.trunk_fragments, manifest.sync.router_rows
     )
     hashes = {
-        name: fragment_sha256(initial_fragment(manifest.model, layout, name, 5))
+        name: fragment_hash(initial_fragment(manifest.model, layout, name, 5))
         for name in layout.names
     }
     assert manifest.genesis.state_root == state_root(hashes).hex()

@@ -141,12 +141,12 @@ def test_a_fragment_advances_by_a_majority_of_its_holders_only():
     plan = pb.Plan(fragments=[pb.FragmentPlan(fragment="f", holders=holders)])
 
     def report(theta):
-        return pb.Report(results=[pb.FragmentVersion(fragment="f", theta_sha256=theta)])
+        return pb.Report(results=[pb.FragmentVersion(fragment="f", theta_hash=theta)])
 
     assert not fragment_results(plan, {"a": report(b"1"), "b": report(b"2"), "c": report(b"3")})
     assert not fragment_results(plan, {"a": report(b"1"), "stranger": report(b"1")})
     won = fragment_results(plan, {"a": report(b"1"), "b": report(b"2"), "c": report(b"1")})
-    assert won["f"].theta_sha256 == b"1"
+    assert won["f"].theta_hash == b"1"
 
 
 def test_an_acceptor_keeps_its_word_over_a_restart(tmp_path):

@@ -439,7 +439,7 @@ def test_a_voter_compares_a_record_only_with_what_it_computed_from_the_same_upda
         outcome = record.fragments.add(advanced=True, contributors=["p", "q"], numel=1)
         outcome.state.CopyFrom(
             pb.FragmentVersion(
-                fragment=name, version=1, theta_sha256=b"t" * 32, momentum_sha256=b"m" * 32
+                fragment=name, version=1, theta_hash=b"t" * 32, momentum_hash=b"m" * 32
             )
         )
 

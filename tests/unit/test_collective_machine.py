@@ -109,7 +109,7 @@ class Net:
         report.suspects.extend(pb.Suspect(peer=p, reason="connection lost") for p in out)
         if not report.failure:
             bits = str([m.peer for m in plan.members]).encode().ljust(32)[:32]
-            report.results.add(fragment="trunk.0", theta_sha256=bits, momentum_sha256=bits)
+            report.results.add(fragment="trunk.0", theta_hash=bits, momentum_hash=bits)
         if self._plans.get(name) is plan and not self.frozen & {m.peer for m in plan.members}:
             self.feed(name, events.AttemptEnded(report))
 
@@ -128,8 +128,8 @@ class Net:
         ready = None
         if machine.memory.record is not None:
             ready = pb.Ready(tokens=10, steps=1)
-            base = machine.memory.record.fragments[0].state.theta_sha256
-            ready.contributions.add(fragment="trunk.0", weight=10.0, base_sha256=base)
+            base = machine.memory.record.fragments[0].state.theta_hash
+            ready.contributions.add(fragment="trunk.0", weight=10.0, base_hash=base)
         self.feed(name, events.Offered(machine.memory.commit_id, ready))
 
     def round(self, names=None):
@@ -293,9 +293,9 @@ def test_a_copy_of_a_machine_does_what_the_machine_does(net):
     name = leader_of(net)
     machine = net.machines[name]
     twin = copy.deepcopy(machine)
-    base = machine.memory.record.fragments[0].state.theta_sha256
+    base = machine.memory.record.fragments[0].state.theta_hash
     ready = pb.Ready(tokens=10)
-    ready.contributions.add(fragment="trunk.0", weight=10.0, base_sha256=base)
+    ready.contributions.add(fragment="trunk.0", weight=10.0, base_hash=base)
     event = events.Offered(machine.memory.commit_id, ready)
     assert twin.handle(event, net.now) == machine.handle(event, net.now)
     assert twin.memory is not machine.memory and twin.leading is not machine.leading

@@ -55,7 +55,7 @@ def ready(peer_calls):
                 weight=1.0,
                 numel=4,
                 operation=operation,
-                base_sha256=sha256,
+                base_hash=sha256,
             )
     return messages
 
@@ -70,7 +70,7 @@ def test_operations_of_one_tag_follow_one_another_and_others_do_not_wait():
     queue.submit(other.operation("y"), 0)
     offer = queue.offer(b"base")
     assert {t: w.number for t, w in offer.wishes.items()} == {"x": 1, "y": 1}
-    queue.resolve(record_of(1, x=1), {"x": state_of(1)})
+    queue.resolve(record_of(1, x=1), {"x": state_of(1)}, "a")
     assert [len(w.results) for w in (first, second, other)] == [1, 0, 0]
     assert {t: w.number for t, w in queue.offer(b"base").wishes.items()} == {"x": 2, "y": 1}
 
@@ -78,14 +78,14 @@ def test_operations_of_one_tag_follow_one_another_and_others_do_not_wait():
 def test_a_result_that_was_made_without_this_peer_still_reaches_it():
     queue, late = OperationQueue(TensorPolicy()), Waiting()
     queue.submit(late.operation("x"), 0)
-    queue.resolve(record_of(5, x=1), {"x": state_of(3)})
+    queue.resolve(record_of(5, x=1), {"x": state_of(3)}, "a")
     assert late.results[0].values.tolist() == [3.0] * 4 and not queue.pending
 
 
 def test_a_peer_that_missed_two_operations_is_told_so():
     queue, late = OperationQueue(TensorPolicy()), Waiting()
     queue.submit(late.operation("x"), 0)
-    queue.resolve(record_of(5, x=2), {"x": state_of(3)})
+    queue.resolve(record_of(5, x=2), {"x": state_of(3)}, "a")
     assert isinstance(late.results[0], SwarmError)
     assert late.results[0].code is Code.OPERATION_MISSED
 
@@ -204,3 +204,57 @@ def test_python_objects_are_no_shared_state():
     with pytest.raises(SwarmError) as caught:
         pack({"w": np.array([object()])}, 1)
     assert caught.value.code is Code.USAGE
+
+
+def test_a_caller_is_told_when_the_group_did_something_else_under_its_tag():
+    for group_did in ({"operation": pb.SUM}, {"numel": 5}):
+        queue, caller = OperationQueue(TensorPolicy()), Waiting()
+        queue.submit(caller.operation("x"), 0)
+        record = record_of(1, x=1)
+        record.fragments[0].MergeFrom(pb.FragmentOutcome(**group_did))
+        queue.resolve(record, {"x": state_of(1)}, "c")
+        assert isinstance(caller.results[0], SwarmError)
+        assert caller.results[0].code is Code.OPERATION_MISSED
+
+
+def test_values_that_are_not_finite_are_an_error_and_do_not_count_when_the_group_did_nothing():
+    queue, broken, later = OperationQueue(TensorPolicy()), Waiting(), Waiting()
+    operation = broken.operation("x")
+    operation.values[0] = np.nan
+    queue.submit(operation, 0)
+    queue.submit(later.operation("x"), 0)
+    skipped = record_of(1)
+    skipped.missing.add(peer="a", reason="its update is not finite")
+    queue.resolve(skipped, {}, "a")
+    assert broken.results[0].code is Code.NON_FINITE
+    assert queue.offer(b"").wishes["x"].number == 1 and not later.results
+
+
+def test_a_state_whose_bytes_look_like_nan_is_no_broken_tensor():
+    queue, caller = OperationQueue(TensorPolicy()), Waiting()
+    operation = caller.operation("s", pb.AGREE)
+    operation.values[:] = np.nan
+    queue.submit(operation, 0)
+    queue.resolve(record_of(1, s=1), {"s": state_of(1)}, "c")
+    assert caller.results[0].version == 1
+
+
+def test_one_that_missed_operations_goes_on_with_the_groups_next_one():
+    queue, late, caller = OperationQueue(TensorPolicy()), Waiting(), Waiting()
+    queue.submit(late.operation("x"), 0)
+    queue.resolve(record_of(9, x=7), {"x": state_of(3)}, "c")
+    assert late.results[0].code is Code.OPERATION_MISSED
+    queue.submit(caller.operation("x"), 7)
+    assert queue.offer(b"").wishes["x"].number == 8
+
+
+def test_what_failed_undecided_is_the_same_operation_when_it_is_called_again():
+    queue, caller = OperationQueue(TensorPolicy()), Waiting()
+    for tag in ("decided", "open", "open"):
+        queue.submit(caller.operation(tag), 0)
+    queue.fail(SwarmError(Code.FRAGMENT_UNAVAILABLE, "gone"), record_of(1, decided=1))
+    assert len(caller.results) == 3
+    for tag in ("decided", "open"):
+        queue.submit(caller.operation(tag), 0)
+    numbers = {tag: wish.number for tag, wish in queue.offer(b"").wishes.items()}
+    assert numbers == {"decided": 2, "open": 1}

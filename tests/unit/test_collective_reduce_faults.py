@@ -168,7 +168,7 @@ def test_a_contributor_that_freezes_is_named_by_its_reducers_in_time():
 def test_a_reducer_that_never_answers_is_named_by_its_contributors():
     group = Group(NUMEL, stall=SHORT)
     stop = threading.Event()
-    group.hub.attach("c", lambda peer, lane, hello: stop.wait(20), lambda sha256: None)
+    group.hub.attach("c", lambda peer, lane, hello: stop.wait(20), lambda blob_hash: None)
     found = accused(group.run(without=["c"]))
     stop.set()
     assert all(set(who) == {"c"} for who in found.values())
@@ -304,7 +304,7 @@ def call(group, source, target, **hello):
 
 def test_lanes_without_business_are_refused_and_harm_nobody():
     group = Group(NUMEL)
-    group.hub.attach("x", lambda peer, lane, hello: None, lambda sha256: None)
+    group.hub.attach("x", lambda peer, lane, hello: None, lambda blob_hash: None)
     hold = threading.Event()
     begun = threading.Event()
 

@@ -18,7 +18,7 @@ from swarm.model.config import ModelConfig
 from swarm.model.fragment_io import write_fragment
 from swarm.model.fragments import (
     FragmentLayout,
-    fragment_sha256,
+    fragment_hash,
     initial_fragment,
     state_root,
 )
@@ -42,7 +42,7 @@ def layout_of(manifest: RunManifest) -> FragmentLayout:
 def state(manifest: RunManifest = TRUNK_ROWS, seed: int = 0):
     layout = layout_of(manifest)
     fragments = {n: initial_fragment(manifest.model, layout, n, seed) for n in layout.names}
-    return fragments, {name: fragment_sha256(values) for name, values in fragments.items()}
+    return fragments, {name: fragment_hash(values) for name, values in fragments.items()}
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -83,7 +83,7 @@ def flip(fragments, hashes):
 
 def shorten(fragments, hashes):
     fragments["expert.1"] = fragments["expert.1"][:-1].copy()
-    hashes["expert.1"] = fragment_sha256(fragments["expert.1"])
+    hashes["expert.1"] = fragment_hash(fragments["expert.1"])
 
 
 def other_type(fragments, hashes):

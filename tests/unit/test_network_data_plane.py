@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from datetime import timedelta
 import pytest
 from lane_nodes import (
     BLOB,
-    BLOB_SHA256,
+    BLOB_HASH,
     RUN,
     SHORT,
     WAIT,
@@ -23,9 +22,12 @@ from lane_nodes import (
 )
 
 from swarm.errors import Code, SwarmError
+from swarm.hashing import bulk_hash
 from swarm.identity import Identity
+from swarm.network import calls, lane_pool
 from swarm.network.calls import CHUNK_BYTES
 from swarm.network.data_plane import DataPlane
+from swarm.network.framing import HEADER, SocketLane
 from swarm.network.lane import Kind, Lane
 from swarm.network.lane_pool import MAX_IDLE_PER_PEER
 from swarm.wire.data_pb2 import PLAIN, Call, DownloadRequest, ReduceHello
@@ -162,7 +164,7 @@ def test_a_defect_in_the_handler_ends_the_call_and_not_the_server(nodes, caplog)
     begin(lane)
     assert failure_after(lane) == "INTERNAL: KeyError"
     assert "secret detail" in caplog.text
-    bob.plane.download_blob([alice.record], BLOB_SHA256, memoryview(bytearray(len(BLOB))), WAIT)
+    bob.plane.download_blob([alice.record], BLOB_HASH, memoryview(bytearray(len(BLOB))), WAIT)
 
 
 def test_a_handler_that_returns_in_the_middle_of_a_call_ends_the_lane(nodes):
@@ -242,23 +244,23 @@ def test_stopping_ends_the_own_calls_too_and_leaves_no_thread(nodes):
 def test_blob_is_downloaded_and_verified(nodes):
     alice, bob = nodes
     into = bytearray(len(BLOB))
-    bob.plane.download_blob([alice.record], BLOB_SHA256, memoryview(into), WAIT)
+    bob.plane.download_blob([alice.record], BLOB_HASH, memoryview(into), WAIT)
     assert bytes(into) == BLOB
     assert bob.plane.traffic.received[alice.peer_id] >= len(BLOB)
 
 
 def test_empty_blob_can_be_downloaded(nodes):
     alice, bob = nodes
-    nothing = hashlib.sha256(b"").digest()
+    nothing = bulk_hash(b"")
     alice.blobs[nothing] = b""
     bob.plane.download_blob([alice.record], nothing, memoryview(bytearray()), WAIT)
 
 
-@pytest.mark.parametrize("sha256, offset", [(b"x" * 32, 0), (BLOB_SHA256, len(BLOB) + 1)])
-def test_unknown_blob_or_offset_is_unavailable(nodes, sha256, offset):
+@pytest.mark.parametrize("blob_hash, offset", [(b"x" * 32, 0), (BLOB_HASH, len(BLOB) + 1)])
+def test_unknown_blob_or_offset_is_unavailable(nodes, blob_hash, offset):
     alice, bob = nodes
     lane = bob.plane.open_lane(alice.record, WAIT)
-    request = DownloadRequest(sha256=sha256, offset=offset, length=2**63)
+    request = DownloadRequest(blob_hash=blob_hash, offset=offset, length=2**63)
     call = Call(download=request).SerializeToString()
     assert failure_after(lane, (Kind.CALL, 0, call), (Kind.END,)).startswith("FRAGMENT_UNAVAILABLE")
 
@@ -274,12 +276,12 @@ def test_nobody_having_the_blob_is_an_error_of_its_own(nodes):
 
 def test_blob_with_other_bytes_than_its_hash_is_refused_and_the_next_source_asked(nodes):
     alice, bob = nodes
-    alice.blobs[BLOB_SHA256] = BLOB[:-1] + b"!"
+    alice.blobs[BLOB_HASH] = BLOB[:-1] + b"!"
     into = bytearray(len(BLOB))
 
     def download(*sources: Node) -> None:
         records = [source.record for source in sources]
-        bob.plane.download_blob(records, BLOB_SHA256, memoryview(into), WAIT)
+        bob.plane.download_blob(records, BLOB_HASH, memoryview(into), WAIT)
 
     assert error_of(lambda: download(alice)).code is Code.FRAGMENT_CORRUPT
     honest = Node()
@@ -294,7 +296,7 @@ def test_blob_with_other_bytes_than_its_hash_is_refused_and_the_next_source_aske
 def test_blob_of_another_size_than_expected_is_corrupt(nodes, size):
     alice, bob = nodes
     into = memoryview(bytearray(size))
-    error = error_of(lambda: bob.plane.download_blob([alice.record], BLOB_SHA256, into, WAIT))
+    error = error_of(lambda: bob.plane.download_blob([alice.record], BLOB_HASH, into, WAIT))
     assert error.code is Code.FRAGMENT_CORRUPT
 
 
@@ -318,13 +320,13 @@ def test_source_that_dies_in_the_middle_is_replaced_where_it_stopped(nodes, whol
         return send
 
     if whole:
-        dying.blobs[BLOB_SHA256] = b"!" + BLOB[1:]
+        dying.blobs[BLOB_HASH] = b"!" + BLOB[1:]
     monkeypatch.setattr(dying.plane._service, "_send_blob", serve(dying, CHUNK_BYTES))
     monkeypatch.setattr(alice.plane._service, "_send_blob", serve(alice, None))
     into = bytearray(len(BLOB))
     try:
         sources = [dying.record, alice.record]
-        bob.plane.download_blob(sources, BLOB_SHA256, memoryview(into), WAIT)
+        bob.plane.download_blob(sources, BLOB_HASH, memoryview(into), WAIT)
     finally:
         dying.plane.stop()
     assert bytes(into) == BLOB
@@ -351,7 +353,7 @@ def test_a_source_that_sends_what_was_not_asked_for_is_corrupt(nodes, frame, mon
 
     monkeypatch.setattr(alice.plane._service, "_send_blob", send)
     into = memoryview(bytearray(100))
-    error = error_of(lambda: bob.plane.download_blob([alice.record], BLOB_SHA256, into, WAIT))
+    error = error_of(lambda: bob.plane.download_blob([alice.record], BLOB_HASH, into, WAIT))
     assert error.code is Code.FRAGMENT_CORRUPT
 
 
@@ -367,21 +369,87 @@ def test_a_source_that_trickles_is_given_up_at_the_time_limit(nodes, monkeypatch
     into = memoryview(bytearray(len(BLOB)))
     limit = timedelta(milliseconds=300)
     began = time.monotonic()
-    error = error_of(lambda: bob.plane.download_blob([alice.record], BLOB_SHA256, into, limit))
+    error = error_of(lambda: bob.plane.download_blob([alice.record], BLOB_HASH, into, limit))
     assert error.code is Code.PEER_UNREACHABLE
     assert time.monotonic() - began < 3.0
+
+
+@pytest.mark.parametrize("keeping_alive", ["pulses", "single bytes"])
+def test_a_source_that_only_keeps_the_lane_alive_is_given_up_and_the_next_one_asked(
+    nodes, monkeypatch, keeping_alive
+):
+    alice, bob = nodes
+    with_it = Node()
+
+    def keep_alive(lane: SocketLane, request: DownloadRequest, blob: memoryview) -> None:
+        if keeping_alive == "single bytes":
+            lane._socket.write([memoryview(HEADER.pack(Kind.CHUNK, bytes(3), 2**20, 0))])
+        for _ in range(200):
+            if keeping_alive == "pulses":
+                lane.send(Kind.PULSE)
+            else:
+                lane._socket.write([memoryview(b"x")])
+            time.sleep(0.02)
+
+    monkeypatch.setattr(alice.plane._service, "_send_blob", keep_alive)
+    into = bytearray(len(BLOB))
+    limit = timedelta(milliseconds=500)
+    began = time.monotonic()
+    try:
+        sources = [alice.record, with_it.record]
+        bob.plane.download_blob(sources, BLOB_HASH, memoryview(into), limit)
+    finally:
+        with_it.plane.stop()
+    assert bytes(into) == BLOB
+    assert time.monotonic() - began < 3.0
+
+
+def test_a_download_that_pulses_instead_of_ending_its_request_holds_no_lane(nodes, monkeypatch):
+    alice, bob = nodes
+    monkeypatch.setattr(calls, "CALL_STALL", SHORT)
+    lane = bob.plane.open_lane(alice.record, WAIT)
+    request = DownloadRequest(blob_hash=BLOB_HASH, length=5)
+    lane.send(Kind.CALL, 0, Call(download=request).SerializeToString())
+
+    def is_cut() -> bool:
+        try:
+            lane.send(Kind.PULSE)
+        except SwarmError:
+            return True
+        return False
+
+    until(is_cut)
+    bob.plane.release(lane)
+
+
+def test_an_idle_lane_that_its_server_may_be_ending_is_not_taken(nodes, monkeypatch):
+    alice, bob = nodes
+    lane = bob.plane.open_lane(alice.record, WAIT)
+    exchange(lane, b"x")
+    bob.plane.release(lane)
+    monkeypatch.setattr(lane_pool, "IDLE_KEEP", timedelta(0))
+    other = bob.plane.open_lane(alice.record, WAIT)
+    assert other is not lane
+    bob.plane.release(other)
+
+
+def test_a_certificate_with_words_around_it_is_the_certificate(nodes):
+    alice, bob = nodes
+    record = alice.record
+    record.tls_certificate = "grüße\n".encode() + record.tls_certificate
+    bob.plane.release(bob.plane.open_lane(record, WAIT))
 
 
 def test_a_source_that_freezes_is_given_up_at_the_time_limit(nodes):
     alice, bob = nodes
     frozen = threading.Event()
 
-    def freeze(sha256: bytes) -> None:
+    def freeze(blob_hash: bytes) -> None:
         frozen.wait(5)
 
     alice.plane.set_blob_source(freeze)
     into = memoryview(bytearray(len(BLOB)))
-    error = error_of(lambda: bob.plane.download_blob([alice.record], BLOB_SHA256, into, SHORT))
+    error = error_of(lambda: bob.plane.download_blob([alice.record], BLOB_HASH, into, SHORT))
     frozen.set()
     assert error.code is Code.PEER_STALLED
 
@@ -400,11 +468,11 @@ def test_restarted_peer_with_a_new_certificate_is_reached_by_its_new_record(node
     into = memoryview(bytearray(len(BLOB)))
     limit = timedelta(seconds=3)
     try:
-        stale = error_of(lambda: bob.plane.download_blob([alice.record], BLOB_SHA256, into, limit))
+        stale = error_of(lambda: bob.plane.download_blob([alice.record], BLOB_HASH, into, limit))
         assert stale.code is Code.PEER_UNREACHABLE
         record = alice.record
         record.tls_certificate = again.certificate_pem
-        bob.plane.download_blob([record], BLOB_SHA256, into, limit)
+        bob.plane.download_blob([record], BLOB_HASH, into, limit)
     finally:
         again.stop()
 

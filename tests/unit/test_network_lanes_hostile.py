@@ -12,14 +12,15 @@ from contextlib import ExitStack, suppress
 from datetime import timedelta
 
 import pytest
-from lane_nodes import BLOB, BLOB_SHA256, WAIT, Node, begin, error_of, exchange, token, until
+from lane_nodes import BLOB, BLOB_HASH, WAIT, Node, begin, error_of, exchange, token, until
 
 from swarm.errors import Code
 from swarm.identity import Identity
 from swarm.network import lane_server
 from swarm.network.data_plane import DataPlane
-from swarm.network.framing import SocketLane
+from swarm.network.framing import HEADER, SocketLane
 from swarm.network.handshake import LENGTH, MAX_HELLO_BYTES
+from swarm.network.lane import Kind
 from swarm.network.sealing import Seals
 from swarm.network.tls import SERVER_NAME, client_tls
 from swarm.wire.data_pb2 import PLAIN, SEALED, LaneHello, LaneWelcome
@@ -71,7 +72,7 @@ def answer_to(node: Node, hello: LaneHello) -> LaneWelcome:
 
 def still_serves(node: Node, client: Node) -> None:
     into = bytearray(len(BLOB))
-    client.plane.download_blob([node.record], BLOB_SHA256, memoryview(into), WAIT)
+    client.plane.download_blob([node.record], BLOB_HASH, memoryview(into), WAIT)
     assert bytes(into) == BLOB
 
 
@@ -281,6 +282,15 @@ def test_lanes_of_all_peers_are_bounded_and_the_longest_idle_makes_room(alice, b
         carol.plane.stop()
     until(oldest.hung_up)
     assert exchange(lane, b"ab") == [b"ba"]
+
+
+def test_a_lane_on_which_a_call_trickles_in_makes_room(alice, bob, monkeypatch):
+    monkeypatch.setattr(lane_server, "MAX_LANES_PER_PEER", 1)
+    trickling = bob.plane.open_lane(alice.record, WAIT)
+    trickling._socket.write([memoryview(HEADER.pack(Kind.CALL, bytes(3), 2**16, 0) + b"x")])
+    until(lambda: len(alice.plane._server._lanes) == 1)
+    still_serves(alice, bob)
+    until(trickling.hung_up)
 
 
 def test_the_room_of_ended_lanes_is_given_back(alice, bob, monkeypatch):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from lane_nodes import BLOB, BLOB_SHA256, SHORT, WAIT, Node, begin, error_of, exchange, until
+from lane_nodes import BLOB, BLOB_HASH, SHORT, WAIT, Node, begin, error_of, exchange, until
 
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
@@ -177,7 +177,7 @@ def test_the_tunnel_is_used_when_no_address_works_and_first_from_then_on(nodes):
     assert bob.plane.open_lane(record, WAIT) is lane and tunnel.opened == 1
     assert bob.plane.open_lane(record, WAIT).path == "tunnel" and tunnel.opened == 2
     into = bytearray(len(BLOB))
-    bob.plane.download_blob([record], BLOB_SHA256, memoryview(into), WAIT)
+    bob.plane.download_blob([record], BLOB_HASH, memoryview(into), WAIT)
     assert bytes(into) == BLOB
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import subprocess
 import sys
@@ -226,3 +227,16 @@ def test_streams_without_p2pd_are_typed_errors(tmp_path):
         streams.serve(lambda peer, sock: None)
     assert caught.value.code is Code.P2P_START_FAILED
     streams.stop()
+
+
+def test_streams_are_accepted_again_after_the_process_was_out_of_files(tmp_path):
+    errors = [errno.EMFILE, errno.ECONNABORTED, errno.EBADF]  # the last: it was closed
+
+    class Listener:
+        def accept(self):
+            raise OSError(errors.pop(0), "no")
+
+    streams = Streams(str(tmp_path / "control.sock"), tmp_path, "/x/1")
+    streams._listener = Listener()
+    streams._accept_all(lambda peer, sock: None)
+    assert not errors

@@ -287,7 +287,7 @@ def test_a_commit_is_given_to_the_keeper_as_soon_as_it_is_adopted(tmp_path: Path
         daemon.ledger.memory.record = pb.RoundRecord(round=1)
         daemon._on_event(RoundEvent("committed", 1))
         await daemon.keeper.finish()
-        assert daemon.store.get(fragments["trunk.0"].theta_sha256) is not None
+        assert daemon.store.get(fragments["trunk.0"].theta_hash) is not None
         daemon.data_plane.stop()
 
     asyncio.run(main())

@@ -42,7 +42,7 @@ class WatchedStore(FragmentStore):
         self.running = self.most_running = 0
         self.lock = threading.Lock()
 
-    def put(self, sha256: bytes, values: np.ndarray) -> None:
+    def put(self, blob_hash: bytes, values: np.ndarray) -> None:
         with self.lock:
             self.running += 1
             self.most_running = max(self.most_running, self.running)
@@ -51,7 +51,7 @@ class WatchedStore(FragmentStore):
         try:
             if self.failure is not None:
                 raise self.failure
-            super().put(sha256, values)
+            super().put(blob_hash, values)
         finally:
             with self.lock:
                 self.running -= 1
@@ -61,7 +61,7 @@ class WatchedStore(FragmentStore):
         super().keep(hashes)
 
     def has(self, fragments: Fragments) -> bool:
-        hashes = [h for s in fragments.values() for h in (s.theta_sha256, s.momentum_sha256)]
+        hashes = [h for s in fragments.values() for h in (s.theta_hash, s.momentum_hash)]
         return all(self._path(h).exists() for h in hashes)
 
 

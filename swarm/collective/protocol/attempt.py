@@ -54,7 +54,7 @@ class Attempt:
             return
         contributors = {f.fragment: tuple(f.contributors) for f in plan.fragments}
         self.results[ballot_key(plan.ballot)] = {
-            (r.fragment, contributors[r.fragment]): (r.theta_sha256, r.momentum_sha256)
+            (r.fragment, contributors[r.fragment]): (r.theta_hash, r.momentum_hash)
             for r in report.results
         }
         if plan.ballot.leader == self._peer.setup.me:

@@ -75,8 +75,12 @@ class Elector:
     def _offers_all(self, plan: pb.Plan) -> bool:
         """True when the plan asks this peer only for updates that it offers."""
         offer, me = self._peer.boundary.offer, self._peer.setup.me
-        offered = {c.fragment for c in offer.contributions} if offer is not None else set()
-        return {f.fragment for f in plan.fragments if me in f.contributors} <= offered
+        offered = {c.fragment: c for c in offer.contributions} if offer is not None else {}
+        return all(
+            f.fragment in offered and _is_as_wished(f, offered[f.fragment])
+            for f in plan.fragments
+            if me in f.contributors
+        )
 
     def _objection(self, sender: str, plan: pb.Plan) -> str:
         """Why this peer may not take part in the plan's decision; empty if it may."""
@@ -140,3 +144,11 @@ class Elector:
             signature=setup.sign(text),
         )
         return pb.AcceptReply(vote=vote)
+
+
+def _is_as_wished(fragment: pb.FragmentPlan, said: pb.Contribution) -> bool:
+    """False for another operation, codec or size than the peer has asked for under a tag."""
+    if not said.operation:  # the run says what is done
+        return True
+    wished = (said.operation, said.codec or "fp32", said.numel)
+    return wished == (fragment.operation, fragment.codec, fragment.numel)

@@ -330,3 +330,5 @@ class Leading:
         if not at_once:
             self._resume_at += self._pause_s * (1 + self._peer.rng.random())
             self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
+        if self._peer.now < self._peer.branches_at < self._resume_at:
+            self._resume_at, self._pause_s = self._peer.branches_at, RETRY_S

@@ -264,12 +264,15 @@ class PeerMachine:
 
     def may_branch(self) -> bool:
         """True before the first commit, and when this round has been open here for a lease."""
-        if self.memory.record is None:
-            return True
+        return self.memory.record is None or self.now >= self.branches_at
+
+    @property
+    def branches_at(self) -> float:
+        """When this peer may go on without a majority, if the open round lasts so long."""
         since = self.boundary.since
-        waited = self.now - since if since is not None else 0.0
-        policy = self.setup.manifest.membership.on_majority_lost
-        return policy == "continue" and waited > self.setup.timeouts.lease_s
+        if since is None or self.setup.manifest.membership.on_majority_lost != "continue":
+            return NEVER
+        return since + self.setup.timeouts.lease_s
 
     def succession(self, known: Collection[str] = ()) -> list[str]:
         """Leaders of the open round in order. Before the first commit: of the known peers."""

@@ -16,6 +16,7 @@ has said his last word waits for the other side to hang up (`SocketLane.fail` do
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import threading
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 LOCAL_WAIT = timedelta(seconds=2)  # for what p2pd says without asking another host
 MAX_MESSAGE_BYTES = 2**16
 BACKLOG = 128
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
+ACCEPT_PAUSE = timedelta(seconds=0.1)
 SOCKET_NAME = "lanes.sock"
 Accept = Callable[[str, socket.socket], None]
 
@@ -116,8 +119,12 @@ class Streams:
         while True:
             try:
                 sock, _ = self._listener.accept()
-            except OSError:  # stopped
-                return
+            except OSError as error:
+                if error.errno not in PASSING:  # stopped
+                    return
+                logger.warning("can not accept a stream: %s", error)
+                time.sleep(ACCEPT_PAUSE.total_seconds())
+                continue
             try:
                 deadline_s = time.monotonic() + LOCAL_WAIT.total_seconds()
                 info = read_message(sock, p2pd_pb2.StreamInfo(), deadline_s)

@@ -1,0 +1,141 @@
+"""What one member may do to the others by what it asks for, or plans, under tags."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from swarm.collective import offers
+from swarm.collective.offers import collect_offers
+from swarm.collective.plan import normalized_weights
+from swarm.collective.protocol.elector import Elector
+from swarm.collective.record import RecordInputs, build_record
+from swarm.collective.shared_state import pack, unpack
+from swarm.collective.tags import MAX_TAG_WEIGHT, MAX_TAGS
+from swarm.collective.tensors import TensorPolicy
+from swarm.collective.validate import check_ready, check_record
+from swarm.errors import Code, SwarmError
+from swarm.wire import collective_pb2 as pb
+
+MAX_TOKENS = 1000
+
+
+def ready(*tags, **fields):
+    message = pb.Ready()
+    for tag in tags:
+        said = {"numel": 4, "number": 1, "weight": 1.0, "operation": pb.MEAN, "codec": "fp32"}
+        message.contributions.add(fragment=tag, **{**said, **fields})
+    return message
+
+
+def check(message):
+    check_ready(message, {}, 0, MAX_TOKENS, open_tags=True)
+
+
+def refusal_of(call) -> SwarmError:
+    with pytest.raises(SwarmError) as caught:
+        call()
+    return caught.value
+
+
+def test_weights_under_tags_are_no_token_counts_but_bounded():
+    check(ready("x", weight=MAX_TAG_WEIGHT))
+    error = refusal_of(lambda: check(ready("x", weight=2 * MAX_TAG_WEIGHT)))
+    assert error.code is Code.MESSAGE_MALFORMED
+
+
+def test_a_weight_too_small_for_fp32_spoils_no_plan():
+    weights = normalized_weights({"a": 1.0, "b": 1e-60}, math.inf)
+    assert weights["a"] == 1.0 and 0 < weights["b"] < 1e-37
+
+
+def test_more_tags_than_a_group_can_have_are_refused():
+    check(ready(*(f"t{i}" for i in range(MAX_TAGS))))
+    error = refusal_of(lambda: check(ready(*(f"t{i}" for i in range(MAX_TAGS + 1)))))
+    assert error.code is Code.MESSAGE_MALFORMED
+
+
+def test_a_group_that_has_all_its_tags_goes_on_with_those(monkeypatch):
+    monkeypatch.setattr(offers, "MAX_TAGS", 3)
+    previous = pb.RoundRecord(roster="ab")
+    for tag in "xy":
+        outcome = previous.fragments.add(numel=4, contributors="ab", weights=[0.5, 0.5])
+        outcome.state.fragment = tag
+    said = {"a": ready("x", "new1", "new2"), "b": ready("x", "new1", "new2")}
+    offered = collect_offers(said, (), previous, TensorPolicy())
+    assert sorted(offered.numel) == ["new1", "x"]
+
+
+@pytest.mark.parametrize("weights", [[], [1.0], [0.5, math.nan]])
+def test_a_record_that_does_not_say_whose_result_it_is_gets_no_vote(weights):
+    previous = pb.RoundRecord(roster="ab")
+    record = pb.RoundRecord(roster="ab", electorate="ab")
+    outcome = record.fragments.add(advanced=True, numel=4, contributors="ab", weights=weights)
+    outcome.state.CopyFrom(
+        pb.FragmentVersion(fragment="x", version=1, theta_hash=bytes(32), momentum_hash=bytes(32))
+    )
+
+    def unused(name):
+        return pb.FragmentVersion(fragment=name)
+
+    def vote():
+        check_record(record, previous, unused, {}, {}, MAX_TOKENS, open_tags=True)
+
+    assert "weights" in refusal_of(vote).message
+    outcome.weights[:] = [0.5, 0.5]
+    vote()
+
+
+@pytest.mark.parametrize(
+    ("changed", "takes_part"),
+    [({}, True), ({"operation": pb.MAX}, False), ({"codec": "int4"}, False), ({"numel": 5}, False)],
+)
+def test_a_plan_for_another_operation_than_this_peer_asked_for_is_refused(changed, takes_part):
+    peer = SimpleNamespace(
+        boundary=SimpleNamespace(offer=ready("x")), setup=SimpleNamespace(me="a")
+    )
+    fields = {"operation": pb.MEAN, "codec": "fp32", "numel": 4, **changed}
+    plan = pb.Plan(fragments=[pb.FragmentPlan(fragment="x", contributors="ab", **fields)])
+    assert Elector(peer)._offers_all(plan) is takes_part
+
+
+def test_a_record_says_what_was_done_and_keeps_it_while_the_tag_rests():
+    planned = pb.FragmentPlan(
+        fragment="x", numel=4, contributors="a", weights=[1.0], holders="a", operation=pb.SUM
+    )
+    inputs = {
+        "previous": pb.RoundRecord(roster="a"),
+        "reports": {"a": pb.Report(results=[pb.FragmentVersion(fragment="x")])},
+        "ready": {"a": ready("x")},
+        "roster": "a",
+        "joiners": (),
+        "dead": {},
+        "excluded": {},
+        "resignations": {},
+        "proposer": "a",
+        "attempts": 1,
+        "decided_at_ms": 0,
+    }
+    plan = pb.Plan(members=[pb.Member(peer="a")], electorate="a", fragments=[planned])
+    record = build_record(RecordInputs(plan=plan, **inputs), TensorPolicy())
+    assert record.fragments[0].advanced and record.fragments[0].operation == pb.SUM
+    inputs["previous"] = record
+    del plan.fragments[:]
+    resting = build_record(RecordInputs(plan=plan, **inputs), TensorPolicy())
+    assert not resting.fragments[0].advanced and resting.fragments[0].operation == pb.SUM
+
+
+def test_a_shared_state_that_was_downloaded_can_not_be_written_to():
+    values, header = pack({"w": np.arange(3.0), "none": np.zeros((0, 2))}, 7)
+    state, revision = unpack(values.copy(), header)
+    assert revision == 7 and state["w"].tolist() == [0, 1, 2] and state["none"].shape == (0, 2)
+    assert not state["w"].flags.writeable
+
+
+@pytest.mark.parametrize("cut", [slice(None, -1), slice(0, 3)])
+def test_a_shared_state_that_is_too_short_is_another_state(cut):
+    values, header = pack({"w": np.arange(3.0)}, 7)
+    assert refusal_of(lambda: unpack(values[cut].copy(), header)).code is Code.STATE_MISMATCH
