@@ -101,11 +101,21 @@ class Accidents:
             step, nth, *what = rest
             self._traps.setdefault(step, []).append((nth, tuple(what)))
         else:
-            self._world.after(rest[0], getattr(self, f"_{kind}"), *rest[1:])
+            self._world.after(rest[0], self._happen, kind, *rest[1:])
+
+    def _happen(self, kind: str, *how: Any) -> None:
+        """An accident whose time has come; too late once all is healed."""
+        if not self._world.healed:
+            getattr(self, f"_{kind}")(*how)
+
+    def _peer(self, who: str) -> Peer | None:
+        """A peer that lives; a script that was cut down may name one that is not there."""
+        peer = self._world.peers.get(who)
+        return peer if peer is not None and peer.alive else None
 
     def _crash(self, who: str, lasts: float, disk: str) -> None:
-        peer = self._world.peers[who]
-        if peer.alive:
+        peer = self._peer(who)
+        if peer is not None:
             self._world.lives.crash(peer)
             self._bury(peer, lasts, disk)
 
@@ -128,8 +138,10 @@ class Accidents:
             self._world.lives.boot(peer)
 
     def _freeze(self, who: str, lasts: float) -> None:
-        self._world.lives.freeze(self._world.peers[who])
-        self._world.after(lasts, self._world.lives.thaw, self._world.peers[who])
+        peer = self._peer(who)
+        if peer is not None:
+            self._world.lives.freeze(peer)
+            self._world.after(lasts, self._world.lives.thaw, peer)
 
     def _cut(self, side: tuple[str, ...], lasts: float, ways: str) -> None:
         world = self._world
@@ -149,17 +161,21 @@ class Accidents:
             self._world.tell("the cut is mended")
 
     def _leave(self, who: str, lasts: float, returns: bool) -> None:
-        world = self._world
-        peer = world.peers[who]
-        world.lives.leave(peer)
-        if returns:
-            world.after(lasts, world.lives.boot, peer)
+        peer = self._peer(who)
+        if peer is not None:
+            self._world.lives.leave(peer)
+            if returns:
+                self._world.after(lasts, self._return, peer)
+
+    def _return(self, peer: Peer) -> None:
+        if not (peer.lost or self._world.healed):
+            self._world.lives.boot(peer)
 
     def _exodus(self, leavers: tuple[str, ...], lasts: float) -> None:
         """A majority leaves at once, and is back a moment later while the others are cut off."""
         for who in leavers:
-            self._world.after(0.0, self._leave, who, lasts, True)
-        self._world.after(lasts / 2, self._cut, leavers, 2 * lasts, "both")
+            self._leave(who, lasts, True)
+        self._world.after(lasts / 2, self._happen, "cut", leavers, 2 * lasts, "both")
 
     def _join(self) -> None:
         newcomer = self._world.lives.newcomer()
