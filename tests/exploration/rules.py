@@ -30,7 +30,7 @@ def manifest(policy: str, min_peers: int) -> Any:
         run_id=RUN_ID,
         timeouts=TIMEOUTS,
         training=training,
-        sync=SimpleNamespace(codec="fp32", weights="tokens", forward="full"),
+        sync=SimpleNamespace(codec="fp32", aggregation="mean", weights="tokens", forward="full"),
         membership=SimpleNamespace(min_peers=min_peers, on_majority_lost=policy),
     )
 
@@ -67,6 +67,7 @@ class Rules:
     the only expert go to the first members."""
 
     numel = FRAGMENTS
+    open_tags = False
     routing_width = 0
 
     def wanted(self, record):

@@ -232,6 +232,40 @@ def test_survivors_commit_soon_after_a_death_at_any_step(net, stop, rank, after_
     assert len({net.machines[n].memory.commit_id for n in others}) == 1
 
 
+@pytest.mark.parametrize("survivors", [1, 2])
+def test_those_who_are_left_go_on_in_a_branch_when_the_lease_is_over(net, survivors):
+    """However long the pauses between the attempts in vain have become."""
+    before = net.machines["ann"].memory.record
+    began = net.now
+    for name in NAMES:
+        net.ready(name)
+    for victim in NAMES[survivors:]:
+        net.stop("killed", victim)
+    net.run_until(lambda: net.committed(1))
+    assert TIMEOUTS.lease_s <= net.now - began < TIMEOUTS.lease_s + 3.0
+    record = net.machines["ann"].memory.record
+    assert record.branch != before.branch and list(record.roster) == list(NAMES[:survivors])
+
+
+@pytest.mark.parametrize("after_s", [0.0145, 0.015])
+def test_a_leader_that_was_taken_for_dead_and_is_back_at_once_takes_part_in_the_next_round(
+    net, after_s
+):
+    """It froze when the votes came; the record that its successor finds keeps it in the roster."""
+    back = leader_of(net)
+    at = net.now + after_s
+    for name in NAMES:
+        net.ready(name)
+    net.run_until(lambda: net.now >= at)
+    net.stop("frozen", back)
+    net.run_until(lambda: net.committed(1))
+    assert net.now - at > 1.0
+    net.frozen.clear()
+    net.run_until(lambda: net.committed(1))
+    record = net.round()
+    assert list(record.roster) == sorted(NAMES) and not record.missing
+
+
 def test_a_round_whose_attempts_are_spoiled_again_and_again_is_skipped(net):
     """Each time another peer fails and accuses another one, so nobody is soon left out."""
     turns = itertools.count()

@@ -32,7 +32,7 @@ class Boundary:
     Attributes:
         offer: what this peer brings to the open round; None: nothing.
         since: when it came to the boundary; None: it did not yet.
-        declined: peers that do not lead the open round.
+        declined: peers that do not lead the open round, and until when that is believed.
         petitions: newcomers that asked this peer to enter, and until when that holds. Where rounds
             are short, a request comes too late for its round; it is good for the next one led here.
     """
@@ -40,7 +40,7 @@ class Boundary:
     def __init__(self, peer: PeerMachine) -> None:
         self.offer: pb.Ready | None = None
         self.since: float | None = None
-        self.declined: set[str] = set()
+        self.declined: dict[str, float] = {}
         self.petitions: dict[str, float] = {}
         self._peer = peer
         self._waiting = False
@@ -145,7 +145,9 @@ class Boundary:
 
     def _announce(self) -> None:
         """Tell the first leader in the succession that is not suspected."""
-        peer, ready = self._peer, self.ready()
+        peer = self._peer
+        self.declined = {p: until for p, until in self.declined.items() if until > peer.now}
+        ready = self.ready()
         suspects = peer.health.suspects
         self._next_at = peer.now + INTERVAL_S
         peer.wake_by(self._next_at)
@@ -195,7 +197,7 @@ class Boundary:
             self._unanswered += 1
             if self._unanswered > MAX_UNANSWERED:
                 self._unanswered = 0
-                self.declined.add(leader)
+                self._decline(leader)
             return
         self._unanswered = 0
         if reply.status == pb.ReadyReply.STALE:
@@ -203,12 +205,16 @@ class Boundary:
         elif self._waits_too_long_for(leader) or (
             reply.status == pb.ReadyReply.NOT_LEADER and not reply.leader
         ):
-            self.declined.add(leader)
+            self._decline(leader)
             self._next_at = peer.now
         elif reply.status == pb.ReadyReply.NOT_LEADER:
             peer.health.suspects.pop(reply.leader, None)
         elif peer.leading is not None:
             peer.leading.give_way()  # this one comes before us, and lives
+
+    def _decline(self, leader: str) -> None:
+        """Go on to the next in the succession; later this one is asked again."""
+        self.declined[leader] = self._peer.now + self._peer.setup.timeouts.round_s
 
     def _waits_too_long_for(self, leader: str) -> bool:
         """True when a leader takes this peer's word again and again but makes no plan."""

@@ -2,7 +2,8 @@
 
 A peer is dead for us when two probes in a row were missed, or one after a call that failed. A
 probe of a process that was killed fails at once, so that is known after `AGAIN_S`; one that was
-frozen is known after two probe limits.
+frozen is known after two probe limits. A verdict holds for the open round: who comes back quickly
+must not miss the next one by it.
 """
 
 from __future__ import annotations
@@ -101,6 +102,10 @@ class Health:
             del self._probes[peer]
             self._died[peer] = self._peer.now
             self.suspects.setdefault(peer, "does not answer")
+
+    def round_is_over(self) -> None:
+        """A commit was adopted."""
+        self._died.clear()
 
     def is_dead(self, peer: str) -> bool:
         """True when `peer` was found dead a short while ago."""

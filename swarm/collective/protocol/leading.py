@@ -128,6 +128,8 @@ class Leading:
         return [p for p in roster if p not in dead and p not in self._against], True
 
     def _branching(self, roster: Collection[str]) -> bool:
+        if self._peer.memory.abstains:  # it can lead nothing else
+            return self._peer.may_branch()
         voters = [p for p in roster if p not in self._peer.memory.resignations]
         unable = {*self._standing.dead, *self._mute, *self._against}
         able = [p for p in voters if p not in unable]

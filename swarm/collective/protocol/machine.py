@@ -239,6 +239,7 @@ class PeerMachine:
         """A commit was adopted."""
         self.attempt.end("the round is decided")
         self.boundary.round_is_over()
+        self.health.round_is_over()
         self.recovery.commit_changed()
         self.dirty = True
 

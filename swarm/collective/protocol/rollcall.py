@@ -45,6 +45,7 @@ class RollCall:
         self._peer = peer
         self._key = key
         self._arrived: dict[str, float] = {}
+        self._doubted: set[str] = set()  # was found dead, and is being probed again
 
     def note(self, sender: str, ready: pb.Ready) -> None:
         """A peer is at the round's boundary; repeated calls show that it is alive."""
@@ -52,6 +53,7 @@ class RollCall:
         self.ready[sender] = ready
         self._peer.health.heard_from(sender)
         self.standing.dead.pop(sender, None)
+        self._doubted.discard(sender)
 
     @property
     def open(self) -> bool:
@@ -77,11 +79,11 @@ class RollCall:
         """
         if self.founding:
             return self._founders_are_complete()
-        roster = self._peer.roster
-        self.bury(p for p in roster if p not in self.ready)
-        peer = self._peer
-        dead, record = self.standing.dead, peer.memory.record
-        if not awaited_peers(self.ready, roster, dead, record, peer.setup.policy):
+        peer, dead = self._peer, self.standing.dead
+        roster, left = peer.roster, peer.memory.resignations
+        self.bury(p for p in roster if p not in self.ready or (p in dead and p not in left))
+        sure = {p: ready for p, ready in self.ready.items() if p not in self._doubted}
+        if not awaited_peers(sure, roster, dead, peer.memory.record, peer.setup.policy):
             return True
         offered = self._offer_times()
         if not offered:
@@ -112,7 +114,10 @@ class RollCall:
         return straggler_deadline_s(peer.arrival_spreads, floor_s, timeouts.round_s)
 
     def bury(self, peers: Iterable[str]) -> None:
-        """Probe peers that were not heard of for a while; note those that are dead."""
+        """Probe peers that were not heard of for a while; note those that are dead.
+
+        One that was found dead longer ago is doubted until its probe has ended: it may be back.
+        """
         health, dead, now = self._peer.health, self.standing.dead, self._peer.now
         for peer in peers:
             if peer == self._peer.setup.me or peer in self._peer.memory.resignations:
@@ -120,15 +125,26 @@ class RollCall:
             silent_at = health.last_heard(peer) + health.silence_s
             if now < silent_at:
                 self._peer.wake_by(silent_at)
+                self._revive(peer)
                 continue
             alive = health.check(peer, now - health.silence_s)
             if alive is None:
+                if peer in dead and not health.is_dead(peer):
+                    del dead[peer]
+                    self._doubted.add(peer)
                 continue
+            self._doubted.discard(peer)
             self._peer.wake_by(now + health.silence_s)
             if alive:
-                dead.pop(peer, None)
+                self._revive(peer)
             else:
                 dead[peer] = "does not answer"
+
+    def _revive(self, peer: str) -> None:
+        """A sign of life."""
+        self._doubted.discard(peer)
+        if peer not in self._peer.memory.resignations:
+            self.standing.dead.pop(peer, None)
 
     def living_joiners(self) -> list[str]:
         """Peers whose Ready is fresh, and newcomers that asked a moment ago."""
