@@ -9,6 +9,7 @@ commit or vitals.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -71,6 +72,8 @@ class ChaosPeer:
         self._told = b""  # newest commit that the test was told of
         self._living: asyncio.Task[None] | None = None
         self._branches: asyncio.Task[None] | None = None
+        self._publishing: asyncio.Task[None] | None = None
+        self._stale = False  # what was published is not the newest
 
     @property
     def _key(self) -> Path:
@@ -132,6 +135,18 @@ class ChaosPeer:
             )
         )
         self.directory.note(self.network.signed_record)
+
+    def _publish_soon(self) -> None:
+        """In the background: a frozen peer holds up the DHT for seconds."""
+        self._stale = True
+        if self._publishing is None or self._publishing.done():
+            self._publishing = self.member.spawn(self._publish_while_stale())
+
+    async def _publish_while_stale(self) -> None:
+        while self._stale:
+            self._stale = False
+            with contextlib.suppress(SwarmError):
+                await self.publish()
 
     async def serve(self) -> None:
         """Start, then do what the test says until it says stop."""
@@ -217,7 +232,7 @@ class ChaosPeer:
         self.events.clear()
         await self.member.run_round(offer)
         intact = before == {name: hash_of(delta) for name, delta in offer.deltas.items()}
-        await self.publish()
+        self._publish_soon()
         return self.summary() | {"offer_intact": intact, "base": base}
 
     def offer(self) -> Offer:

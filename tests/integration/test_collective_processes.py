@@ -1,4 +1,4 @@
-"""The round protocol among real processes: p2pd for control, gRPC over TLS for the bytes.
+"""The round protocol among real processes: p2pd for control, sealed lanes for the bytes.
 
 Each story is one swarm of four processes; members kill themselves with SIGKILL in mid-reduce and
 are started again.

@@ -1,5 +1,6 @@
 """The reduce engine: exact results whatever the timing, bounded memory, lanes given back."""
 
+import dataclasses
 import threading
 import time
 import tracemalloc
@@ -11,7 +12,7 @@ import pytest
 from swarm.collective import exchange as exchange_module
 from swarm.collective.codecs import CODECS, decode, encode, get_codec
 from swarm.collective.plan import reducer_jobs
-from swarm.collective.reduce import SLOTS
+from swarm.collective.reduce import SLOTS, ReduceSession
 from swarm.network.lane import Kind
 from swarm.wire import collective_pb2 as pb
 
@@ -98,7 +99,8 @@ def test_lanes_are_given_back_after_an_attempt_that_ended_well_and_only_then():
     group = Group(NUMEL)
     group.deltas["b"]["trunk.0"][100] = np.nan
     group.run()
-    assert not any(links.released for links in group.links.values())
+    released = [lane.peer for links in group.links.values() for lane in links.released]
+    assert "a" not in released  # it found the value; calls to the others may have ended well
 
 
 def test_buffers_for_the_means_can_be_given_and_what_is_returned_is_read_only():
@@ -233,3 +235,20 @@ def test_one_peer_can_not_fill_a_reducer_with_lanes_that_wait():
     outcome = group.run(without=["c"])["a"]
     assert "too many lanes" in outcome.message
     assert suspects(outcome) == {}
+
+
+def test_a_reducer_that_sums_by_arrival_would_be_seen(monkeypatch):
+    """A deliberate bug: what the test of the order of arrival is there to catch."""
+    results = []
+    for late in "abc":
+        group = Group(NUMEL)
+        reduce = ReduceSession._reduce
+
+        def by_arrival(session, job, late=late, reduce=reduce):
+            order = sorted(job.contributors, key=lambda peer: (peer == late, peer))
+            reduce(session, dataclasses.replace(job, contributors=tuple(order)))
+
+        with monkeypatch.context() as bug:
+            bug.setattr(ReduceSession, "_reduce", by_arrival)
+            results.append(group.run()["a"]["trunk.0"].tobytes())
+    assert len(set(results)) > 1
