@@ -266,6 +266,76 @@ def test_a_leader_that_was_taken_for_dead_and_is_back_at_once_takes_part_in_the_
     assert list(record.roster) == sorted(NAMES) and not record.missing
 
 
+def test_one_that_was_not_told_of_a_commit_asks_those_it_waits_for(net):
+    """Its leader is dead, and the others are already training for the next round."""
+    leader, untold, *_ = net.machines["ann"].succession()
+    carry_out = net.carry_out
+
+    def losing(name, effect):
+        lost = isinstance(effect, effects.Call) and isinstance(effect.message, pb.Commit)
+        if not lost or effect.peer != untold:
+            carry_out(name, effect)
+
+    net.carry_out = losing
+    for name in NAMES:
+        net.ready(name)
+    told = [n for n in NAMES if n != untold]
+    net.run_until(lambda: all(net.machines[n].memory.record.round == 1 for n in told))
+    net.stop("killed", leader)
+    began = net.now
+    net.run_until(lambda: net.committed(1))
+    assert net.now - began < 4.0
+
+
+def test_a_member_found_dead_again_and_again_holds_up_no_attempt(net):
+    """It was ready, and the verdict on it is old when the second plan in a row gets lost."""
+    leader, dead, silent, _ = net.machines["ann"].succession()
+    carry_out, losses = net.carry_out, itertools.count()
+
+    def losing(name, effect):
+        plan = isinstance(effect, effects.Call) and isinstance(effect.message, pb.Plan)
+        if not plan or effect.peer != silent or next(losses) >= 2:
+            return carry_out(name, effect)
+        net.after(effect.timeout_s, name, events.Replied(effect.call_id, None))
+
+    for name in NAMES:
+        net.ready(name)
+    began = net.now
+    net.run_until(lambda: net.now >= began + 0.0025)
+    net.carry_out = losing
+    net.stop("killed", dead)
+    net.run_until(lambda: net.committed(1))
+    assert net.now - began < 12.0
+    assert net.machines[leader].memory.record.left == [dead]
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_contributor_that_dies_in_the_reduce_costs_one_attempt(net, rank):
+    """It was heard of a moment ago, but found dead since."""
+    victim = net.machines["ann"].succession()[rank]
+    for name in NAMES:
+        net.ready(name)
+    at = net.now + 0.006
+    net.run_until(lambda: net.now >= at)
+    net.stop("killed", victim)
+    net.run_until(lambda: net.committed(1))
+    record = net.machines[next(iter(net.living()))].memory.record
+    assert record.attempts == 2 and net.now - at < 0.5
+    assert list(record.left) == [victim]
+
+
+def test_one_that_nobody_serves_asks_whether_there_is_a_newer_commit(net):
+    machine = net.machines["bob"]
+    version = machine.memory.record.fragments[0].state
+    net.feed("bob", events.Adopted((version,)))
+    net.feed("bob", events.LevelAsked())
+    net.done.clear()
+    net.feed("bob", events.FetchFailed(version))
+    assert any(
+        isinstance(e, effects.Call) and isinstance(e.message, pb.GetCommit) for _, e in net.done
+    )
+
+
 def test_a_round_whose_attempts_are_spoiled_again_and_again_is_skipped(net):
     """Each time another peer fails and accuses another one, so nobody is soon left out."""
     turns = itertools.count()

@@ -63,9 +63,13 @@ class Recovery:
             self._peer.emit(RoundEvent("resync", version.version, detail))
 
     def failed(self, version: pb.FragmentVersion) -> None:
-        """Nobody served it; it is asked for again."""
+        """Nobody served it; it is asked for again. The others may have gone on to a newer one."""
+        peer = self._peer
         self._finish(version)
-        self._retry_at[version.fragment] = self._peer.now + RETRY_S
+        self._retry_at[version.fragment] = peer.now + RETRY_S
+        others = [p for p in peer.roster if p != peer.setup.me]
+        if others:
+            peer.history.catch_up(peer.rng.choice(others))
 
     def _finish(self, version: pb.FragmentVersion) -> None:
         if self._fetching.get(version.fragment) == version:

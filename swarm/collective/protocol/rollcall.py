@@ -81,7 +81,8 @@ class RollCall:
             return self._founders_are_complete()
         peer, dead = self._peer, self.standing.dead
         roster, left = peer.roster, peer.memory.resignations
-        self.bury(p for p in roster if p not in self.ready or (p in dead and p not in left))
+        unsure = {*(dead.keys() - left.keys()), *self._doubted}
+        self.bury(p for p in roster if p not in self.ready or p in unsure)
         sure = {p: ready for p, ready in self.ready.items() if p not in self._doubted}
         if not awaited_peers(sure, roster, dead, peer.memory.record, peer.setup.policy):
             return True
@@ -125,10 +126,13 @@ class RollCall:
             silent_at = health.last_heard(peer) + health.silence_s
             if now < silent_at:
                 self._peer.wake_by(silent_at)
-                self._revive(peer)
+                if not health.is_dead(peer):  # else it was found dead since
+                    self._revive(peer)
                 continue
             alive = health.check(peer, now - health.silence_s)
             if alive is None:
+                if peer not in self.ready:  # it may know that the round is decided
+                    self._peer.history.catch_up(peer)
                 if peer in dead and not health.is_dead(peer):
                     del dead[peer]
                     self._doubted.add(peer)
