@@ -45,7 +45,7 @@ def assemble(
 ) -> dict[str, Any]:
     """Verify every fragment and write the model; returns the content of `expertswarm.json`.
 
-    `fragments` are flat fp32 by name, `expected_hashes` their SHA-256 in the commit. `provenance`
+    `fragments` are flat fp32 by name, `expected_hashes` their hashes in the commit. `provenance`
     is stored as it is; it must be JSON and should have `commit_id` and `round`.
 
     `out_dir` appears complete or not at all; an earlier model there is replaced, anything else is

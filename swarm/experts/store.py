@@ -1,4 +1,4 @@
-"""Fragments on disk, addressed by their SHA-256, so that a peer can restart without the swarm.
+"""Fragments on disk, addressed by their hash, so that a peer can restart without the swarm.
 
 A blob is written once under its hash (temporary file, sync, rename) and checked when it is read; a
 damaged blob is removed and fetched again from other peers. `keep` prunes what no commit needs.

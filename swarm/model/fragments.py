@@ -112,7 +112,7 @@ class FragmentLayout:
 
 
 def fragment_hash(values: np.ndarray) -> bytes:
-    """SHA-256 over the little-endian fp32 bytes."""
+    """BLAKE3 over the little-endian fp32 bytes."""
     return bulk_hash(np.ascontiguousarray(values, dtype="<f4").data.cast("B"))
 
 

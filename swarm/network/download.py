@@ -44,7 +44,7 @@ def download_blob(
     """Fill `into` (its size is the blob's) from the first source that delivers it whole.
 
     `timeout` holds for each source. When one breaks off, the next resumes where it stopped; if the
-    result has another SHA-256, the last source is asked for all of it before the next one is.
+    result has another hash, the last source is asked for all of it before the next one is.
     Raises `FRAGMENT_UNAVAILABLE` (nobody has it), `FRAGMENT_CORRUPT`, `PEER_REFUSED`,
     `PEER_STALLED` or `PEER_UNREACHABLE`: the error of the last source.
     """
@@ -120,7 +120,7 @@ class _Download:
         if self._digest.digest() != self._wanted:
             raise SwarmError(
                 Code.FRAGMENT_CORRUPT,
-                f"{record.peer_id}: blob {self._wanted.hex()} has another SHA-256, "
+                f"{record.peer_id}: blob {self._wanted.hex()} has another hash, "
                 f"{self._digest.hexdigest()}",
             )
 
