@@ -211,8 +211,8 @@ def test_a_reducer_whose_means_wait_for_its_slices_is_not_taken_for_frozen():
 def test_a_contributor_that_never_comes_is_named():
     group = Group(NUMEL, stall=SHORT)
     group.links["c"].open = lambda peer: time.sleep(4)
-    outcome = group.run(without=["c"])["a"]
-    assert set(suspects(outcome)) == {"c"}
+    found = accused(group.run(without=["c"]))
+    assert set().union(*found.values()) == {"c"}  # one may hear of it from the other first
 
 
 def test_a_peer_that_can_not_be_reached_is_named_with_the_reason():
