@@ -56,6 +56,7 @@ class KillerBulk:
         self._plane = plane
         self.chunks_to_live: int | None = None
         self.download_blob = plane.download_blob
+        self.rates = plane.rates
 
     def open_lane(self, record: PeerRecord, limit: timedelta) -> Lane:
         lane: Any = self._plane.open_lane(record, limit)
