@@ -193,7 +193,8 @@ class _BlockCodec:
             scales[place] = scale_B
             inverse_B = np.divide(np.float32(1), scale_B)
             inverse_B[scale_B == 0] = 0
-            np.multiply(rows_BN, inverse_B[:, None], out=out_BN)
+            np.copyto(out_BN, inverse_B[:, None])  # twice as fast as to multiply by a column
+            np.multiply(rows_BN, out_BN, out=out_BN)
             np.rint(out_BN, out=out_BN)
             if (scale_B >= MAX_SCALE).any():
                 np.clip(out_BN, -self.levels, self.levels, out=out_BN)
@@ -240,8 +241,11 @@ class Int8Codec(_BlockCodec):
         """One exact multiplication a value."""
         _check_size(self, data, out.size)
         scales = self._scales_of(data, out.size)
-        np.copyto(out, data[4 * scales.size :].view(np.int8))
-        self._scale_up(out, scales)
+        levels = data[4 * scales.size :].view(np.int8)
+        for begin in range(0, out.size, PIECE):
+            piece = out[begin : begin + PIECE]
+            np.copyto(piece, levels[begin : begin + PIECE])
+            self._scale_up(piece, scales[begin // self.block :])
 
 
 class Int4Codec(_BlockCodec):

@@ -255,7 +255,7 @@ class Communicator:
         self._submit(
             Operation(
                 tag=tags[name],
-                values=_prepared(values.reshape(-1), chosen),
+                values=_prepared(values.reshape(-1), chosen, op),
                 weight=weights[name],
                 operation=OPERATIONS[op],
                 codec=codec,
@@ -375,9 +375,9 @@ def _shared(found: TagResult, header: bytes) -> SharedState:
     return SharedState(tensors, revision, sorted(found.weights))
 
 
-def _prepared(values: F32, codec: Codec) -> F32:
-    """What the codec keeps of the values, so that every reducer sums the same."""
-    return values if codec.lossless else quantized(values, codec)
+def _prepared(values: F32, codec: Codec, op: str) -> F32:
+    """What is offered; a declared norm must be that of what the codec keeps."""
+    return quantized(values, codec) if op == "clipped_mean" and not codec.lossless else values
 
 
 def _reduced(found: Mapping[str, TagResult], arrays: Mapping[str, F32]) -> Reduced:

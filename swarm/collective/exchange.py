@@ -171,9 +171,10 @@ class Exchange:
             if self._cancelled:
                 call.stop(self._cancelled)
         name = f"exchange-receive-{reducer[-6:]}.{number}"
-        call.run(lane, lambda receive: self._crew.start(name, receive, lane))
-        if call.complete:
-            self._links.release(lane)
+        try:
+            call.run(lane, lambda receive: self._crew.start(name, receive, lane))
+        finally:
+            self._links.release(lane)  # closes it when the call did not end well
 
 
 def _merge(errors: list[Exception]) -> AttemptFailedError:

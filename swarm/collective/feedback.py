@@ -32,8 +32,8 @@ BLOCK = 64 * ALIGNMENT  # values that are worked on at a time
 def quantized(values: F32, codec: Codec) -> F32:
     """What the codec keeps of flat values; a new array. Values that are not finite become NaN.
 
-    What a peer offers under a lossy codec must have gone through this, or through
-    `ErrorFeedback.prepare`: then the norm that it declares is that of what arrives.
+    For CLIPPED_MEAN what a peer offers must have gone through this, or through
+    `ErrorFeedback.prepare`: then the norm that it declares is that of what is reduced.
     """
     kept = np.empty(values.size, np.float32)
     data = np.empty(codec.encoded_bytes(min(BLOCK, values.size)), np.uint8)

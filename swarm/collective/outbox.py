@@ -7,8 +7,8 @@
         lane.send(Kind.CHUNK, job.index, outbox.payload(job))
 
 Nothing is queued for a slow receiver: it is behind in a list of jobs, and takes its chunks from the
-result buffer. Under a lossy codec the few newest encoded means are shared by all; who comes later
-encodes the result again, which gives the same bytes (`swarm.collective.codecs`).
+result buffer. Under a lossy codec the newest encoded means, up to `KEPT_BYTES`, are shared by all;
+who comes later encodes the result again, which gives the same bytes (`swarm.collective.codecs`).
 
 Contributions go first: while this peer's own senders `press`, means wait. Everybody's work depends
 on contributions, nobody's on means, so an uplink that sends both at once ends idle, waiting for the
@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from swarm.collective.codecs import F32, encode, get_codec
 from swarm.collective.plan import Job
 
-KEPT = 4  # encoded means
+KEPT_BYTES = 2**25  # of encoded means; receivers come later, as contributions go first
 ENDED = -1
 
 
@@ -78,6 +78,7 @@ class Outbox:
         self.done = 0
         self.pressed = 0  # senders of contributions that want the uplink
         self._encoded: OrderedDict[int, memoryview] = OrderedDict()
+        self._encoded_bytes = 0
 
     def values(self, job: Job) -> F32:
         """Where the job's mean is, or will be."""
@@ -125,9 +126,11 @@ class Outbox:
 
     def _keep(self, index: int, encoded: memoryview) -> None:
         with self._lock:
-            self._encoded[index] = encoded
-            while len(self._encoded) > KEPT:
-                self._encoded.popitem(last=False)
+            if index not in self._encoded:
+                self._encoded[index] = encoded
+                self._encoded_bytes += encoded.nbytes
+            while self._encoded_bytes > KEPT_BYTES:
+                self._encoded_bytes -= self._encoded.popitem(last=False)[1].nbytes
 
     def end(self) -> None:
         """Free all followers; no more will come."""

@@ -4,6 +4,9 @@
 (`serve`); a compute thread (`run`) walks the jobs in order. Memory beyond the results is a few
 chunks per contributor (`swarm.collective.inbox`), and nothing per receiver
 (`swarm.collective.outbox`). How chunks are combined: `swarm.collective.kernels`.
+
+Under a lossy codec every contribution goes through it, this peer's own too: the result does not
+depend on who reduces what.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from swarm.collective.codecs import F32, Codec, get_codec
+from swarm.collective.codecs import F32, U8, Codec, get_codec
 from swarm.collective.crew import Berth
 from swarm.collective.inbox import Inbox, Slot
 from swarm.collective.kernels import Kernel, make_kernel
@@ -99,6 +102,7 @@ class ReduceSession:
         size = max((get_codec(j.codec).encoded_bytes(j.elements) for j in self.jobs), default=0)
         contributors = {p for job in self.jobs for p in job.contributors} - {me}
         self._inboxes = {p: Inbox(SLOTS, size) for p in contributors}
+        self._encoded = np.empty(size, np.uint8)  # this peer's own chunk
 
     @property
     def failure(self) -> AttemptFailedError | None:
@@ -154,11 +158,11 @@ class ReduceSession:
         held: list[tuple[str, Slot]] = []
         for position, peer in enumerate(job.contributors):
             if peer == self._me:
-                values = self._own[job.fragment][job.begin : job.end]
+                values = self._own_values(codec, job)
             else:
                 slot = self._take(peer, job)
                 held.append((peer, slot))
-                values = self._decode(peer, codec, slot, job)
+                values = self._decode(peer, codec, slot.data, job)
             if kernel.hides_infinities and not np.isfinite(values).all():
                 self._not_finite(job, peer)
             kernel.add(position, values)
@@ -184,12 +188,21 @@ class ReduceSession:
             self._abort(f"{peer} did not connect", {peer: "did not connect"})
         return slot
 
-    def _decode(self, peer: str, codec: Codec, slot: Slot, job: Job) -> F32:
+    def _own_values(self, codec: Codec, job: Job) -> F32:
+        """This peer's contribution, through the codec as everybody else's."""
+        values = self._own[job.fragment][job.begin : job.end]
         if codec.lossless:
-            return slot.data.view(np.float32)
+            return values
+        data = self._encoded[: codec.encoded_bytes(job.elements)]
+        codec.encode_into(values, data)
+        return self._decode(self._me, codec, data, job)
+
+    def _decode(self, peer: str, codec: Codec, data: U8, job: Job) -> F32:
+        if codec.lossless:
+            return data.view(np.float32)
         values = self._decoded[: job.elements]
         try:
-            codec.decode_into(slot.data, values)
+            codec.decode_into(data, values)
         except SwarmError as error:
             self._abort(f"{job.fragment} of {peer}: {error.message}", {peer: error.code.value})
         return values
@@ -200,7 +213,7 @@ class ReduceSession:
             if not np.isfinite(self._own[job.fragment][job.begin : job.end]).all():
                 self._not_finite(job, self._me)
         for peer, slot in held:
-            if not np.isfinite(self._decode(peer, codec, slot, job)).all():
+            if not np.isfinite(self._decode(peer, codec, slot.data, job)).all():
                 self._not_finite(job, peer)
 
     def _not_finite(self, job: Job, peer: str) -> NoReturn:

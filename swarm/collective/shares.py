@@ -29,9 +29,8 @@ from swarm.wire import collective_pb2 as pb
 
 Group = tuple[tuple[str, ...], tuple[str, ...]]  # contributors, receivers
 
-FAST_CHUNK_ELEMENTS = 1 << 18  # 1 MiB of fp32: where no link is slow
-LOSSY_CHUNK_ELEMENTS = 1 << 17  # a codec works best in the cache
-UNKNOWN_CHUNK_ELEMENTS = 1 << 17  # where it is not known
+LARGEST_CHUNK_ELEMENTS = 1 << 18  # 1 MiB of fp32: where no link is slow
+UNKNOWN_CHUNK_BYTES = 1 << 19  # where it is not known
 LEAST_ELEMENTS = 1 << 14  # of a chunk or a part; smaller ones cost more in messages than they save
 CHUNK_TIME = timedelta(milliseconds=25)  # of one chunk on the slowest link: the pipeline's fill
 RATE_SPREAD = 1e4  # rates count between 1/RATE_SPREAD and RATE_SPREAD times their median
@@ -83,12 +82,10 @@ def chunk_elements(rates: Rates, peers: Iterable[str], codecs: Iterable[str]) ->
     """Elements of a chunk, a power of two: at most `CHUNK_TIME` on the slowest known link."""
     known = rates.known(peers)
     bytes_each = max((_bytes(c, ALIGNMENT) / ALIGNMENT for c in codecs), default=4.0)
-    if not known:
-        return UNKNOWN_CHUNK_ELEMENTS
-    largest = FAST_CHUNK_ELEMENTS if bytes_each >= 4.0 else LOSSY_CHUNK_ELEMENTS
-    elements = CHUNK_TIME.total_seconds() * min(known) / 8 / bytes_each
-    if elements >= largest:
-        return largest
+    size = CHUNK_TIME.total_seconds() * min(known) / 8 if known else UNKNOWN_CHUNK_BYTES
+    elements = size / bytes_each
+    if elements >= LARGEST_CHUNK_ELEMENTS:
+        return LARGEST_CHUNK_ELEMENTS
     return max(LEAST_ELEMENTS, 1 << max(0, int(elements).bit_length() - 1))
 
 

@@ -28,9 +28,6 @@ from swarm.network.traffic import Meter
 # the kernel's limit is a fraction of ours: a stall is seen after 1 to 1.25 times the limit.
 LOOKS_PER_STALL = 4
 SHORTEST_LOOK_US = 1000
-# A reader of much is woken up for so much at a time, not for every packet; the kernel wakes it up
-# earlier where a window is full. Saves 5 to 20 % of the CPU time of a transfer.
-WAKE_BYTES = 2**18
 # Where the kernel does not count what is delivered (see `rates`), the count must not lag by more.
 PIECE_BYTES = 2**17
 
@@ -73,21 +70,6 @@ class WatchedSocket:
 
     def fill(self, view: memoryview) -> None:
         """Receive as many bytes as `view` has. Raises as `write`."""
-        if view.nbytes < WAKE_BYTES or self._at_once < WAKE_BYTES:
-            self._fill(view)
-            return
-        self._set_wake(WAKE_BYTES)
-        try:
-            # The last bytes are no more than what wakes it up; waiting for others would be for ever.
-            self._fill(view)
-        finally:
-            self._set_wake(1)
-
-    def _set_wake(self, count: int) -> None:
-        with suppress(OSError):  # closed: the next call says so
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
-
-    def _fill(self, view: memoryview) -> None:
         filled, moved_s = 0, time.monotonic()
         while filled < view.nbytes:
             self._check()

@@ -77,7 +77,8 @@ class LocalLinks:
         return lane
 
     def release(self, lane):
-        self.released.append(lane)
+        if lane.at_rest:
+            self.released.append(lane)
         lane.close()
 
 

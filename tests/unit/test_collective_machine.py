@@ -324,6 +324,37 @@ def test_a_contributor_that_dies_in_the_reduce_costs_one_attempt(net, rank):
     assert list(record.left) == [victim]
 
 
+def test_a_leader_that_dies_in_the_reduce_is_replaced_when_the_reports_to_it_fail(net):
+    """Not only when the next Ready is due."""
+    leader = leader_of(net)
+    for name in NAMES:
+        net.ready(name)
+    at = net.now + 0.006
+    net.run_until(lambda: net.now >= at)
+    net.stop("killed", leader)
+    net.run_until(lambda: net.committed(1))
+    record = net.machines[next(iter(net.living()))].memory.record
+    assert list(record.left) == [leader] and net.now - at < 0.5
+
+
+def test_one_that_dies_before_its_report_is_missed_soon_after_the_others_have_reported(net):
+    leader, carry_out = leader_of(net), net.carry_out
+    victim = max(set(NAMES) - {leader})  # the last to get the plan
+
+    def deadly(name, effect):
+        if name == victim and isinstance(effect, effects.Call):
+            if isinstance(effect.message, pb.Report):
+                return net.stop("killed", victim)
+        carry_out(name, effect)
+
+    net.carry_out = deadly
+    for name in NAMES:
+        net.ready(name)
+    began = net.now
+    net.run_until(lambda: net.committed(1))
+    assert victim in net.killed and net.now - began < 1.0
+
+
 def test_one_that_nobody_serves_asks_whether_there_is_a_newer_commit(net):
     machine = net.machines["bob"]
     version = machine.memory.record.fragments[0].state

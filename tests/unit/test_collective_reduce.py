@@ -27,14 +27,11 @@ def reference(group, fragment, codec="fp32"):
     plan = next(f for f in group.plan.fragments if f.fragment == fragment)
     mean = np.zeros(plan.numel, np.float32)
     jobs = [j for p in group.names for j in reducer_jobs(group.plan, p) if j.fragment == fragment]
-    reducer = {p.begin: p.reducer for p in plan.parts}
     for job in jobs:
-        owner = next(r for b, r in sorted(reducer.items(), reverse=True) if b <= job.begin)
         total = np.zeros(job.elements, np.float32)
         for peer, weight in zip(job.contributors, job.weights, strict=True):
-            values = group.deltas[peer][fragment][job.begin : job.end]
-            if peer != owner:
-                values = decode(coder, encode(coder, values), values.size)
+            offered = encode(coder, group.deltas[peer][fragment][job.begin : job.end])
+            values = decode(coder, offered, job.elements)
             total = total + values * np.float32(weight)
         mean[job.begin : job.end] = decode(coder, encode(coder, total), total.size)
     return mean

@@ -347,7 +347,7 @@ def test_an_attempt_gets_four_times_the_predicted_time_within_limits(predicted_s
     ("mbit", "codec", "elements"),
     [
         (0, "fp32", 1 << 17), (1000, "fp32", 1 << 18), (100, "fp32", 1 << 16),
-        (100, "int8", 1 << 17), (20, "fp32", 1 << 14), (1, "fp32", 1 << 14),
+        (100, "int8", 1 << 18), (20, "fp32", 1 << 14), (1, "fp32", 1 << 14),
     ],
 )  # fmt: skip
 def test_a_chunk_takes_a_moment_on_the_slowest_link(mbit, codec, elements):

@@ -95,6 +95,9 @@ class Boundary:
                 del self._hopeful[sender]
             if better == "":
                 self.lead(sender, ready)
+        if self._peer.health.is_dead(self._waiting_for[0]):  # a report to it failed
+            self._waiting_for = ("", 0.0)
+            self._next_at = self._peer.now
         if self._waiting and not self._calling and not self._is_doubting() and self._is_time():
             self._announce()
 

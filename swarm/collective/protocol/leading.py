@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 RETRY_S = 0.5
 MAX_PAUSE_S = 8.0  # between attempts that lead nowhere
 ACCUSATIONS_S = 0.2  # other accusations of the same failure are on their way
+LATE_S = 0.5  # silence of one that has not reported when others have, until it is probed
 MAX_SPOILED = 10  # attempts; then the round is skipped
 MAX_SILENT = 2  # plans that a living peer may leave unanswered
 
@@ -244,7 +245,7 @@ class Leading:
         if proposal.superseded:
             self._again()
             return True
-        self.rollcall.bury(waiting)
+        self.rollcall.bury(waiting, LATE_S if reports else None)
         lost = [p for p in proposal.members if p in dead and p not in reports]
         if any(p in reducers_of(plan) for p in lost):
             self._spoil(at_once=True)  # nobody can get its parts any more

@@ -114,22 +114,25 @@ class RollCall:
         floor_s = max(2 * timeouts.heartbeat_s, median(intervals) / 4 if intervals else 0.0)
         return straggler_deadline_s(peer.arrival_spreads, floor_s, timeouts.round_s)
 
-    def bury(self, peers: Iterable[str]) -> None:
-        """Probe peers that were not heard of for a while; note those that are dead.
+    def bury(self, peers: Iterable[str], silence_s: float | None = None) -> None:
+        """Probe peers that were not heard of for `silence_s`; note those that are dead.
 
         One that was found dead longer ago is doubted until its probe has ended: it may be back.
         """
         health, dead, now = self._peer.health, self.standing.dead, self._peer.now
+        silence_s = min(health.silence_s, silence_s or health.silence_s)
         for peer in peers:
             if peer == self._peer.setup.me or peer in self._peer.memory.resignations:
                 continue
-            silent_at = health.last_heard(peer) + health.silence_s
+            silent_at = health.last_heard(peer) + silence_s
             if now < silent_at:
                 self._peer.wake_by(silent_at)
-                if not health.is_dead(peer):  # else it was found dead since
+                if health.is_dead(peer):  # since it was heard of
+                    dead.setdefault(peer, "does not answer")
+                else:
                     self._revive(peer)
                 continue
-            alive = health.check(peer, now - health.silence_s)
+            alive = health.check(peer, now - silence_s)
             if alive is None:
                 if peer not in self.ready:  # it may know that the round is decided
                     self._peer.history.catch_up(peer)
@@ -138,7 +141,7 @@ class RollCall:
                     self._doubted.add(peer)
                 continue
             self._doubted.discard(peer)
-            self._peer.wake_by(now + health.silence_s)
+            self._peer.wake_by(now + silence_s)
             if alive:
                 self._revive(peer)
             else:
