@@ -15,7 +15,7 @@ from oracle import Violation
 from schedule import Schedule, shrink
 from world import World
 
-SCHEDULES = 100_000
+SCHEDULES = 20_000
 QUICK = 1500
 CATCHES = 3000  # schedules within which each deliberate bug is caught
 
@@ -51,7 +51,7 @@ def test_no_schedule_breaks_a_rule():
 
 @pytest.mark.heavy
 @pytest.mark.timeout(1800)
-def test_no_schedule_of_a_hundred_thousand_breaks_a_rule():
+def test_no_schedule_of_many_breaks_a_rule():
     findings = explore_in_processes(0, SCHEDULES)
     print(f"{findings.schedules} schedules in {findings.seconds:.0f} s")
     assert_nothing_broke(findings)
