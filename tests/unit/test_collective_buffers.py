@@ -51,7 +51,9 @@ def test_what_comes_back_read_only_can_be_written_by_the_next_user():
     values = buffers.take(NUMEL)
     values.flags.writeable = False
     del values
-    buffers.take(NUMEL)[:] = 1
+    again = buffers.take(NUMEL)
+    again[:] = 1
+    assert again.flags.writeable and float(again.sum()) == NUMEL
 
 
 def test_no_more_than_the_limit_waits_and_the_oldest_go_first(monkeypatch):

@@ -208,7 +208,10 @@ def test_a_lane_that_comes_before_its_plan_waits_for_it():
     group.registries["c"].remove(late)
     group.registries["c"]._over.clear()
     finish = group.start(without=["c"])
-    time.sleep(0.3)
+    deadline_s = time.monotonic() + 10
+    while group.registries["c"]._early.total() < 2:
+        assert time.monotonic() < deadline_s, "no lane has come"
+        time.sleep(0.01)
     group.registries["c"].add(late)
     late.run()
     means = finish()

@@ -254,6 +254,8 @@ def test_empty_blob_can_be_downloaded(nodes):
     nothing = bulk_hash(b"")
     alice.blobs[nothing] = b""
     bob.plane.download_blob([alice.record], nothing, memoryview(bytearray()), WAIT)
+    with pytest.raises(SwarmError):  # it was asked for, and not only taken as there
+        bob.plane.download_blob([alice.record], b"x" * 32, memoryview(bytearray()), WAIT)
 
 
 @pytest.mark.parametrize("blob_hash, offset", [(b"x" * 32, 0), (BLOB_HASH, len(BLOB) + 1)])
