@@ -39,6 +39,8 @@ P2PD_MESSAGE_LIMIT = 2 * MAX_ENVELOPE_BYTES
 LAUNCHER = "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])"
 PORT_WAIT = timedelta(seconds=1)
 STOP_WAIT = timedelta(seconds=3)
+SURE_S = 1.0  # after a call that succeeded its peer is taken to be connected
+MAX_SURE = 4096
 SOCKET_ROOT = Path("/tmp")  # Unix socket paths must be short: 104 bytes on macOS
 
 Handler = Callable[[str, bytes], Awaitable[bytes]]
@@ -64,6 +66,7 @@ class Daemon:
         # the event loop in which its call is cancelled (by a timeout), and with it all later calls.
         self._control._pending_calls = _LiveCalls(self._control._pending_calls)
         self._exit_watch = asyncio.create_task(self._watch_exit())
+        self._surely_until_s: dict[str, float] = {}  # peers that were connected a moment ago
 
     @classmethod
     async def start(
@@ -111,7 +114,10 @@ class Daemon:
         again for 5 s and more after it refused once ("dial backoff"), and peers that start
         together do refuse at first.
         """
+        if time.monotonic() < self._surely_until_s.get(peer, 0.0):
+            return
         if peer in await self.connections():
+            self._note_connected(peer)
             return
         deadline_s = time.monotonic() + timeout.total_seconds()
         problems = await asyncio.gather(*(tcp_problem(a, timeout) for a in addresses))
@@ -127,6 +133,13 @@ class Daemon:
             )
         except (*PROBLEMS, asyncio.TimeoutError) as error:
             raise unreachable(peer, _reason(error)) from error
+        self._note_connected(peer)
+
+    def _note_connected(self, peer: str) -> None:
+        """Spare p2pd the question for a moment: a round has dozens of calls among a few peers."""
+        if len(self._surely_until_s) >= MAX_SURE:
+            self._surely_until_s.clear()
+        self._surely_until_s[peer] = time.monotonic() + SURE_S
 
     async def connections(self) -> dict[str, list[str]]:
         """Remote multiaddrs of the live connections of each connected peer."""
@@ -155,9 +168,12 @@ class Daemon:
                 timeout.total_seconds(),
             )
         except asyncio.TimeoutError as error:
+            self._surely_until_s.pop(peer, None)
             raise unreachable(peer, f"no answer in {timeout.total_seconds():.1f} s") from error
         except PROBLEMS as error:
+            self._surely_until_s.pop(peer, None)
             raise unreachable(peer, _reason(error)) from error
+        self._note_connected(peer)
         return bytes(answer)
 
     def streams(self, protocol: str) -> Streams:
