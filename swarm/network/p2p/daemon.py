@@ -29,6 +29,7 @@ from swarm.network.p2p.hivemind_parts import (
     P2PDaemonError,
     P2PHandlerError,
     PeerID,
+    p2pd_control,
 )
 from swarm.network.p2p.streams import Streams
 
@@ -204,6 +205,23 @@ class Daemon:
         for future in self._control._pending_calls.values():
             if not future.done():
                 future.set_exception(P2PDaemonError("p2pd has ended"))
+
+
+async def write_in_one(stream: asyncio.StreamWriter, message: Any) -> None:
+    """In place of hivemind's `write_pbmsg`, which makes a system call for each byte of the length.
+
+    p2pd wakes up for each of them; that was a third of the time of an event loop in short rounds.
+    """
+    data = message.SerializeToString()
+    size, prefix = len(data), bytearray()
+    while size >= 0x80:
+        prefix.append(size & 0x7F | 0x80)
+        size >>= 7
+    stream.write(bytes((*prefix, size)) + data)
+    await stream.drain()
+
+
+p2pd_control.write_pbmsg = write_in_one
 
 
 class _LiveCalls(dict[Any, Any]):
