@@ -147,7 +147,7 @@ class RoundMember:
 
     async def _wait_for_commit(self, before: bytes, offer: Offer | None) -> None:
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.again()
         self._driver.offer = offer
         ready = self._ready(offer) if offer is not None else None
         self._driver.feed(events.Offered(before, ready))
@@ -160,7 +160,7 @@ class RoundMember:
             if self.ledger.commit_id == before:
                 self._driver.feed(events.Withdrawn())
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.again()
 
     def revise(self, offer: Offer) -> None:
         """Offer more in the open round, while `run_round` waits in it; told at once.
