@@ -71,6 +71,13 @@ class SwarmError(Exception):
         self.message = message
         self.hint = hint
 
+    def again(self) -> SwarmError:
+        """The same failure as a new error, for one that is kept and raised each time it is met.
+
+        An error that is raised collects the frames that it passes, and all that they hold.
+        """
+        return SwarmError(self.code, self.message, self.hint)
+
     def __str__(self) -> str:
         text = f"{self.code.value}: {self.message}"
         return f"{text} ({self.hint})" if self.hint else text

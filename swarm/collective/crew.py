@@ -12,6 +12,7 @@ berth.cut_after(GOODBYE_S)
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -19,6 +20,18 @@ from collections.abc import Callable, Iterator
 
 from swarm.errors import Code, SwarmError
 from swarm.network.lane import Lane
+
+logger = logging.getLogger(__name__)
+
+
+def without_frames(error: Exception) -> Exception:
+    """The error without traceback and causes, for keeping it where they lead back to.
+
+    The frames of an attempt hold its buffers. In a circle with an error they would wait for the
+    garbage collector, which counts objects, not bytes: many attempts of any size may fail before.
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
 
 
 class Crew:
@@ -36,12 +49,14 @@ class Crew:
         threading.Thread(target=self._run, args=(work, args), name=name, daemon=True).start()
 
     def _run(self, work: Callable[..., None], args: tuple[object, ...]) -> None:
-        error: Exception | None = None
         try:
             work(*args)
-        except Exception as caught:
-            error = caught
-        self._ends.put((1, error))
+        except Exception as error:
+            if not isinstance(error, SwarmError):
+                logger.exception("%s failed", threading.current_thread().name)
+            self._ends.put((1, without_frames(error)))
+        else:
+            self._ends.put((1, None))
 
     def interrupt(self, error: Exception) -> None:
         """Let `first_error` return that."""

@@ -96,7 +96,7 @@ class Driver:
 
     async def _serve(self, sender: str, message: Message) -> Message:
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.again()
         call_id = next(self._numbers)
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._answers[call_id] = answer
@@ -252,7 +252,7 @@ class Driver:
 
     async def _wait(self, waiting: list[asyncio.Future[None]], event: events.Event) -> None:
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.again()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting.append(done)
         self.feed(event)

@@ -26,7 +26,7 @@ from swarm.collective.protocol import events
 from swarm.collective.protocol.leading import Leading
 from swarm.collective.protocol.machine import PeerMachine
 from swarm.collective.protocol.setup import Setup
-from swarm.errors import SwarmError
+from swarm.errors import Code, SwarmError
 from swarm.identity import verify
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import PeerRecord
@@ -115,7 +115,8 @@ class RoundMember:
 
         `offer` None asks to enter the roster (or to stay in it) without contributing. Returns after
         any newer commit, also one that this peer's update is not in; at once when the offer was not
-        trained from the newest commit. Raises `DISK_FULL` when something could not be kept.
+        trained from the newest commit. Raises `DISK_FULL` when something could not be kept, `USAGE`
+        for an update that has not as many values as its fragment.
         """
         before = self.ledger.commit_id
         if offer is None or offer.base_commit == before:
@@ -129,9 +130,20 @@ class RoundMember:
         """The offer as its codec keeps it. Operations under tags come prepared."""
         if offer is None or self.context.policy.open_tags:
             return offer
+        self._check_sizes(offer)
         sync = self.context.manifest.sync
         feedback = self._feedback if sync.error_feedback else None
         return await asyncio.to_thread(prepare_offer, offer, feedback, get_codec(sync.codec))
+
+    def _check_sizes(self, offer: Offer) -> None:
+        """An update that does not fit would fail every attempt of everybody."""
+        for name, delta in offer.deltas.items():
+            state = self.state.fragments.get(name)
+            if state is not None and delta.size != state.theta.size:
+                raise SwarmError(
+                    Code.USAGE,
+                    f"an update of {delta.size} values for {name}, which has {state.theta.size}",
+                )
 
     def _contributed(self, base_commit: bytes) -> list[str]:
         """Fragments into which the round after `base_commit` took this peer's update.
@@ -147,7 +159,7 @@ class RoundMember:
 
     async def _wait_for_commit(self, before: bytes, offer: Offer | None) -> None:
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.again()
         self._driver.offer = offer
         ready = self._ready(offer) if offer is not None else None
         self._driver.feed(events.Offered(before, ready))
@@ -160,7 +172,7 @@ class RoundMember:
             if self.ledger.commit_id == before:
                 self._driver.feed(events.Withdrawn())
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.again()
 
     def revise(self, offer: Offer) -> None:
         """Offer more in the open round, while `run_round` waits in it; told at once.

@@ -47,6 +47,10 @@ class AttemptFailedError(SwarmError):
         super().__init__(Code.ATTEMPT_FAILED, reason)
         self.suspects = dict(suspects)
 
+    def again(self) -> AttemptFailedError:
+        """See `SwarmError.again`."""
+        return AttemptFailedError(self.message, self.suspects)
+
 
 class Tally:
     """Payload bytes of an attempt's chunks; safe to use from many threads."""
@@ -136,7 +140,7 @@ class ReduceSession:
     def _abort(self, reason: str, suspects: Mapping[str, str]) -> NoReturn:
         self.fail(reason, suspects)
         assert self._failure is not None
-        raise self._failure
+        raise self._failure.again()
 
     # ---- computing ------------------------------------------------------------------------
 
@@ -183,7 +187,7 @@ class ReduceSession:
         slot = self._inboxes[peer].take(job.index, self._deadline_s)
         self._awaited = ""
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.again()
         if slot is None:
             self._abort(f"{peer} did not connect", {peer: "did not connect"})
         return slot
@@ -246,7 +250,7 @@ class ReduceSession:
             finally:
                 sender.join()
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.again()
 
     def _admit(self, peer: str, hello: ReduceHello) -> list[Job]:
         """The jobs of a lane that is welcome."""
@@ -258,7 +262,7 @@ class ReduceSession:
             self._served.add(key)
         if peer in self._inboxes and not self._inboxes[peer].join(hello.lane, hello.lanes):
             if self._failure is not None:
-                raise self._failure
+                raise self._failure.again()
             raise SwarmError(Code.PEER_REFUSED, "another number of lanes than before")
         return [job for job in self.jobs if job.index % hello.lanes == hello.lane]
 

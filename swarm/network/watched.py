@@ -122,7 +122,7 @@ class WatchedSocket:
             self.failure = error
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        return SwarmError(self.failure.code, self.failure.message)
+        return self.failure.again()
 
     def close(self) -> None:
         """Free the socket; after `fail`, and when no thread is in it any more."""
@@ -131,7 +131,7 @@ class WatchedSocket:
 
     def _check(self) -> None:
         if self.failure is not None:
-            raise SwarmError(self.failure.code, self.failure.message)
+            raise self.failure.again()
 
     def _stalled(self, did: str) -> SwarmError:
         reason = f"{self._peer}: it {did} nothing for {self._stall_s:g} s"

@@ -29,7 +29,7 @@ NUMEL = {  # fp32 values, multiples of the table: 9 slices of 1 MiB go out of ea
     "trunk.1": 64 * 4096,
     **{f"expert.{e}": 8 * 4096 for e in range(8)},
 }
-SMALL = {name: size // 16 for name, size in NUMEL.items()}
+SMALL = {name: max(size // 16, len(TABLE)) for name, size in NUMEL.items()}
 SAMPLES = 64
 Samples = Mapping[str, tuple[list[float], list[float]]]  # fragment -> parameters, momentum
 
@@ -40,6 +40,7 @@ def _number(*words: str) -> int:
 
 def update_of(peer: str, fragment: str, base: bytes, numel: int) -> F32:
     """The pseudo-gradient (fp32, flat) that `peer` offers after commit `base`."""
+    assert numel % len(TABLE) == 0, "else it has no such norm"
     shift = _number(peer, fragment, base.hex()) % len(TABLE)
     return np.tile(np.roll(TABLE, shift), numel // len(TABLE))
 

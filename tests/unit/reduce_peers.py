@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import numpy as np
 
+from swarm.collective.crew import without_frames
 from swarm.collective.exchange import Exchange, ExchangeRegistry
 from swarm.collective.reduce import AttemptFailedError
 from swarm.simulation.local_bulk import LocalBulkHub
@@ -112,7 +113,7 @@ class Group:
             try:
                 outcomes[peer] = exchange.run()
             except AttemptFailedError as error:
-                outcomes[peer] = error
+                outcomes[peer] = without_frames(error)
 
         threads = [
             threading.Thread(target=work, args=(p, self.prepare(p)), name=f"run-{p}", daemon=True)

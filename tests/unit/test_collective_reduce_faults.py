@@ -1,7 +1,9 @@
 """The reduce engine under faults: who is named, who is not, and that no thread is left behind."""
 
+import gc
 import threading
 import time
+import weakref
 from datetime import timedelta
 
 import numpy as np
@@ -280,6 +282,66 @@ def test_cancel_frees_threads_that_wait_for_a_frozen_peer_without_waiting_for_th
     thaw.set()
     finish()
     none_left()
+
+
+def not_finite(group):
+    group.deltas["b"]["trunk.0"][100] = np.nan
+
+
+def unreachable(group):
+    def refuse(peer):
+        raise SwarmError(Code.PEER_UNREACHABLE, f"{peer}: connection refused")
+
+    group.links["a"].open = refuse
+
+
+def killed(group):
+    def kill(source, target, kind, index):
+        if source == "c" and kind is Kind.CHUNK and index == 5:
+            group.hub.kill("c")
+
+    group.hub.on_frame = kill
+
+
+def wrong_slices(group):
+    group.links["b"].wrap = lambda lane: Wrong(
+        lane, lambda kind, index, payload: (kind, 3, payload)
+    )
+
+
+def superseded(group):
+    def supersede(source, target, kind, index):
+        if source == "b" and kind is Kind.CHUNK and index == 5:
+            group.exchanges["b"].cancel("a newer attempt began")
+
+    group.hub.on_frame = supersede
+
+
+@pytest.mark.parametrize("harm", [not_finite, unreachable, killed, wrong_slices, superseded])
+def test_a_failed_attempt_frees_its_buffers_without_the_garbage_collector(harm):
+    def fail():
+        group = Group({"trunk.0": 200_000})
+        harm(group)
+        outcomes = group.run()
+        assert not all(isinstance(outcome, dict) for outcome in outcomes.values())
+        group.close()
+        none_left()
+        group.hub.on_frame = None  # it may refer to the group
+        for peer, exchange in group.exchanges.items():
+            group.registries[peer].remove(exchange)
+            assert getattr(exchange.session.failure, "__traceback__", None) is None
+        return [weakref.ref(exchange) for exchange in group.exchanges.values()]
+
+    gc.collect()
+    gc.disable()
+    try:
+        exchanges = fail()
+        deadline_s = time.monotonic() + 3  # threads of lanes end a little later
+        while any(exchange() is not None for exchange in exchanges):
+            assert time.monotonic() < deadline_s, "kept by a circle"
+            time.sleep(0.02)
+    finally:
+        gc.enable()
 
 
 def test_a_reason_reaches_those_who_wait_for_other_things():

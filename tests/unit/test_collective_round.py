@@ -7,6 +7,7 @@ import pytest
 
 from swarm.collective.consensus import verify_commit
 from swarm.collective.protocol.rollcall import straggler_deadline_s
+from swarm.errors import Code, SwarmError
 from swarm.identity import verify
 from swarm.network.lane import Kind
 from swarm.simulation.swarm import SimulatedSwarm, ToyPolicy, toy_manifest
@@ -202,6 +203,23 @@ def test_peer_with_wrong_bits_is_given_the_agreed_ones():
         swarm.assert_level()
         assert next(o for o in records[0].fragments if o.state.fragment == "trunk.0").advanced
         assert any(e.name == "resync" for e in liar.events)
+        await swarm.close()
+
+    run(story())
+
+
+def test_update_of_another_size_than_its_fragment_is_refused_where_it_is_offered():
+    async def story():
+        swarm = SimulatedSwarm(2)
+        await swarm.start()
+        peer = swarm.peers[0]
+        offer = peer.offer()
+        offer.deltas["trunk.0"] = offer.deltas["trunk.0"][1:]
+        with pytest.raises(SwarmError, match=r"trunk\.0") as caught:
+            await peer.member.run_round(offer)
+        assert caught.value.code is Code.USAGE
+        await swarm.round()
+        swarm.assert_level()
         await swarm.close()
 
     run(story())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import socket
 import subprocess
 import sys
 import time
+import weakref
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,12 +20,13 @@ from swarm.identity import Identity
 from swarm.network.p2p.bootstrap import bootstrap
 from swarm.network.p2p.daemon import (
     _LiveCalls,
+    _RunningTasks,
     encode_multiaddr,
     ip_multiaddr,
     tcp_problem,
     wait_for_port,
 )
-from swarm.network.p2p.hivemind_parts import p2pd_control, p2pd_pb2
+from swarm.network.p2p.hivemind_parts import PeerID, p2pd_control, p2pd_pb2
 from swarm.network.p2p.streams import Streams, read_message, write_message
 
 PEER, RELAY = Identity.generate().peer_id, Identity.generate().peer_id
@@ -101,6 +104,46 @@ def test_message_to_p2pd_is_written_in_one_piece_as_hivemind_reads_it(size):
 
     message = p2pd_pb2.CallUnaryRequest(peer=b"p", proto="q", data=bytes(size))
     assert asyncio.run(write_and_read()) == (1, message)
+
+
+def test_nothing_of_a_served_call_is_kept_when_its_caller_gives_up():
+    served: list[weakref.ref[Identity]] = []
+    began = asyncio.Event()
+
+    async def never(data: bytes, peer: object) -> bytes:
+        large = Identity.generate()  # stands for the request: bytes can not be referred to weakly
+        served.append(weakref.ref(large))
+        began.set()
+        await asyncio.Event().wait()
+        return data
+
+    def framed(**what: object) -> bytes:
+        data = p2pd_pb2.PersistentConnectionResponse(callId=bytes(16), **what).SerializeToString()
+        assert len(data) < 128  # so one byte says how many they are
+        return bytes([len(data)]) + data
+
+    async def story() -> None:
+        hivemind_control = sys.modules["hivemind.p2p.p2p_daemon_bindings.control"]
+        control = hivemind_control.ControlClient(None, _initialized_with_create=True)
+        control._handler_tasks = _RunningTasks()
+        control.unary_handlers["/never"] = never
+        reader = asyncio.StreamReader()
+        reading = asyncio.create_task(control._read_from_persistent_conn(reader))
+        peer = PeerID.from_base58(PEER).to_bytes()
+        call = p2pd_pb2.CallUnaryRequest(peer=peer, proto="/never", data=b"request")
+        reader.feed_data(framed(requestHandling=call))
+        await asyncio.wait_for(began.wait(), 10)
+        [task] = control._handler_tasks.values()
+        reader.feed_data(framed(cancel=p2pd_pb2.Cancel()))
+        reader.feed_eof()
+        await asyncio.wait_for(reading, 10)
+        await asyncio.wait([task], timeout=10)
+        await asyncio.sleep(0)  # what is done after a task comes a turn later
+        assert task.cancelled() and not control._handler_tasks
+
+    asyncio.run(story())
+    gc.collect()
+    assert len(served) == 1 and served[0]() is None
 
 
 def test_port_is_waited_for_while_its_old_owner_goes():

@@ -66,6 +66,9 @@ class Daemon:
         # hivemind's reader dies of InvalidStateError when an answer arrives in the same turn of
         # the event loop in which its call is cancelled (by a timeout), and with it all later calls.
         self._control._pending_calls = _LiveCalls(self._control._pending_calls)
+        # hivemind keeps the task of a call that its caller gave up, and with it the request, of up
+        # to `P2PD_MESSAGE_LIMIT` bytes, for ever.
+        self._control._handler_tasks = _RunningTasks()
         self._exit_watch = asyncio.create_task(self._watch_exit())
         self._surely_until_s: dict[str, float] = {}  # peers that were connected a moment ago
 
@@ -230,6 +233,14 @@ class _LiveCalls(dict[Any, Any]):
     def __contains__(self, call_id: object) -> bool:
         future = self.get(call_id)
         return future is not None and not future.done()
+
+
+class _RunningTasks(dict[Any, "asyncio.Task[None]"]):
+    """hivemind's tasks that answer calls; one that has ended, however, is dropped."""
+
+    def __setitem__(self, call_id: Any, task: asyncio.Task[None]) -> None:
+        super().__setitem__(call_id, task)
+        task.add_done_callback(lambda _: self.pop(call_id, None))
 
 
 def _launched(*args: Any, **options: Any) -> list[str]:
