@@ -163,6 +163,7 @@ def _pack(word: Word) -> bytes:
         "acceptors": word.acceptors,
         "promised_after": word.promised_after,
         "abstains_after": word.abstains_after,
+        "highest": word.highest,
         "resignations": [r.SerializeToString() for r in word.resignations],
     }
     return bytes(msgpack.packb(fields))
@@ -178,4 +179,5 @@ def _unpack(data: bytes) -> Word:
         fields["promised_after"],
         fields["abstains_after"],
         tuple(pb.Resignation.FromString(data) for data in fields["resignations"]),
+        fields.get("highest", 0),
     )

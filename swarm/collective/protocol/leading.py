@@ -145,8 +145,8 @@ class Leading:
         """Start an attempt: make a plan, promise it, ask the others to."""
         peer = self._peer
         electorate, unanimous = self._electorate()
-        promised = peer.memory.acceptor(self._decision_of(electorate, unanimous)).promised
-        self._highest = max(self._highest, promised[0]) + 1
+        # In any decision: two attempts of one ballot would be taken for one another.
+        self._highest = max(self._highest, peer.memory.highest_attempt) + 1
         if self._spoiled >= MAX_SPOILED:
             reason = f"given up after {self._spoiled} attempts"
             self._standing.excluded.update(dict.fromkeys(self.rollcall.ready, reason))
@@ -328,6 +328,7 @@ class Leading:
 
     def _again(self, *, at_once: bool = False) -> None:
         self._stage = self._collect
+        self.rollcall.again()
         self._proposal = None
         self._resume_at = self._peer.now
         if not at_once:

@@ -26,12 +26,14 @@ class Word:
 
     `acceptors`: (decision, (promised, accepted, record)), oldest first. `promised_after` and
     `abstains_after` are commit ids: in the round after it a word was given, or is not given.
+    `highest` is the highest attempt promised after `promised_after`, in any decision.
     """
 
     acceptors: tuple[tuple[bytes, tuple[BallotKey, BallotKey, bytes]], ...] = ()
     promised_after: bytes | None = None
     abstains_after: bytes | None = None
     resignations: tuple[pb.Resignation, ...] = ()
+    highest: int = 0
 
 
 class Memory:
@@ -49,6 +51,7 @@ class Memory:
         self.resignations: dict[str, pb.Resignation] = {}
         self.abstains_after: bytes | None = None
         self._promised_after: bytes | None = None
+        self._highest = 0  # attempt promised after that
         self._commits: OrderedDict[bytes, Link] = OrderedDict()
         self._acceptors: OrderedDict[bytes, Acceptor] = OrderedDict()
 
@@ -124,12 +127,14 @@ class Memory:
             self._promised_after,
             self.abstains_after,
             tuple(self.resignations.values()),
+            self._highest,
         )
 
     def recall(self, word: Word) -> None:
         """Take back what was on disk; after the commits were adopted."""
         self._acceptors = OrderedDict((k, Acceptor(*fields)) for k, fields in word.acceptors)
         self._promised_after = word.promised_after
+        self._highest = word.highest
         self.abstains_after = word.abstains_after
         self.resignations = {
             r.peer: r for r in word.resignations if r.base_commit == self.commit_id
@@ -149,6 +154,11 @@ class Memory:
     def has_promised(self) -> bool:
         """True when this peer has given its word in any decision about the open round."""
         return self._promised_after == self.commit_id
+
+    @property
+    def highest_attempt(self) -> int:
+        """The highest that this peer has promised in any decision about the open round."""
+        return self._highest if self.has_promised else 0
 
     def abstain(self) -> None:
         """Give up the vote in the open round."""
@@ -177,6 +187,7 @@ class Memory:
             del self._acceptors[decision]
         if granted:
             self._acceptors.move_to_end(decision)
+            self._highest = max(self.highest_attempt, self._acceptors[decision].promised[0])
             self._promised_after = self.commit_id
             while len(self._acceptors) > KEPT_DECISIONS:
                 self._acceptors.popitem(last=False)

@@ -26,6 +26,8 @@ def plan_attempt(
     setup, memory = peer.setup, peer.memory
     standing = rollcall.standing
     left_out = {*standing.dead, *standing.excluded}
+    if unanimous:  # it is not asked to promise, so nobody may wait for it
+        left_out.update(rollcall.ready.keys() - set(electorate))
     offered = collect_offers(rollcall.ready, left_out, memory.record, setup.policy)
     upload, download = _rates(peer, rollcall, offered.weights)
     return make_plan(

@@ -46,6 +46,7 @@ class RollCall:
         self._key = key
         self._arrived: dict[str, float] = {}
         self._doubted: set[str] = set()  # was found dead, and is being probed again
+        self._confirmed: set[str] = set()  # was found dead again, before the next attempt
 
     def note(self, sender: str, ready: pb.Ready) -> None:
         """A peer is at the round's boundary; repeated calls show that it is alive."""
@@ -54,6 +55,10 @@ class RollCall:
         self._peer.health.heard_from(sender)
         self.standing.dead.pop(sender, None)
         self._doubted.discard(sender)
+
+    def again(self) -> None:
+        """The next attempt is being prepared: who is dead may be back."""
+        self._confirmed.clear()
 
     @property
     def open(self) -> bool:
@@ -75,7 +80,8 @@ class RollCall:
         """True when everybody is here who lives, or the adaptive deadline has passed.
 
         The deadline runs from the first update that is offered: somebody who only asks to enter
-        must not cut short the training of the others.
+        must not cut short the training of the others. After it, too, doubts are settled first:
+        whether a majority lives decides who is asked.
         """
         if self.founding:
             return self._founders_are_complete()
@@ -91,7 +97,7 @@ class RollCall:
             return False
         deadline = min(offered) + self._deadline_s()
         self._peer.wake_by(deadline)
-        return self._peer.now >= deadline
+        return self._peer.now >= deadline and not self._doubted
 
     def _founders_are_complete(self) -> bool:
         peer = self._peer
@@ -118,11 +124,13 @@ class RollCall:
         """Probe peers that were not heard of for `silence_s`; note those that are dead.
 
         One that was found dead longer ago is doubted until its probe has ended: it may be back.
+        That is asked once for each attempt, so that two who are probed by turns hold up none.
         """
         health, dead, now = self._peer.health, self.standing.dead, self._peer.now
         silence_s = min(health.silence_s, silence_s or health.silence_s)
         for peer in peers:
             if peer == self._peer.setup.me or peer in self._peer.memory.resignations:
+                self._doubted.discard(peer)
                 continue
             silent_at = health.last_heard(peer) + silence_s
             if now < silent_at:
@@ -136,7 +144,8 @@ class RollCall:
             if alive is None:
                 if peer not in self.ready:  # it may know that the round is decided
                     self._peer.history.catch_up(peer)
-                if peer in dead and not health.is_dead(peer):
+                stale = not health.is_dead(peer) and peer not in self._confirmed
+                if peer in dead and stale:
                     del dead[peer]
                     self._doubted.add(peer)
                 continue
@@ -146,6 +155,7 @@ class RollCall:
                 self._revive(peer)
             else:
                 dead[peer] = "does not answer"
+                self._confirmed.add(peer)
 
     def _revive(self, peer: str) -> None:
         """A sign of life."""
