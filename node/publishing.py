@@ -107,6 +107,7 @@ class RecordPublisher:
                 tls_certificate=self._data_plane.certificate_pem,
                 device=self._status.device,
                 tokens_per_second=self._status.tokens_per_second,
+                bandwidth_bps=self._data_plane.rates.upload_bps,
                 domain=self._config.domain,
                 held_experts=self._status.held_experts,
                 branch=self._ledger.branch,

@@ -277,6 +277,7 @@ class Session:
                 tls_certificate=self._plane.certificate_pem,
                 branch=self._member.ledger.branch,
                 round=record.round if record else 0,
+                bandwidth_bps=self._plane.rates.upload_bps,
                 committed_tokens=record.committed_tokens if record else 0,
                 lease_ttl_ms=LEASE_MS,
             )

@@ -91,7 +91,8 @@ class FakeNetwork:
 def publisher_in(
     directory: Path, network: Any, records: Callable[[], Any], status: Status
 ) -> RecordPublisher:
-    plane = SimpleNamespace(certificate_pem=b"certificate")
+    rates = SimpleNamespace(upload_bps=1e6)
+    plane = SimpleNamespace(certificate_pem=b"certificate", rates=rates)
     peers: Any = SimpleNamespace(
         records=records,
         note=lambda signed: None,
