@@ -46,6 +46,7 @@ class RollCall:
         self._key = key
         self._arrived: dict[str, float] = {}
         self._doubted: set[str] = set()  # was found dead, and is being probed again
+        self._asked_at: dict[str, float] = {}  # whether it knows that the round is decided
 
     def note(self, sender: str, ready: pb.Ready) -> None:
         """A peer is at the round's boundary; repeated calls show that it is alive."""
@@ -134,7 +135,10 @@ class RollCall:
                 continue
             alive = health.check(peer, now - silence_s)
             if alive is None:
-                if peer not in self.ready:  # it may know that the round is decided
+                # It may know that the round is decided. A call that is refused fails at once, and
+                # its end is an event, after which this is come by again.
+                if peer not in self.ready and now >= self._asked_at.get(peer, -1e9) + silence_s:
+                    self._asked_at[peer] = now
                     self._peer.history.catch_up(peer)
                 if peer in dead and not health.is_dead(peer):
                     del dead[peer]
