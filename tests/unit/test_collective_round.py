@@ -215,7 +215,7 @@ def test_update_of_another_size_than_its_fragment_is_refused_where_it_is_offered
         peer = swarm.peers[0]
         offer = peer.offer()
         offer.deltas["trunk.0"] = offer.deltas["trunk.0"][1:]
-        with pytest.raises(SwarmError, match="trunk.0") as caught:
+        with pytest.raises(SwarmError, match=r"trunk\.0") as caught:
             await peer.member.run_round(offer)
         assert caught.value.code is Code.USAGE
         await swarm.round()
