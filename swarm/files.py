@@ -28,8 +28,10 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes | memoryview) -> None:
+def write_atomic(path: Path, data: bytes | memoryview, *, sync: bool = True) -> None:
     """Write `data` to a temporary file beside `path`, sync it, and rename it over `path`.
+
+    Without `sync` a power cut may leave neither content.
 
     Who may read it is up to the process's umask, as with any new file.
     Raises `DISK_FULL` or `DIR_NOT_WRITABLE`; the temporary file is removed then.
@@ -40,9 +42,11 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
         with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_directory(path.parent)
+        if sync:
+            _sync_directory(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -132,6 +132,9 @@ class Berth:
             if self._cutting:
                 return
             self._cutting = True
+            if not self._lanes:
+                self._cut = True
+                return
         threading.Thread(
             target=self._cut_after, args=(grace_s,), name="reduce-goodbye", daemon=True
         ).start()

@@ -129,7 +129,7 @@ class Driver:
             case effects.PersistWord():
                 context.ledger.save_word(effect.word)
             case effects.PersistCommit():
-                context.ledger.save_commit(effect.commit)
+                context.ledger.save_commit(effect.commit, effect.links)
             case effects.StartAttempt():
                 if self.offer is not None:
                     self.attempts.start(effect.plan, self.offer)

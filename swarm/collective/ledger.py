@@ -10,6 +10,7 @@ word can not be read any more abstains from the open round.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +70,24 @@ class Ledger:
 
     # ---- writing --------------------------------------------------------------------------
 
-    def save_commit(self, commit: pb.Commit) -> None:
-        """Keep a commit as the newest one. Raises `DISK_FULL`."""
+    def save_commit(self, commit: pb.Commit, links: Iterable[pb.Commit] = ()) -> None:
+        """Keep a commit as the newest one, and `links` before it. Raises `DISK_FULL`."""
         if self._directory is None:
             return
+        for link in links:  # many at a time; one that is lost only shortens what can be shown
+            write_atomic(self._path(link), link.SerializeToString(), sync=False)
         data = commit.SerializeToString()
-        record = parse_record(commit.record)
-        name = f"{record.round:012d}-{commit_id(commit.record).hex()[:16]}.bin"
-        write_atomic(self._directory / "commits" / name, data)
+        write_atomic(self._path(commit), data)
         write_atomic(self._directory / "commit.bin", data)
         paths = sorted((self._directory / "commits").glob("*.bin"))
         for path in paths[:-KEPT_COMMITS]:
             path.unlink(missing_ok=True)
+
+    def _path(self, commit: pb.Commit) -> Path:
+        assert self._directory is not None
+        round_index = parse_record(commit.record).round
+        name = f"{round_index:012d}-{commit_id(commit.record).hex()[:16]}.bin"
+        return self._directory / "commits" / name
 
     def save_word(self, word: Word) -> None:
         """Keep what was promised, voted and given up. Raises `DISK_FULL`."""

@@ -144,7 +144,7 @@ class OperationQueue:
                         version=version,
                         weights=dict(zip(outcome.contributors, outcome.weights, strict=True)),
                         round=int(record.round),
-                        missing=missing if outcome.advanced else {},
+                        missing=_missing_of(record, outcome),
                     )
                 )
 
@@ -160,6 +160,21 @@ class OperationQueue:
             while tag.waiting:
                 counts = tag.waiting[0].number <= decided.get(name, 0)
                 (tag.waiting.popleft() if counts else tag.take_back()).done(error)
+
+
+def _missing_of(record: pb.RoundRecord, outcome: pb.FragmentOutcome) -> Mapping[str, str]:
+    """Members whose values are not in the result, and why; a state is its sources' alone.
+
+    A record names who brought nothing to the whole round; who was there and brought nothing to
+    this operation, or called it otherwise, is in its roster.
+    """
+    if not outcome.advanced or outcome.operation == pb.AGREE:
+        return {}
+    named = {s.peer: s.reason for s in record.missing}
+    silent = set(record.roster) - set(record.joined) - set(outcome.contributors) - named.keys()
+    return named | dict.fromkeys(
+        sorted(silent), "did not call this operation, or not as the others"
+    )
 
 
 def _missed(operation: Operation, version: int) -> SwarmError:

@@ -24,7 +24,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
-from swarm.collective.codecs import F32, encode, get_codec
+import numpy as np
+
+from swarm.collective.buffers import take
+from swarm.collective.codecs import F32, U8, get_codec
 from swarm.collective.plan import Job
 
 KEPT_BYTES = 2**25  # of encoded means; receivers come later, as contributions go first
@@ -88,7 +91,7 @@ class Outbox:
         """The job's mean is complete; what its codec loses is lost here too."""
         codec = get_codec(job.codec)
         if not codec.lossless:
-            encoded = encode(codec, self.values(job))
+            encoded = self._encode(job)
             codec.decode_into(encoded, self.values(job))
             self._keep(job.index, encoded.data)
         with self._lock:
@@ -120,9 +123,16 @@ class Outbox:
         with self._lock:
             kept = self._encoded.get(job.index)
         if kept is None:
-            kept = encode(codec, self.values(job)).data
+            kept = self._encode(job).data
             self._keep(job.index, kept)
         return kept
+
+    def _encode(self, job: Job) -> U8:
+        codec = get_codec(job.codec)
+        size = codec.encoded_bytes(job.elements)
+        encoded = take(-(-size // 4)).view(np.uint8)[:size]
+        codec.encode_into(self.values(job), encoded)
+        return encoded
 
     def _keep(self, index: int, encoded: memoryview) -> None:
         with self._lock:

@@ -31,6 +31,7 @@ from swarm.wire.membership_pb2 import PeerRecord
 
 LEASE_MS = 60_000
 LEAVE_LIMIT_S = 5.0
+PUBLISH_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,7 @@ class Session:
         self._joining: set[asyncio.Future[None]] = set()
         self._ended: SwarmError | None = None  # why nothing can be submitted
         self._published: asyncio.Task[None] | None = None
+        self._published_s = -PUBLISH_EVERY_S
         self.events: list[RoundEvent] = []
 
     @classmethod
@@ -254,10 +256,16 @@ class Session:
     # ---- the peer's record ----------------------------------------------------------------
 
     def _publish_soon(self) -> None:
+        """At most one publication in `PUBLISH_EVERY_S`: operations may take milliseconds."""
         if self._published is None or self._published.done():
             self._published = asyncio.create_task(self._try_publish())
 
     async def _try_publish(self) -> None:
+        now_s = time.monotonic()
+        wait_s = self._published_s + PUBLISH_EVERY_S - now_s
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+        self._published_s = now_s + max(0.0, wait_s)
         with contextlib.suppress(SwarmError):  # the network's own watcher publishes it again
             await self._publish()
 

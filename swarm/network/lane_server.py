@@ -7,7 +7,8 @@
 
 Everything that a stranger can hold is bounded: connections that have not authenticated (a new one
 pushes out the oldest, so a flood of silent ones does not shut out a peer, whose handshake takes
-milliseconds), lanes of one peer and of all (a new one pushes out the longest idle one).
+milliseconds), lanes of one peer and of all. A new lane pushes out the longest idle one, or, where
+all are at work, one of the peer that has the most, if that is more than any needs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import selectors
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -33,6 +35,7 @@ HANDSHAKE_LIMIT = timedelta(seconds=5)
 MAX_HALF_OPEN = 64
 MAX_LANES = 256
 MAX_LANES_PER_PEER = 32
+ENOUGH_LANES = 8  # for what a peer does at once; lanes beyond it have no right to stay
 BACKLOG = 128
 STOP_WAIT = timedelta(seconds=1)
 Accept = Callable[[socket.socket, Admit, float], SocketLane]
@@ -208,12 +211,21 @@ class LaneServer:
             if self._admitted.get(peer, 0) >= MAX_LANES_PER_PEER:
                 room = _end_longest_idle({lane for lane in self._lanes if lane.peer == peer})
             elif sum(self._admitted.values()) >= MAX_LANES:
-                room = _end_longest_idle(self._lanes)
+                room = _end_longest_idle(self._lanes) or self._end_one_of_the_greediest()
             else:
                 room = True
             if not room:
                 raise SwarmError(Code.PEER_REFUSED, "no room for another lane")
             self._admitted[peer] = self._admitted.get(peer, 0) + 1
+
+    def _end_one_of_the_greediest(self) -> bool:
+        """Many lanes that are busy for ever, but slow, must not keep everybody else out."""
+        lanes = Counter(lane.peer for lane in self._lanes)
+        greediest, count = max(lanes.items(), key=lambda item: (item[1], item[0]), default=("", 0))
+        if count <= ENOUGH_LANES:
+            return False
+        next(lane for lane in self._lanes if lane.peer == greediest).cancel()
+        return True
 
 
 def _end_longest_idle(lanes: set[SocketLane]) -> bool:

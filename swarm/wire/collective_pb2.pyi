@@ -396,19 +396,23 @@ class CommitReply(_message.Message):
     def __init__(self, adopted: bool = ..., reason: _Optional[str] = ...) -> None: ...
 
 class GetCommit(_message.Message):
-    __slots__ = ("latest", "round")
+    __slots__ = ("latest", "round", "links")
     LATEST_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
     latest: bool
     round: int
-    def __init__(self, latest: bool = ..., round: _Optional[int] = ...) -> None: ...
+    links: int
+    def __init__(self, latest: bool = ..., round: _Optional[int] = ..., links: _Optional[int] = ...) -> None: ...
 
 class GetCommitReply(_message.Message):
-    __slots__ = ("commit", "attending_branch", "members")
+    __slots__ = ("commit", "attending_branch", "members", "links")
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     ATTENDING_BRANCH_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
     commit: Commit
     attending_branch: bytes
     members: _containers.RepeatedCompositeFieldContainer[Member]
-    def __init__(self, commit: _Optional[_Union[Commit, _Mapping]] = ..., attending_branch: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
+    links: _containers.RepeatedCompositeFieldContainer[Commit]
+    def __init__(self, commit: _Optional[_Union[Commit, _Mapping]] = ..., attending_branch: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., links: _Optional[_Iterable[_Union[Commit, _Mapping]]] = ...) -> None: ...

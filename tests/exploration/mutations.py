@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from swarm.collective import consensus
 from swarm.collective.consensus import BallotKey, quorum
-from swarm.collective.protocol import elector, leading, machine, voting
+from swarm.collective.protocol import elector, history, leading, machine, voting
 from swarm.collective.protocol.effects import Answer, PersistWord
 from swarm.collective.protocol.memory import Memory
 from swarm.collective.state import CanonicalState
@@ -289,4 +289,15 @@ def _never_merge() -> Iterator[None]:
         return better(candidate, current)
 
     with everywhere("better_history", own_wins):
+        yield
+
+
+@mutation("a peer keeps no links to the commit that it jumps to")
+def _no_links() -> Iterator[None]:
+    adopt = history.History.adopt
+
+    def alone(self: Any, commit: pb.Commit, record: pb.RoundRecord, links: Any = ()) -> None:
+        adopt(self, commit, record)
+
+    with patch.object(history.History, "adopt", alone):
         yield

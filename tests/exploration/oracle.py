@@ -2,7 +2,8 @@
 
 - a branch has one record for a round, and a decision has one outcome, told or not;
 - a commit has the votes of enough different electors, in one ballot, who were entitled to vote;
-- the histories that peers follow are chains, and nobody goes back to a worse one;
+- the histories that peers follow are chains, and nobody goes back to a worse one; who follows one
+  has all its links, so that whoever is left can show them to the others;
 - what advanced was computed by a majority of its holders, from the contributors and weights that
   the record names, on the base that the record before names;
 - a peer that calls itself level has exactly the state that its newest commit names;
@@ -16,6 +17,7 @@ What must come about in the end is in ending.py.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +70,7 @@ class Oracle:
         self.records: dict[bytes, pb.RoundRecord] = {}  # of commits
         self._rounds: dict[tuple[bytes, int], bytes] = {}
         self._follows: dict[str, bytes] = {}
+        self._kept: dict[str, set[bytes]] = defaultdict(lambda: {b""})  # commits on each disk
         self._checked: dict[int, pb.Commit] = {}
         self._proposed: dict[bytes, pb.RoundRecord] = {}
         self._votes: dict[tuple[bytes, tuple[int, str], bytes], set[str]] = defaultdict(set)
@@ -197,11 +200,19 @@ class Oracle:
         self.records[name] = record
         self._rounds[(record.branch, record.round)] = name
         self._follows[peer.id] = name
+        self._kept[peer.id].add(name)
 
-    def note_adopted(self, peer: Peer, commit: pb.Commit) -> None:
-        """A peer writes a commit down as its newest."""
+    def note_adopted(self, peer: Peer, commit: pb.Commit, links: tuple[pb.Commit, ...]) -> None:
+        """A peer writes a commit down as its newest, and the links that lead to it."""
+        for earlier, later in itertools.pairwise((*links, commit)):
+            previous = self._propose(later.record).previous
+            self._require(previous == self._see(earlier), f"{peer.id} keeps links that are none")
         name = self._see(commit)
         record = self.records[name]
+        kept = self._kept[peer.id]
+        kept.update(identity(link.record) for link in (*links, commit))
+        first = self._propose((*links, commit)[0].record)
+        self._require(first.previous in kept, f"{peer.id} lacks a link of its history")
         old = self._follows.get(peer.id)
         if old is not None and name != record.previous and record.previous != old:
             self._require(better(record, self.records[old]), f"{peer.id} goes back to a "

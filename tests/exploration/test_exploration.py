@@ -15,7 +15,7 @@ from oracle import Violation
 from schedule import Schedule, shrink
 from world import World
 
-SCHEDULES = 20_000
+SCHEDULES = 100_000
 QUICK = 1500
 CATCHES = 3000  # schedules within which each deliberate bug is caught
 

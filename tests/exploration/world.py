@@ -218,8 +218,8 @@ class World:
         peer.disk_word = effect.word
 
     def _persist_commit(self, peer: Peer, effect: fx.PersistCommit) -> None:
-        self.oracle.note_adopted(peer, effect.commit)
-        peer.disk_commits = [*peer.disk_commits, effect.commit]
+        self.oracle.note_adopted(peer, effect.commit, effect.links)
+        peer.disk_commits = [*peer.disk_commits, *effect.links, effect.commit]
 
     def _start_attempt(self, peer: Peer, effect: fx.StartAttempt) -> None:
         self.engine.start(peer, effect.plan)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from swarm.collective import codecs
 from swarm.collective.codecs import ALIGNMENT, CODECS, decode, encode, get_codec
 from swarm.errors import Code, SwarmError
 
@@ -22,6 +23,16 @@ any_finite = hnp.arrays(
 BOUND = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.51 / 127, "int4": 0.51 / 7}
 BLOCKWISE = ("int8", "int4")
 LOSSY = ("bf16", "int8", "int4")
+
+
+@pytest.fixture(params=["compiled", "numpy"], scope="module", autouse=True)
+def both_implementations(request):
+    """Every test of this file is run with the compiled codecs and with numpy's."""
+    assert codecs.compiled is not None, "not compiled: make .venv/.installed needs a C compiler"
+    compiled = codecs.compiled
+    codecs.compiled = compiled if request.param == "compiled" else None
+    yield
+    codecs.compiled = compiled
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -48,6 +59,31 @@ def test_what_was_decoded_once_encodes_to_the_same_bytes_and_stays_finite(name, 
     once = decode(codec, data, values.size)
     assert np.isfinite(once).all()
     assert encode(codec, once).tobytes() == data.tobytes()
+
+
+@pytest.mark.parametrize("name", LOSSY)
+@settings(max_examples=200, deadline=None)
+@given(values=any_finite, seed=st.integers(0, 9), repeats=st.integers(1, 40))
+def test_numpy_and_the_compiled_code_give_the_same_bytes(name, values, seed, repeats):
+    codec, compiled = get_codec(name), codecs._kernels
+    values = np.random.default_rng(seed).permutation(np.tile(values, repeats))
+    data, again = encode(codec, values), np.empty(codec.encoded_bytes(values.size), np.uint8)
+    getattr(compiled, f"encode_{name}")(values, again)
+    assert again.tobytes() == data.tobytes()
+    decoded, again = decode(codec, data, values.size), np.empty(values.size, np.float32)
+    getattr(compiled, f"decode_{name}")(data, again)
+    assert again.tobytes() == decoded.tobytes()
+
+
+@pytest.mark.parametrize("name", LOSSY)
+@pytest.mark.parametrize("wrong", [-1, 1, 4])
+def test_compiled_code_refuses_buffers_that_do_not_fit(name, wrong):
+    """A wrong size would be a write past the end."""
+    codec, values = get_codec(name), np.ones(1025, np.float32)
+    data = np.empty(codec.encoded_bytes(values.size) + wrong, np.uint8)
+    for call, *buffers in (("encode", values, data), ("decode", data, values)):
+        with pytest.raises(ValueError, match="fit"):
+            getattr(codecs._kernels, f"{call}_{name}")(*buffers)
 
 
 @pytest.mark.parametrize("name", CODECS)

@@ -467,7 +467,7 @@ def test_a_peer_whose_disk_is_full_stops_and_the_others_go_on(what):
         full = swarm.peers[1]
         before = full.ledger.commit_id
 
-        def no_space(data):
+        def no_space(*data):
             raise SwarmError(Code.DISK_FULL, "no space left")
 
         setattr(full.ledger, what, no_space)

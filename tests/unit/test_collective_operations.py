@@ -151,6 +151,19 @@ def test_of_different_calls_under_one_tag_the_most_stand():
     assert offered.wishes["x"].operation == pb.MEAN
 
 
+def test_result_names_who_is_not_in_it():
+    waiting, queue = Waiting(), OperationQueue(TensorPolicy())
+    queue.submit(waiting.operation("x"), 0)
+    record = record_of(1, x=1)
+    record.roster.extend(["a", "b", "called_max", "dead", "new"])
+    record.joined.append("new")
+    record.missing.add(peer="dead", reason="did not answer")
+    queue.resolve(record, {"x": state_of(1.0)}, "a")
+    [result] = waiting.results
+    assert result.missing["dead"] == "did not answer"
+    assert set(result.missing) == {"dead", "called_max"}
+
+
 @given(st.permutations("abcd"))
 def test_of_states_the_highest_revision_then_the_most_popular_stands(order):
     calls = {

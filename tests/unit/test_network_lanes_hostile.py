@@ -284,6 +284,24 @@ def test_lanes_of_all_peers_are_bounded_and_the_longest_idle_makes_room(alice, b
     assert exchange(lane, b"ab") == [b"ba"]
 
 
+def test_who_keeps_more_busy_lanes_than_it_needs_shuts_nobody_out(alice, bob, monkeypatch):
+    monkeypatch.setattr(lane_server, "MAX_LANES", 3)
+    monkeypatch.setattr(lane_server, "ENOUGH_LANES", 2)
+    held = [bob.plane.open_lane(alice.record, WAIT) for _ in range(3)]
+    for lane in held:
+        begin(lane)
+    until(lambda: sum(lane.idle_since_s is None for lane in alice.plane._server._lanes) == 3)
+    carol, dave = Node(), Node()
+    try:
+        begin(carol.plane.open_lane(alice.record, WAIT))
+        until(lambda: sum(lane.hung_up() for lane in held) == 1)
+        error = error_of(lambda: dave.plane.open_lane(alice.record, WAIT))
+        assert error.code is Code.PEER_REFUSED  # nobody has more than enough now
+    finally:
+        carol.plane.stop()
+        dave.plane.stop()
+
+
 def test_a_lane_on_which_a_call_trickles_in_makes_room(alice, bob, monkeypatch):
     monkeypatch.setattr(lane_server, "MAX_LANES_PER_PEER", 1)
     trickling = bob.plane.open_lane(alice.record, WAIT)

@@ -26,7 +26,7 @@ from swarm.network.p2p.daemon import (
     tcp_problem,
     wait_for_port,
 )
-from swarm.network.p2p.hivemind_parts import PeerID, p2pd_pb2
+from swarm.network.p2p.hivemind_parts import PeerID, p2pd_control, p2pd_pb2
 from swarm.network.p2p.streams import Streams, read_message, write_message
 
 PEER, RELAY = Identity.generate().peer_id, Identity.generate().peer_id
@@ -82,6 +82,28 @@ def test_answer_to_a_call_that_was_given_up_does_not_break_the_reader():
         assert 1 not in calls and 2 in calls and 3 not in calls
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("size", [0, 100, 127, 128, 20_000, 3_000_000])
+def test_message_to_p2pd_is_written_in_one_piece_as_hivemind_reads_it(size):
+    """hivemind's own writer makes a system call, and wakes p2pd, for each byte of the length."""
+
+    class Pieces(list[bytes]):
+        write = list.append
+
+        async def drain(self) -> None:
+            pass
+
+    async def write_and_read() -> tuple[int, p2pd_pb2.CallUnaryRequest]:
+        pieces, found = Pieces(), p2pd_pb2.CallUnaryRequest()
+        await p2pd_control.write_pbmsg(pieces, message)
+        reader = asyncio.StreamReader()
+        reader.feed_data(b"".join(pieces))
+        await p2pd_control.read_pbmsg_safe(reader, found)
+        return len(pieces), found
+
+    message = p2pd_pb2.CallUnaryRequest(peer=b"p", proto="q", data=bytes(size))
+    assert asyncio.run(write_and_read()) == (1, message)
 
 
 def test_nothing_of_a_served_call_is_kept_when_its_caller_gives_up():

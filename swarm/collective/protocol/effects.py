@@ -66,9 +66,10 @@ class PersistWord:
 
 @dataclass(frozen=True)
 class PersistCommit:
-    """Add a commit to those on disk, as the newest."""
+    """Add a commit to those on disk, as the newest; and, oldest first, links that lead to it."""
 
     commit: pb.Commit
+    links: tuple[pb.Commit, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,8 @@ class Elector:
         peer.leaving.pass_on(sender, plan.base_commit)
         reason = self._objection(sender, plan)
         if reason:
-            newer = memory.find(plan.round)
-            decided = newer is not None and parse_record(newer.record).previous == plan.base_commit
-            return pb.Promise(granted=False, commit=newer if decided else None, reason=reason)
+            decided = memory.successor(plan.base_commit, plan.round)
+            return pb.Promise(granted=False, commit=decided, reason=reason)
         decision = decision_key(plan.base_commit, plan.round, plan.unanimous, plan.electorate)
         acceptor = memory.acceptor(decision)
         before = acceptor.promised

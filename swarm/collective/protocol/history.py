@@ -2,14 +2,16 @@
 
 The direct successor of the newest commit is followed. Anything else must be of a better history
 and be shown, link by link, to come from a commit known here. Asking for the links is a `Pursuit`;
-there is at most one for each source.
+there is at most one for each source. The links are kept with the commit that they lead to: whoever
+is asked for them next must have them, also when all others that had them are gone.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
@@ -22,7 +24,7 @@ from swarm.collective.consensus import (
 )
 from swarm.collective.context import RoundEvent
 from swarm.collective.protocol.effects import Adopt, Answer, Learn, PersistCommit
-from swarm.collective.protocol.memory import KEPT_COMMITS
+from swarm.collective.protocol.memory import KEPT_COMMITS, Link
 from swarm.collective.validate import grows_plausibly
 from swarm.errors import SwarmError
 from swarm.wire import collective_pb2 as pb
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 RETRY_S = 0.5
 TELLS = 2  # calls to tell one peer of a commit
+LINKS = 32  # commits in one answer
+LINKS_BYTES = 1 << 20  # in one answer
 
 
 @dataclass
@@ -40,11 +44,11 @@ class Pursuit:
     """A commit of `source` whose links back to a known one are being asked for."""
 
     source: str
-    trusting: bool  # take it without links
+    trusting: bool  # take it when its links are not known there
     commit: pb.Commit | None = None  # the goal; None: its newest is being asked for
     record: pb.RoundRecord | None = None
     link: pb.RoundRecord | None = None  # the last one that was shown
-    steps: int = 0
+    links: list[Link] = field(default_factory=list)  # all that were, newest first
     answer_to: int | None = None  # the call that told of the commit
 
 
@@ -75,11 +79,19 @@ class History:
     def on_get_commit(self, sender: str, request: pb.GetCommit, call_id: int) -> pb.GetCommitReply:
         """The newest commit, or that of a round, with the records of its roster."""
         memory = self._peer.memory
-        commit = memory.commit if request.latest else memory.find(request.round)
-        if commit is None:
+        newest = memory.next_round if request.latest else request.round
+        history = memory.history(newest)
+        commit = next(history, None)
+        record = memory.knows(commit_id(commit.record)) if commit is not None else None
+        if record is None or not (request.latest or record.round == request.round):
             return pb.GetCommitReply()
         reply = pb.GetCommitReply(commit=commit)
-        record = memory.knows(commit_id(commit.record))
+        size = 0
+        for link in itertools.islice(history, min(request.links, LINKS - 1)):
+            size += link.ByteSize()
+            if size > LINKS_BYTES:
+                break
+            reply.links.append(link)
         for peer in record.roster if record is not None else ():
             signed = self._peer.setup.signed(peer)
             if signed is not None:
@@ -125,8 +137,9 @@ class History:
         """Adopt a commit that `source` told of, if it is ours to follow.
 
         Returns whether it was adopted; None while its links are being asked for, after which the
-        call `answer_to` is answered. `trusting` skips the links: a newcomer has no history to
-        compare with and takes what is well voted. Raises `COMMIT_INVALID`.
+        call `answer_to` is answered. `trusting` also takes what `source` has no links of: a
+        newcomer has no history to compare with and takes what is well voted. Raises
+        `COMMIT_INVALID`.
         """
         memory, setup = self._peer.memory, self._peer.setup
         if memory.commit_id and commit_id(commit.record) == memory.commit_id:
@@ -136,17 +149,14 @@ class History:
         if follows(record, memory.commit_id, current) and not record.unanimous:
             if not grows_plausibly(record, current, setup.max_round_tokens):
                 return False
-        elif not better_history(record, current):
+            self.adopt(commit, record)
+            return True
+        if source in self._pursuits or not better_history(record, current):
             return False
-        elif not trusting:
-            if source in self._pursuits:
-                return False
-            self._pursuits[source] = Pursuit(
-                source, False, commit, record, record, answer_to=answer_to
-            )
-            return self._trace(self._pursuits[source])
-        self.adopt(commit, record)
-        return True
+        self._pursuits[source] = Pursuit(
+            source, trusting, commit, record, record, answer_to=answer_to
+        )
+        return self._trace(self._pursuits[source])
 
     def _trace(self, pursuit: Pursuit) -> bool | None:
         """Follow the links as far as they are known here; ask for the next."""
@@ -155,31 +165,45 @@ class History:
         known = self._peer.memory.knows(link.previous)
         if known is not None or not link.previous:
             return self._end(pursuit, self._links(link, known))
-        pursuit.steps += 1
-        if pursuit.steps > KEPT_COMMITS or link.round == 0:
+        if link.round == 0:
             return self._end(pursuit, False)
-        self._peer.call(pursuit.source, pb.GetCommit(round=link.round - 1), self._on_link)
+        if len(pursuit.links) >= KEPT_COMMITS:
+            return self._end(pursuit, pursuit.trusting)
+        request = pb.GetCommit(round=link.round - 1, links=LINKS - 1)
+        self._peer.call(pursuit.source, request, self._on_links)
         return None
 
-    def _on_link(self, source: str, reply: Message | None, call: Pending) -> None:
+    def _on_links(self, source: str, reply: Message | None, call: Pending) -> None:
         pursuit = self._pursuits.get(source)
         if pursuit is None or pursuit.link is None:
             return
-        adopted: bool | None = False
-        link = pursuit.link
-        shown = reply.commit if isinstance(reply, pb.GetCommitReply) else pb.Commit()
-        if commit_id(shown.record) != link.previous:
+        adopted: bool | None
+        if not isinstance(reply, pb.GetCommitReply):  # it may have them all the same
             adopted = self._end(pursuit, False)
+        elif not reply.commit.record:
+            adopted = self._end(pursuit, pursuit.trusting)
+        elif all(self._take(pursuit, link) for link in (reply.commit, *reply.links[: LINKS - 1])):
+            adopted = self._trace(pursuit)
         else:
-            setup = self._peer.setup
-            try:
-                pursuit.link = verify_commit(shown, setup.run_id, setup.verify)
-                ok = self._links(link, pursuit.link)
-            except SwarmError:
-                ok = False
-            adopted = self._trace(pursuit) if ok else self._end(pursuit, False)
+            adopted = self._end(pursuit, False)
         if adopted is not None and pursuit.answer_to is not None:
             self._peer.out.append(Answer(pursuit.answer_to, pb.CommitReply(adopted=adopted)))
+
+    def _take(self, pursuit: Pursuit, shown: pb.Commit) -> bool:
+        """Take the next link, unless it is known here; False if it is none."""
+        setup, later = self._peer.setup, pursuit.link
+        assert later is not None
+        if not later.previous or self._peer.memory.knows(later.previous) is not None:
+            return True
+        if commit_id(shown.record) != later.previous:
+            return False
+        try:
+            record = verify_commit(shown, setup.run_id, setup.verify)
+        except SwarmError:
+            return False
+        pursuit.links.append((shown, record))
+        pursuit.link = record
+        return self._links(later, record)
 
     def _end(self, pursuit: Pursuit, shown: bool) -> bool:
         """The links were shown or not; adopt, unless a better history was adopted meanwhile."""
@@ -191,7 +215,7 @@ class History:
             return False
         if not better_history(pursuit.record, self._peer.memory.record):
             return False
-        self.adopt(pursuit.commit, pursuit.record)
+        self.adopt(pursuit.commit, pursuit.record, pursuit.links[::-1])
         return True
 
     def _links(self, record: pb.RoundRecord, previous: pb.RoundRecord | None) -> bool:
@@ -200,12 +224,12 @@ class History:
 
     # ---- adopting and telling -------------------------------------------------------------
 
-    def adopt(self, commit: pb.Commit, record: pb.RoundRecord) -> None:
-        """Make a commit ours, which was verified and is ours to follow."""
+    def adopt(self, commit: pb.Commit, record: pb.RoundRecord, links: Sequence[Link] = ()) -> None:
+        """Make a commit ours, which was verified and is ours to follow; `links` lead to it."""
         peer = self._peer
         before = peer.memory.commit_id
-        peer.out.append(PersistCommit(commit))
-        peer.memory.adopt(commit, record)
+        peer.out.append(PersistCommit(commit, tuple(link for link, _ in links)))
+        peer.memory.adopt(commit, record, links)
         self._before.append((peer.memory.commit_id, before))
         peer.out.append(Adopt(commit, record))
         self.commit_times.append(peer.now)

@@ -8,7 +8,7 @@ decision to a majority.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from swarm.collective.consensus import NO_BALLOT, Acceptor, BallotKey, commit_id, parse_record
@@ -16,6 +16,8 @@ from swarm.wire import collective_pb2 as pb
 
 KEPT_COMMITS = 256
 KEPT_DECISIONS = 64
+
+Link = tuple[pb.Commit, pb.RoundRecord]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Memory:
         self.resignations: dict[str, pb.Resignation] = {}
         self.abstains_after: bytes | None = None
         self._promised_after: bytes | None = None
-        self._commits: OrderedDict[bytes, tuple[pb.Commit, pb.RoundRecord]] = OrderedDict()
+        self._commits: OrderedDict[bytes, Link] = OrderedDict()
         self._acceptors: OrderedDict[bytes, Acceptor] = OrderedDict()
 
     # ---- commits --------------------------------------------------------------------------
@@ -62,12 +64,20 @@ class Memory:
         """The branch of the newest commit, empty before it."""
         return b"" if self.record is None else self.record.branch
 
-    def adopt(self, commit: pb.Commit, record: pb.RoundRecord | None = None) -> None:
+    def adopt(
+        self,
+        commit: pb.Commit,
+        record: pb.RoundRecord | None = None,
+        links: Iterable[Link] = (),
+    ) -> None:
         """Make a verified commit the newest one. Raises `COMMIT_INVALID` if it can not be parsed.
 
-        `record`: the commit's, when it was parsed already.
+        `record`: the commit's, when it was parsed already. `links`: those before it that are not
+        known yet, oldest first.
         """
         parsed = record if record is not None else parse_record(commit.record)
+        for link in links:
+            self._commits[commit_id(link[0].record)] = link
         self.commit, self.record = commit, parsed
         self.commit_id = commit_id(commit.record)
         self.resignations = {}
@@ -88,12 +98,22 @@ class Memory:
         known = self._commits.get(identifier)
         return known[1] if known is not None else None
 
-    def find(self, round_index: int) -> pb.Commit | None:
-        """The remembered commit of a round, newest branch first."""
-        for commit, record in reversed(self._commits.values()):
-            if record.round == round_index:
-                return commit
-        return None
+    def history(self, round_index: int) -> Iterator[pb.Commit]:
+        """The commits that are followed, from that of a round back, as far as remembered."""
+        known = self._commits.get(self.commit_id)
+        while known is not None:
+            commit, record = known
+            if record.round <= round_index:
+                yield commit
+            known = self._commits.get(record.previous)
+
+    def successor(self, identifier: bytes, round_index: int) -> pb.Commit | None:
+        """The commit that is followed in a round, if it is the successor of `identifier`."""
+        commit = next(self.history(round_index), None)
+        record = self.knows(commit_id(commit.record)) if commit is not None else None
+        if record is None or (record.round, record.previous) != (round_index, identifier):
+            return None
+        return commit
 
     # ---- this peer's word -----------------------------------------------------------------
 

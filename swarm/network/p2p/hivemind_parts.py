@@ -54,6 +54,7 @@ with _without_heavy_packages():
     from hivemind.dht.routing import DHTID
     from hivemind.dht.validation import DHTRecord, RecordValidatorBase
     from hivemind.p2p import P2P, P2PDaemonError, P2PHandlerError, PeerID, p2p_daemon
+    from hivemind.p2p.p2p_daemon_bindings import control as p2pd_control
     from hivemind.proto import p2pd_pb2
     from hivemind.utils.logging import use_hivemind_log_handler
     from hivemind.utils.multiaddr import Multiaddr
@@ -71,6 +72,7 @@ __all__ = [
     "PeerID",
     "RecordValidatorBase",
     "ValidationError",
+    "p2pd_control",
     "p2pd_pb2",
 ]
 
