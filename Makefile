@@ -26,7 +26,7 @@ demo: $(STAMP)  ## train a small swarm of four peers here, kill one, assemble, c
 	$(BIN)/python -m node demo $(ARGS)
 
 test: $(STAMP)  ## unit tests, then integration tests with real processes
-	$(BIN)/python -m pytest tests/unit tests/exploration tests/fuzz -m "not heavy" -n 2 $(ARGS)
+	$(BIN)/python -m pytest tests/unit tests/exploration tests/fuzz tests/chaos -m "not heavy" -n 2 $(ARGS)
 	$(BIN)/python -m pytest tests/integration -m "not heavy" $(ARGS)
 
 matrix: $(STAMP)  ## kill and freeze each role at each step, once; ARGS="--repetitions 10"

@@ -120,7 +120,9 @@ class RoundMember:
         """
         before = self.ledger.commit_id
         if offer is None or offer.base_commit == before:
-            await self._wait_for_commit(before, await self._prepared(offer))
+            prepared = await self._prepared(offer)
+            if self.ledger.commit_id == before:
+                await self._wait_for_commit(before, prepared)
             self._feedback.commit(self._contributed(before))
         await self.resync()
         assert self.ledger.record is not None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 import time
 from collections import deque
@@ -19,8 +18,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from faults import Fault, FaultyTransport, Saboteur
 from faulty_plane import FaultyPlane
+from growth import MIB, Vitals
 from toy import samples_of, update_of, weight_of
 
 from swarm.collective.consensus import parse_record
@@ -38,7 +39,6 @@ from swarm.simulation.swarm import ToyPolicy
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import PeerRecord
 
-VITALS_EVERY_S = 5.0
 PLENTY_BPS = 1e9  # announced by everybody who is not meek
 
 
@@ -50,6 +50,7 @@ class Setup:
     manifest: RunManifest
     numel: dict[str, int]
     bootstrap: tuple[str, ...] = ()
+    leak_mib: float = 0.0  # in each round, if it runs freely: what a test of leaks must find
 
 
 class ChaosPeer:
@@ -74,6 +75,7 @@ class ChaosPeer:
         self._branches: asyncio.Task[None] | None = None
         self._publishing: asyncio.Task[None] | None = None
         self._stale = False  # what was published is not the newest
+        self._leaked: list[np.ndarray] = []
 
     @property
     def _key(self) -> Path:
@@ -296,19 +298,24 @@ class ChaosPeer:
         `pause_s` stands for the training between rounds.
         """
         self._living = asyncio.create_task(self._live(pause_s))
-        self.member.spawn(self._vitals())
 
     async def do_trouble(self) -> list[tuple[float, str]]:
         """What was said and remarkable lately: (monotonic seconds, text)."""
         return sorted([*self.events, *self.saboteur.trace])
 
     async def _live(self, pause_s: float) -> None:
+        vitals = Vitals()
         while True:
             try:
                 await discover(self.member)
                 if in_roster(self.member):
-                    await self.member.resync()
                     await asyncio.sleep(pause_s)
+                    await self.member.resync()
+                    if not self.member.level:  # a newer commit came in this very moment
+                        continue
+                    # Nothing is in flight here until this peer has made its offer.
+                    self._tell("vitals", **vitals.sample(self.ledger.next_round))
+                    self._leaked.append(np.ones(round(self._setup.leak_mib * MIB / 8)))
                     offer = self.offer()
                     await self.member.run_round(offer)
                     assert self.ledger.commit_id != offer.base_commit, "success without a commit"
@@ -323,22 +330,6 @@ class ChaosPeer:
             except Exception as error:
                 self._tell("defect", text=repr(error))
                 raise
-
-    async def _vitals(self) -> None:
-        while True:
-            self._tell(
-                "vitals",
-                rss_mib=_rss_mib(),
-                fds=len(os.listdir("/proc/self/fd")),
-                threads=threading.active_count(),
-                tasks=len(asyncio.all_tasks()),
-            )
-            await asyncio.sleep(VITALS_EVERY_S)
-
-
-def _rss_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def peer_main(connection: Connection, setup: Setup) -> None:

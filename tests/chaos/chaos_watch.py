@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from multiprocessing import connection as pipes
 from typing import Any
 
-import numpy as np
+from growth import ALLOWED, CEILINGS, growth
 from peer_process import PeerProcess
 from toy import Truth
 
@@ -24,16 +24,11 @@ from swarm.config import RunManifest
 from swarm.identity import verify
 from swarm.wire import collective_pb2 as pb
 
-WARM_UP_S = 30.0  # of a process, in which its memory may grow
-GROWTH = {"rss_mib": 60.0, "fds": 40.0, "threads": 30.0, "tasks": 40.0}  # allowed in 5 minutes
-GROWTH_S = 300.0
-
 
 @dataclass
 class Life:
     """What was seen of one process."""
 
-    since: float
     progress_at: float
     longest_s: float = 0.0  # between two commits
     vitals: list[dict[str, Any]] = field(default_factory=list)
@@ -91,7 +86,7 @@ class Watch:
 
     def _life(self, peer: PeerProcess) -> Life:
         if peer not in self._lives:
-            self._lives[peer] = Life(peer.started_at, peer.started_at)
+            self._lives[peer] = Life(peer.started_at)
         return self._lives[peer]
 
     def _check(self, told: dict[str, Any]) -> None:
@@ -157,24 +152,20 @@ class Watch:
         return None
 
     def growth(self) -> list[str]:
-        """Processes whose memory, descriptors, threads or tasks grow, by their trend."""
-        found = []
-        for peer, life in self._lives.items():
-            vitals = [v for v in life.vitals if v["at"] > life.since + WARM_UP_S]
-            if len(vitals) < 12:  # a minute
-                continue
-            at = np.array([v["at"] for v in vitals]) - vitals[0]["at"]
-            for name, allowed in GROWTH.items():
-                slope = float(np.polyfit(at, [v[name] for v in vitals], 1)[0])
-                if slope * GROWTH_S > allowed:
-                    values = [v[name] for v in vitals]
-                    found.append(
-                        f"{peer.name}: {name} grows by {slope * GROWTH_S:.1f} in "
-                        f"{GROWTH_S:g} s: {values[0]:.0f} ... {values[-1]:.0f}"
-                    )
-        return found
+        """Processes that leak, or hold too much; see `growth`."""
+        return [
+            f"{peer.name}: {line}"
+            for peer, life in self._lives.items()
+            for line in growth(life.vitals) or []
+        ]
+
+    def judged(self) -> list[PeerProcess]:
+        """Processes that lived long enough to be told a leak of."""
+        return [peer for peer, life in self._lives.items() if growth(life.vitals) is not None]
 
     def largest(self) -> dict[str, float]:
         """The largest of each vital figure of all processes."""
         seen = [v for life in self._lives.values() for v in life.vitals]
-        return {name: max((v[name] for v in seen), default=0.0) for name in GROWTH}
+        return {
+            name: round(max((v[name] for v in seen), default=0.0)) for name in (*ALLOWED, *CEILINGS)
+        }

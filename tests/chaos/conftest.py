@@ -25,6 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--soak-seconds", type=float, default=300.0, help="length of the soak")
     parser.addoption("--soak-seed", type=int, default=None, help="repeat the faults of a soak")
+    parser.addoption(
+        "--soak-leak-mib", type=float, default=0.0, help="leak so much in each round: it must fail"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -287,6 +287,19 @@ def test_one_that_was_not_told_of_a_commit_asks_those_it_waits_for(net):
     assert net.now - began < 4.0
 
 
+def test_a_dead_member_whose_calls_fail_at_once_is_asked_for_its_commit_a_few_times_only(net):
+    victim = max(set(NAMES) - {leader_of(net)})
+    net.stop("killed", victim)
+    net.done.clear()
+    net.round()
+    asked = [
+        e.peer
+        for _, e in net.done
+        if isinstance(e, effects.Call) and isinstance(e.message, pb.GetCommit)
+    ]
+    assert 1 <= asked.count(victim) <= 3
+
+
 def test_a_member_found_dead_again_and_again_holds_up_no_attempt(net):
     """It was ready, and the verdict on it is old when the second plan in a row gets lost."""
     leader, dead, silent, _ = net.machines["ann"].succession()

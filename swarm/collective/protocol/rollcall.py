@@ -47,6 +47,7 @@ class RollCall:
         self._arrived: dict[str, float] = {}
         self._doubted: set[str] = set()  # was found dead, and is being probed again
         self._confirmed: set[str] = set()  # was found dead again, before the next attempt
+        self._asked_at: dict[str, float] = {}  # whether it knows that the round is decided
 
     def note(self, sender: str, ready: pb.Ready) -> None:
         """A peer is at the round's boundary; repeated calls show that it is alive."""
@@ -142,7 +143,10 @@ class RollCall:
                 continue
             alive = health.check(peer, now - silence_s)
             if alive is None:
-                if peer not in self.ready:  # it may know that the round is decided
+                # It may know that the round is decided. A call that is refused fails at once, and
+                # its end is an event, after which this is come by again.
+                if peer not in self.ready and now >= self._asked_at.get(peer, -1e9) + silence_s:
+                    self._asked_at[peer] = now
                     self._peer.history.catch_up(peer)
                 stale = not health.is_dead(peer) and peer not in self._confirmed
                 if peer in dead and stale:
