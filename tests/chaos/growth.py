@@ -8,8 +8,8 @@ A leak goes on in each round; a plateau is reached and kept. So after the warm-u
 the later half of the rounds is compared with the earlier half. Of each half the lower quartile
 counts: what an attempt that is just being ended still holds can only add. More may be held by a
 fixed slack, which is what differs when nothing leaks, and by a little for each round: a commit that
-is remembered, for example. A longer soak therefore finds smaller leaks: in n rounds those of
-(slack / n + per round) and above.
+is remembered, for example. A longer soak therefore finds smaller leaks: with n rounds between
+the middles of the halves those of (slack / n + per round) and above.
 
 Resident memory itself does not tell: most of what it grows by is free. With up to eight arenas for
 each core, glibc's allocator keeps more of it for some minutes, until every arena has had its
