@@ -65,6 +65,8 @@ def comparisons(lines: Iterable[Line]) -> list[Line]:
         ratios = {
             "direct_to_hivemind": faster(sealed, "hivemind/libp2p/fp32"),
             "tunnel_to_hivemind": faster("ours/tunnel/fp32", "hivemind/libp2p/fp32"),
+            "direct_int8_to_hivemind": faster("ours/direct/int8", "hivemind/libp2p/fp32"),
+            "tunnel_int8_to_hivemind": faster("ours/tunnel/int8", "hivemind/libp2p/fp32"),
             "direct_to_pccl": faster(sealed, "pccl/tcp/fp32"),
             "direct_to_gloo": faster(sealed, "gloo/tcp/fp32"),
             "plain_to_pccl": faster(plain, "pccl/tcp/fp32"),
