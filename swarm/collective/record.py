@@ -131,7 +131,9 @@ def _missing(inputs: RecordInputs) -> list[pb.Suspect]:
         return []
     contributors: Collection[str] = set(inputs.contributors)
     reasons = {p: "not ready in time" for p in inputs.roster if p not in contributors}
-    reasons.update({p: "has just joined" for p in reasons if p in inputs.ready})
+    for peer in reasons.keys() & inputs.ready.keys():
+        joining = inputs.ready[peer].joining
+        reasons[peer] = "has just joined" if joining else "came after the plan"
     reasons.update({p: why for p, why in inputs.excluded.items() if p in reasons})
     reasons.update({p: why for p, why in inputs.dead.items() if p in reasons})
     return [pb.Suspect(peer=p, reason=reasons[p]) for p in sorted(reasons)]

@@ -119,8 +119,21 @@ class ChaosSwarm:
 
     # ---- rounds ---------------------------------------------------------------------------
 
-    def round(self) -> pb.RoundRecord:
-        """One round of all peers without a fault."""
+    def round_after_a_return(self) -> pb.RoundRecord:
+        """One round of all peers, or two: a leader may still take one for dead that is back.
+
+        Who was killed less than a second ago is not probed again before the others begin, so his
+        update may come a moment after the plan. It is in the next round.
+        """
+        record = self.round(whole=False)
+        reasons = {m.peer: m.reason for m in record.missing}
+        if reasons:
+            assert set(reasons.values()) == {"came after the plan"}, reasons
+            record = self.round()
+        return record
+
+    def round(self, *, whole: bool = True) -> pb.RoundRecord:
+        """One round of all peers without a fault; `whole`: with everybody's update."""
         began = time.monotonic()
         numbers = [peer.send("round") for peer in self.peers]
         replies = [p.reply(n) for p, n in zip(self.peers, numbers, strict=True)]
@@ -130,7 +143,8 @@ class ChaosSwarm:
         self.note(f"round {record.round}: {ended - began:.2f} s, {len(record.roster)} members")
         assert sorted(record.roster) == sorted(p.me for p in self.peers)
         trunk = record.fragments[-1]
-        assert list(trunk.contributors) == sorted(record.roster), record.missing
+        if whole:
+            assert list(trunk.contributors) == sorted(record.roster), record.missing
         self._forget()
         return record
 
