@@ -350,6 +350,42 @@ def test_a_leader_that_dies_in_the_reduce_is_replaced_when_the_reports_to_it_fai
     assert list(record.left) == [leader] and net.now - at < 0.5
 
 
+def die_before_the_round(net, late=()):
+    """The first in the succession dies after all others are ready (`late` ones 10 ms later).
+
+    Returns how long it takes the others to commit, from the boundary on.
+    """
+    leader, began = leader_of(net), net.now
+    for name in set(NAMES) - {leader, *late}:
+        net.ready(name)
+    net.run_until(lambda: net.now >= began + 0.01)
+    for name in late:
+        net.ready(name)
+    net.run_until(lambda: net.now >= began + 0.3)
+    net.stop("killed", leader)
+    net.run_until(lambda: net.committed(1))
+    return net.now - began
+
+
+def test_one_that_vouched_for_a_leader_lately_believes_those_who_find_it_dead_first(net):
+    leader, second, third, _ = net.machines["ann"].succession()
+    machine = net.machines[third]
+    wrong = machine.boundary.ready()
+    wrong.suspects.append(leader)
+    net.calls[0] = (third, 0)
+    net.feed(second, events.Received(third, 0, wrong))  # probes the leader, which lives
+    net.after(0.02, leader, events.Tick())
+    assert die_before_the_round(net, late=[second]) < 1.5
+
+
+def test_a_suspect_that_turns_out_to_live_is_told_at_once_when_it_leads(net):
+    _, second, _, last = net.machines["ann"].succession()
+    net.after(0.2, last, events.Tick())
+    net.run_until(lambda: net.now >= 0.2)  # what was under way has come
+    net.machines[last].health.suspects[second] = "does not answer"
+    assert die_before_the_round(net) < 1.5
+
+
 def test_one_that_dies_before_its_report_is_missed_soon_after_the_others_have_reported(net):
     leader, carry_out = leader_of(net), net.carry_out
     victim = max(set(NAMES) - {leader})  # the last to get the plan

@@ -47,6 +47,7 @@ class Boundary:
         self._next_at = 0.0
         self._calling = 0  # the Ready in flight
         self._doubted: tuple[str, float] | None = None  # a leader whose call failed, and when
+        self._passed_over: set[str] = set()  # suspects before the leader that was told
         self._records_fresh = False
         self._looking_up = False
         self._waiting_for = ("", 0.0)  # the leader that was told of the offer, and since when
@@ -77,6 +78,7 @@ class Boundary:
         self.offer = self.since = self._doubted = None
         self.declined.clear()
         self._calling = 0
+        self._passed_over.clear()
         self._hopeful.clear()
         self._doubts.clear()
         self._vouched.clear()
@@ -97,6 +99,9 @@ class Boundary:
                 self.lead(sender, ready)
         if self._peer.health.is_dead(self._waiting_for[0]):  # a report to it failed
             self._waiting_for = ("", 0.0)
+            self._next_at = self._peer.now
+        if self._passed_over - self._peer.health.suspects.keys():  # one of them is back
+            self._passed_over.clear()
             self._next_at = self._peer.now
         if self._waiting and not self._calling and not self._is_doubting() and self._is_time():
             self._announce()
@@ -152,6 +157,7 @@ class Boundary:
         self.declined = {p: until for p, until in self.declined.items() if until > peer.now}
         ready = self.ready()
         suspects = peer.health.suspects
+        self._passed_over.clear()
         self._next_at = peer.now + INTERVAL_S
         peer.wake_by(self._next_at)
         for leader in self._candidates():
@@ -168,6 +174,7 @@ class Boundary:
                 continue
             elif leader in suspects:
                 peer.health.check(leader, peer.now - INTERVAL_S)  # it may be back
+                self._passed_over.add(leader)
                 continue
             else:
                 self._calling = peer.call(
@@ -274,7 +281,8 @@ class Boundary:
                 return before
             if health.is_dead(before):
                 continue
-            if self._vouched.get(before, -1e9) >= peer.now - 1.5 * INTERVAL_S:
+            vouched = self._vouched.get(before, -1e9) >= peer.now - 1.5 * INTERVAL_S
+            if vouched and not health.is_missing(before):
                 return before
             alive = health.check(before, self._doubts.setdefault(before, peer.now))
             if alive is None:

@@ -77,6 +77,10 @@ class Health:
         if peer not in self._probes:
             self._probes[peer] = Probe(1, self._peer.now + AGAIN_S)
 
+    def is_missing(self, peer: str) -> bool:
+        """True when the last call to `peer` failed, and it is not known yet whether it lives."""
+        return peer in self._probes and self._probes[peer].missed > 0
+
     def step(self) -> None:
         """Send the probes that are due."""
         for peer in list(self._probes):
