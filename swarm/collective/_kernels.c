@@ -1,6 +1,6 @@
 /* The lossy codecs, compiled: four to five times as fast as numpy (adr/0011).
  *
- *     python tests/benchmarks/bench_codecs.py
+ *     python tests/benchmarks/bench_kernels.py
  *
  * Every function works on whole buffers without the interpreter lock and gives the same bytes as
  * the numpy code of codecs.py, which explains them and takes their place where this file was not
