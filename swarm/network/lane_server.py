@@ -224,7 +224,9 @@ class LaneServer:
         greediest, count = max(lanes.items(), key=lambda item: (item[1], item[0]), default=("", 0))
         if count <= ENOUGH_LANES:
             return False
-        next(lane for lane in self._lanes if lane.peer == greediest).cancel()
+        lane = next(lane for lane in self._lanes if lane.peer == greediest)
+        self._lanes.discard(lane)  # its thread may take a while: the next one takes another lane
+        lane.cancel()
         return True
 
 

@@ -29,7 +29,7 @@ from allreduce import table, variants
 from allreduce.group import Group, Outcome, PeerError
 from allreduce.lines import Samples, case, figures
 from allreduce.variants import Variant
-from links import Links, awake, probe, unavailable
+from links import Links, probe, unavailable
 
 PARTS = ("loopback", "links", "kill")
 PCCL_PYTHON = Path("~/.cache/pccl/python")
@@ -121,7 +121,7 @@ class Bench:
             ([FAST_MBIT] * peers, variants.LIMITED),
             ([*[FAST_MBIT] * (peers - 1), SLOW_MBIT], variants.ONE_SLOW),
         ):
-            with awake(), Links(rates) as links:
+            with Links(rates) as links:
                 self.verify(links)
                 for size, found in self.measure(self.chosen(among), peers, [mib], links):
                     self.report("links", peers, size, found, rates)

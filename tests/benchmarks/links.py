@@ -11,15 +11,11 @@ Every peer has one namespace with loopback and `eth0`; a hub namespace holds the
 bucket (tbf) sits at both ends of each peer's cable: one is its uplink, the other its downlink. No
 namespace has a route out. The congestion control is set on the route, so that no setting of the
 machine is touched. Segments on the cables are small: with the kernel's 64 KiB ones one flow of
-three took 88 % of a link for seconds, with these they share it. `awake` keeps the processors from
-sleeping meanwhile: a virtual one wakes late, and the token buckets and all that wait for them then
-fall behind (measured: 79 % of the bound instead of 93 %; implementations that wait by spinning keep
-it awake themselves). Needs Linux, root, `ip`, `tc` and `nsenter`: `unavailable()` says whether.
+three took 88 % of a link for seconds, with these they share it. Needs Linux, root, `ip`, `tc` and `nsenter`: `unavailable()` says whether.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -27,7 +23,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -145,26 +141,6 @@ class Links:
     def _tear_down(self) -> None:
         for name in [*self._names, self._hub]:
             _remove(name)
-
-
-@contextlib.contextmanager
-def awake() -> Iterator[None]:
-    """One process per processor that runs only when nothing else does (SCHED_IDLE)."""
-    spin = f"""
-import os
-os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-while os.getppid() == {os.getpid()}:
-    for _ in range(10**6):
-        pass
-"""
-    cores = len(os.sched_getaffinity(0))
-    spinners = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(cores)]
-    try:
-        yield
-    finally:
-        for spinner in spinners:
-            spinner.kill()
-            spinner.wait()
 
 
 def probe(links: Links, flows: Sequence[tuple[int, int]], seconds: float = 2.0) -> list[float]:
