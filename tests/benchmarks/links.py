@@ -11,7 +11,8 @@ Every peer has one namespace with loopback and `eth0`; a hub namespace holds the
 bucket (tbf) sits at both ends of each peer's cable: one is its uplink, the other its downlink. No
 namespace has a route out. The congestion control is set on the route, so that no setting of the
 machine is touched. Segments on the cables are small: with the kernel's 64 KiB ones one flow of
-three took 88 % of a link for seconds, with these they share it. Needs Linux, root, `ip`, `tc` and `nsenter`: `unavailable()` says whether.
+three took 88 % of a link for seconds, with these they share it. Needs Linux, root, `ip`, `tc` and
+`nsenter`: `unavailable()` says whether.
 """
 
 from __future__ import annotations
