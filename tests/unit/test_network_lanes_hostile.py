@@ -285,16 +285,18 @@ def test_lanes_of_all_peers_are_bounded_and_the_longest_idle_makes_room(alice, b
 
 
 def test_who_keeps_more_busy_lanes_than_it_needs_shuts_nobody_out(alice, bob, monkeypatch):
-    monkeypatch.setattr(lane_server, "MAX_LANES", 3)
+    monkeypatch.setattr(lane_server, "MAX_LANES", 4)
     monkeypatch.setattr(lane_server, "ENOUGH_LANES", 2)
-    held = [bob.plane.open_lane(alice.record, WAIT) for _ in range(3)]
+    held = [bob.plane.open_lane(alice.record, WAIT) for _ in range(4)]
     for lane in held:
         begin(lane)
-    until(lambda: sum(lane.idle_since_s is None for lane in alice.plane._server._lanes) == 3)
+    until(lambda: sum(lane.idle_since_s is None for lane in alice.plane._server._lanes) == 4)
     carol, dave = Node(), Node()
     try:
-        begin(carol.plane.open_lane(alice.record, WAIT))
-        until(lambda: sum(lane.hung_up() for lane in held) == 1)
+        for newcomers in (1, 2):  # each takes another lane's place
+            begin(carol.plane.open_lane(alice.record, WAIT))
+            until(lambda: sum(lane.hung_up() for lane in held) == newcomers)  # noqa: B023
+        until(lambda: sum(alice.plane._server._admitted.values()) == 4)
         error = error_of(lambda: dave.plane.open_lane(alice.record, WAIT))
         assert error.code is Code.PEER_REFUSED  # nobody has more than enough now
     finally:

@@ -52,6 +52,19 @@ def test_record_lives_exactly_as_long_as_its_lease():
     verify_record(signed, run_id=RUN, now_ms=None)
 
 
+def test_a_record_that_was_genuine_once_vouches_for_no_other_and_still_expires():
+    """Signatures that were found genuine are remembered; nothing else is."""
+    signed = sign_record(ALICE, record())
+    verify_record(signed, run_id=RUN, now_ms=NOW_MS)
+    assert code_of(signed, NOW_MS + 30_000) is Code.MESSAGE_EXPIRED
+    other = SignedRecord(payload=signed.payload, signature=bytes(64))
+    assert code_of(other) is Code.SIGNATURE_INVALID
+    other = SignedRecord(
+        payload=record(display_name="mallory").SerializeToString(), signature=signed.signature
+    )
+    assert code_of(other) is Code.SIGNATURE_INVALID
+
+
 def test_changed_or_forged_record_is_refused():
     signed = sign_record(ALICE, record())
     signed.payload = record(display_name="mallory").SerializeToString()
