@@ -18,6 +18,7 @@ from node.daemon_status import State, Status
 from node.shared_buffers import SharedBuffers
 from node.worker_link import RoundResult, WorkerProcess, WorkerReady, WorkerSettings
 from node.worker_protocol import Message
+from swarm.aio import in_time
 from swarm.collective.context import Offer
 from swarm.collective.member import RoundMember
 from swarm.errors import Code, SwarmError
@@ -93,7 +94,7 @@ class TrainingLink:
             await worker.stop(timedelta(0))  # in the middle of its start there is nothing to keep
             return
         try:
-            await asyncio.wait_for(worker.save(), SAVE_LIMIT.total_seconds())
+            await in_time(worker.save(), SAVE_LIMIT.total_seconds())
         except asyncio.TimeoutError:
             limit_s = SAVE_LIMIT.total_seconds()
             raise SwarmError(

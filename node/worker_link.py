@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from node.worker_protocol import HEADER, Message, body_bytes, decode, encode
+from swarm.aio import in_time
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 
@@ -213,7 +214,7 @@ class WorkerProcess:
         try:
             with contextlib.suppress(OSError, RuntimeError, asyncio.TimeoutError):
                 self._writer.write(encode({"type": "stop"}))
-                await asyncio.wait_for(self._process.wait(), grace.total_seconds())
+                await in_time(self._process.wait(), grace.total_seconds())
         finally:
             self._writer.close()
             if self.alive:
@@ -236,7 +237,7 @@ class WorkerProcess:
                 await self._writer.drain()
                 while True:
                     waiting = self._messages.get()
-                    message = await asyncio.wait_for(waiting, silence.total_seconds())
+                    message = await in_time(waiting, silence.total_seconds())
                     if message is None:
                         raise ConnectionResetError
                     if message.get("id") != self._request_id:
@@ -271,7 +272,7 @@ class WorkerProcess:
     async def _crashed(self, reason: str = "") -> SwarmError:
         """Make sure that it is dead and say how it died."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._process.wait(), 0.0 if reason else 1.0)
+            await in_time(self._process.wait(), 0.0 if reason else 1.0)
         if self.alive:
             self._kill()
             code = await self._process.wait()

@@ -14,6 +14,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
+from swarm.aio import in_time
 from swarm.collective.context import Context, RoundEvent
 from swarm.collective.join import in_roster, join, watch_branches
 from swarm.collective.ledger import Ledger
@@ -212,7 +213,7 @@ class Session:
                 ending.callback(self._published.cancel)
             await self._stop_driver("this communicator was closed")
             with contextlib.suppress(asyncio.TimeoutError, SwarmError):
-                await asyncio.wait_for(self._member.resign(), LEAVE_LIMIT_S)
+                await in_time(self._member.resign(), LEAVE_LIMIT_S)
 
     # ---- the work -------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from datetime import timedelta
 
 from google.protobuf.message import Message
 
+from swarm.aio import in_time
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
 from swarm.network.transport import Clock, Endpoint, Reply, Request
@@ -110,7 +111,7 @@ class LocalTransport:
         data = self.endpoint.seal(peer, request)
         kind = request.DESCRIPTOR.full_name
         try:
-            answer = await asyncio.wait_for(
+            answer = await in_time(
                 self._hub.deliver(self, peer, kind, data), timeout.total_seconds()
             )
         except asyncio.TimeoutError:

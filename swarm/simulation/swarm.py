@@ -19,6 +19,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from swarm.aio import in_time
 from swarm.collective.codecs import F32
 from swarm.collective.context import Context, Offer, RoundEvent
 from swarm.collective.join import join, watch_branches
@@ -224,7 +225,7 @@ class SimulatedSwarm:
 
     async def join(self, peer: SimulatedPeer, timeout_s: float = 20.0) -> None:
         """Bring a peer into the roster."""
-        await asyncio.wait_for(join(peer.member), timeout_s)
+        await in_time(join(peer.member), timeout_s)
         peer.publish()
         peer.member.spawn(watch_branches(peer.member, self.manifest.timeouts.heartbeat))
 
@@ -235,7 +236,7 @@ class SimulatedSwarm:
     async def round(self, timeout_s: float = 30.0) -> list[pb.RoundRecord]:
         """One round of all living peers."""
         work = (peer.round() for peer in self.peers)
-        return list(await asyncio.wait_for(asyncio.gather(*work), timeout_s))
+        return list(await in_time(asyncio.gather(*work), timeout_s))
 
     def kill(self, peer: SimulatedPeer) -> None:
         """As by SIGKILL: connections break, nothing is said any more."""

@@ -21,6 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from swarm.aio import in_time
 from swarm.errors import Code, SwarmError
 from swarm.network.envelope import MAX_ENVELOPE_BYTES
 from swarm.network.p2p.hivemind_parts import (
@@ -129,7 +130,7 @@ class Daemon:
         if addresses and not usable:
             raise unreachable(peer, "; ".join(dict.fromkeys(p for p in problems if p)))
         try:
-            await asyncio.wait_for(
+            await in_time(
                 self.p2p._client.connect(
                     PeerID.from_base58(peer), [encode_multiaddr(a, peer) for a in usable]
                 ),
@@ -167,7 +168,7 @@ class Daemon:
         if self.exited.is_set():
             raise unreachable(peer, "this node's p2pd has ended")
         try:
-            answer = await asyncio.wait_for(
+            answer = await in_time(
                 self.p2p._client.call_unary_handler(PeerID.from_base58(peer), protocol, data),
                 timeout.total_seconds(),
             )
@@ -191,7 +192,7 @@ class Daemon:
         self.exited.set()
         self._fail_pending()
         try:
-            await asyncio.wait_for(self.p2p.shutdown(), STOP_WAIT.total_seconds())
+            await in_time(self.p2p.shutdown(), STOP_WAIT.total_seconds())
         except asyncio.TimeoutError:
             with suppress(ProcessLookupError):
                 self.p2p._child.kill()
@@ -283,9 +284,7 @@ async def tcp_problem(address: str, timeout: timedelta) -> str | None:
         return None
     host, port = parts[2], parts[4]
     try:
-        _, writer = await asyncio.wait_for(
-            asyncio.open_connection(host, int(port)), timeout.total_seconds()
-        )
+        _, writer = await in_time(asyncio.open_connection(host, int(port)), timeout.total_seconds())
     except asyncio.TimeoutError:
         return f"{host} port {port}: no answer in {timeout.total_seconds():.0f} s"
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
+from swarm.aio import in_time
 from swarm.errors import Code, SwarmError
 from swarm.network import records
 from swarm.network.p2p.daemon import Daemon, unreachable
@@ -86,7 +87,7 @@ class Directory:
     async def explore(self) -> None:
         """Look for the nearest peers, which enters them here and this peer there."""
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(
+            await in_time(
                 self._node.find_nearest_nodes([self._node.node_id]), 2 * RPC_WAIT.total_seconds()
             )
 
@@ -132,7 +133,7 @@ class Directory:
     async def stop(self) -> None:
         """Stop answering; never raises, never hangs."""
         with suppress(Exception):
-            await asyncio.wait_for(self._node.shutdown(), RPC_WAIT.total_seconds())
+            await in_time(self._node.shutdown(), RPC_WAIT.total_seconds())
 
     async def _entries(self, name: str) -> Iterable[tuple[str, SignedRecord]]:
         found = await _limited(self._node.get(self._key(name), latest=True))
@@ -215,7 +216,7 @@ class _Counting:
 
 async def _limited(operation: Awaitable[T]) -> T:
     try:
-        return await asyncio.wait_for(operation, DHT_WAIT.total_seconds())
+        return await in_time(operation, DHT_WAIT.total_seconds())
     except asyncio.TimeoutError:
         message = f"the DHT did not answer in {DHT_WAIT.total_seconds():.0f} s"
         raise SwarmError(Code.PEER_UNREACHABLE, message) from None

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from google.protobuf.message import Message
 
+from swarm.aio import in_time
 from swarm.config import PROTOCOL_VERSION
 from swarm.errors import SwarmError
 from swarm.identity import Identity
@@ -159,7 +160,7 @@ class PeerNetwork:
             farewell.CopyFrom(self._publisher.record)
             farewell.state = LEFT
             with suppress(SwarmError, asyncio.TimeoutError):
-                await asyncio.wait_for(self.publish(farewell), FAREWELL_WAIT.total_seconds())
+                await in_time(self.publish(farewell), FAREWELL_WAIT.total_seconds())
         await self._take_down()
 
     async def _bring_up(self, *, check_twin: bool) -> None:
