@@ -95,6 +95,8 @@ def _facts(status: StatusReply) -> list[tuple[str, str]]:
     if status.refused:
         refused = ", ".join(f"{code} {status.refused[code]}" for code in sorted(status.refused))
         facts.append(("refused", refused))
+    if status.company:
+        facts.append(("company", status.company_reason))
     facts += [("address", address) for address in status.addresses]
     return facts
 

@@ -41,6 +41,7 @@ P2PD_MESSAGE_LIMIT = 2 * MAX_ENVELOPE_BYTES
 LAUNCHER = "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])"
 PORT_WAIT = timedelta(seconds=1)
 STOP_WAIT = timedelta(seconds=3)
+LOCAL_WAIT = timedelta(seconds=2)  # for what p2pd does without asking another host
 SURE_S = 1.0  # after a call that succeeded its peer is taken to be connected
 MAX_SURE = 4096
 SOCKET_ROOT = Path("/tmp")  # Unix socket paths must be short: 104 bytes on macOS
@@ -139,6 +140,14 @@ class Daemon:
         except (*PROBLEMS, asyncio.TimeoutError) as error:
             raise unreachable(peer, _reason(error)) from error
         self._note_connected(peer)
+
+    async def disconnect(self, peer: str) -> None:
+        """Close all connections to `peer`, if there are any; never raises."""
+        self._surely_until_s.pop(peer, None)
+        with suppress(*PROBLEMS, asyncio.TimeoutError):
+            await in_time(
+                self.p2p._client.disconnect(PeerID.from_base58(peer)), LOCAL_WAIT.total_seconds()
+            )
 
     def _note_connected(self, peer: str) -> None:
         """Spare p2pd the question for a moment: a round has dozens of calls among a few peers."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError  # another one before 3.11
 from contextlib import suppress
@@ -27,7 +28,9 @@ from swarm.aio import in_time
 from swarm.config import PROTOCOL_VERSION
 from swarm.errors import SwarmError
 from swarm.identity import Identity
-from swarm.network.contacts import Contacts, path_of, peer_of
+from swarm.network.company import CompanyKeeper
+from swarm.network.contacts import Contacts, by_peer, path_of, peer_of
+from swarm.network.isolation import PROBE_LIMIT_S, View
 from swarm.network.p2p.bootstrap import bootstrap
 from swarm.network.p2p.daemon import Daemon, unreachable, wait_for_port
 from swarm.network.p2p.directory import Directory
@@ -104,11 +107,15 @@ class PeerNetwork:
         self._on_stage = on_stage
         self._now = now
         self._endpoint = Endpoint(identity, run_id, now)
-        self._contacts = Contacts(identity.peer_id)
+        rng = random.Random()
+        self._contacts = Contacts(identity.peer_id, rng)
+        self._company = CompanyKeeper(
+            identity.peer_id, self._contacts, self._look_for, self._drop, time.monotonic, rng
+        )
         self._publisher = Publisher(identity, run_id, self.incarnation, now)
         self._daemon: Daemon | None = None
         self._directory: Directory | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self._watchers: list[asyncio.Task[None]] = []
         self._streams: Streams | None = None
         self._accept_stream: Accept | None = None
         self._loop = asyncio.get_running_loop()
@@ -137,8 +144,8 @@ class PeerNetwork:
         on_stage("key", identity.peer_id)
         network = cls(identity, key_file, run_id, config, on_stage, now)
         try:
-            for address in (*config.initial_peers, *config.known_peers):
-                network._contacts.learn(peer_of(address), [address])
+            for peer, addresses in by_peer((*config.initial_peers, *config.known_peers)).items():
+                network._contacts.learn(peer, addresses)
             for address in config.initial_peers:
                 network._contacts.add(address)
             await network._bring_up(check_twin=not is_new)
@@ -146,15 +153,17 @@ class PeerNetwork:
         except BaseException:
             await network.shutdown()
             raise
-        network._watcher = asyncio.create_task(network._watch())
+        network._watchers = [
+            asyncio.create_task(network._watch()),
+            asyncio.create_task(network._company.run()),
+        ]
         return network
 
     async def shutdown(self) -> None:
         """Say goodbye, leave the DHT, end p2pd, remove its sockets. Never raises for peers."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watcher
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
         if self._publisher.record is not None and self._directory is not None:
             farewell = PeerRecord()
             farewell.CopyFrom(self._publisher.record)
@@ -179,7 +188,7 @@ class PeerNetwork:
         self._directory = await Directory.start(
             self._daemon, self._run_id, self._now, self._endpoint.refused
         )
-        await self._daemon.serve(CONTROL_PROTOCOL, self._endpoint.answer)
+        await self._daemon.serve(CONTROL_PROTOCOL, self._answer)
         self._streams = self._daemon.streams(LANE_PROTOCOL)
         if self._accept_stream is not None:
             await self.serve_streams(self._accept_stream)
@@ -220,7 +229,7 @@ class PeerNetwork:
         await daemon.connect(peer, addresses, CONNECT_WAIT)
         await self.call(peer, Ping(), Pong, GREET_WAIT)
         await directory.meet(peer)
-        self._contacts.met(peer)
+        self._contacts.met(peer, time.monotonic())
 
     async def _watch(self) -> None:
         while True:
@@ -247,8 +256,9 @@ class PeerNetwork:
 
     async def _dial_missing(self) -> None:
         daemon, directory = self._running()
-        connected = set(await daemon.connections())
-        due = self._contacts.due(directory.known(), connected, time.monotonic())
+        silent = self._company.silent
+        connected = set(await daemon.connections()) - silent
+        due = self._contacts.due(directory.known() - silent, connected, time.monotonic())
         if any(await asyncio.gather(*(self._dial(peer) for peer in due))):
             await directory.explore()
             if self._publisher.record is not None:
@@ -295,7 +305,12 @@ class PeerNetwork:
         await daemon.connect(peer, self._contacts.addresses(peer), timeout)
         left = timedelta(seconds=max(0.05, deadline_s - time.monotonic()))
         answer = await daemon.call(peer, CONTROL_PROTOCOL, data, left)
+        self._company.heard(peer)
         return self._endpoint.open_reply(peer, answer, reply_type)
+
+    async def _answer(self, peer: str, data: bytes) -> bytes:
+        self._company.heard(peer)
+        return await self._endpoint.answer(peer, data)
 
     def serve(
         self, request_type: type[Request], handler: Callable[[str, Request], Awaitable[Message]]
@@ -353,10 +368,32 @@ class PeerNetwork:
         """How `peer` is reached: "self", "lan", "direct", "relay" or "none"."""
         return "self" if peer == self.peer_id else (await self.paths()).get(peer, "none")
 
+    # ---- company --------------------------------------------------------------------------
+
+    def expect(self, roster: Callable[[], Collection[str]]) -> None:
+        """Name the members of the run, who should answer; asked again at each look."""
+        self._company.roster = roster
+
+    @property
+    def company(self) -> View:
+        """Whether this node is among others, as of the last second."""
+        return self._company.view
+
+    def heard(self, peer: str) -> None:
+        """Bulk data of `peer` came, by another way than this network's calls."""
+        self._company.heard(peer)
+
+    async def _look_for(self, peer: str) -> None:
+        await self.call(peer, Ping(), Pong, timedelta(seconds=PROBE_LIMIT_S))
+
+    async def _drop(self, peer: str) -> None:
+        if self._daemon is not None:
+            await self._daemon.disconnect(peer)
+
     @property
     def known_addresses(self) -> list[str]:
-        """Addresses worth keeping over a restart (`NetworkConfig.known_peers`)."""
-        return self._contacts.all_addresses()
+        """Addresses worth keeping over a restart (`NetworkConfig.known_peers`), best first."""
+        return self._contacts.worth_keeping()
 
     @property
     def peers_known(self) -> set[str]:
