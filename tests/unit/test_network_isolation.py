@@ -140,7 +140,7 @@ def test_in_a_large_swarm_few_are_pinged():
 
 def test_silence_for_long_makes_a_connection_worthless_and_any_word_makes_it_good():
     network = Network({ME, *peers(2)}, set(), {"peer1"})
-    network.run(8)
+    network.run(9)
     assert network.watch.silent() == {"peer0"} and not network.watch.gone()
     network.run(8)
     assert network.watch.gone() == {"peer0"}

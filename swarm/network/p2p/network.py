@@ -115,7 +115,8 @@ class PeerNetwork:
         self._publisher = Publisher(identity, run_id, self.incarnation, now)
         self._daemon: Daemon | None = None
         self._directory: Directory | None = None
-        self._watchers: list[asyncio.Task[None]] = []
+        self._watcher: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
         self._streams: Streams | None = None
         self._accept_stream: Accept | None = None
         self._loop = asyncio.get_running_loop()
@@ -153,17 +154,16 @@ class PeerNetwork:
         except BaseException:
             await network.shutdown()
             raise
-        network._watchers = [
-            asyncio.create_task(network._watch()),
-            asyncio.create_task(network._company.run()),
-        ]
+        network._watcher = asyncio.create_task(network._watch())
+        network._keeper = asyncio.create_task(network._company.run())
         return network
 
     async def shutdown(self) -> None:
         """Say goodbye, leave the DHT, end p2pd, remove its sockets. Never raises for peers."""
-        for watcher in self._watchers:
-            watcher.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
+        tasks = [task for task in (self._watcher, self._keeper) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._publisher.record is not None and self._directory is not None:
             farewell = PeerRecord()
             farewell.CopyFrom(self._publisher.record)
