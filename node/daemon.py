@@ -21,7 +21,8 @@ from node.daemon_status import State, Status
 from node.daemon_view import round_summary, status_reply
 from node.ending import finish
 from node.keeping import FragmentKeeper
-from node.node_files import load_addresses, load_fragments, node_lock, require_same_run
+from node.known_peers import load_addresses
+from node.node_files import load_fragments, node_lock, require_same_run
 from node.paths import PRIVATE_MASK
 from node.publishing import RecordPublisher
 from node.shared_buffers import SharedBuffers

@@ -6,12 +6,11 @@ Read-only views over the daemon's parts; nothing here changes anything.
 from __future__ import annotations
 
 import os
-import time
 from typing import TYPE_CHECKING
 
+from node.network_view import add_network
 from swarm import __version__
 from swarm.model.fragments import state_root
-from swarm.network.isolation import View
 from swarm.wire import collective_pb2 as pb
 from swarm.wire import node_pb2
 
@@ -76,7 +75,6 @@ def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
         committed_tokens=record.committed_tokens if record is not None else 0,
         pid=os.getpid(),
         worker_pid=status.worker_pid,
-        addresses=daemon.network.addresses if daemon.network is not None else [],
         version=__version__,
         last_counted_round=status.last_counted_round,
         data_report=status.data_report,
@@ -84,17 +82,10 @@ def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
         role="peer",
     )
     if daemon.network is not None:
-        add_company(reply, daemon.network.company)
+        add_network(reply, daemon.network)
         reply.refused.update(daemon.network.refused + daemon.data_plane.refused)
     reply.peers.extend(_peer_rows(daemon))
     return reply
-
-
-def add_company(reply: node_pb2.StatusReply, view: View) -> None:
-    """Whether the node is among others; the view's clock is the monotonic one of this process."""
-    reply.company = view.company.value
-    reply.company_reason = view.reason()
-    reply.company_since_ms = round(1000 * (time.time() - time.monotonic() + view.since_s))
 
 
 def _peer_rows(daemon: Daemon) -> list[node_pb2.PeerStatus]:

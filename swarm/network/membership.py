@@ -5,7 +5,8 @@
     directory.note(signed)             # a record that came with a message
     # `on_record` hears of every valid one, for the addresses in it
 
-Records are only ever taken when their signature, run and lease hold.
+Records are only ever taken when their signature, run and lease hold. Relay nodes are no peers in
+this sense: nobody founds a run with them or waits for their votes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from swarm.errors import SwarmError
-from swarm.network.records import LEFT, expires_at_ms, verify_record
+from swarm.network.records import LEFT, RELAY, expires_at_ms, verify_record
 from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class PeerDirectory:
         return expires_at_ms(record) <= self._now_ms()
 
     def _valid(self, record: PeerRecord) -> bool:
-        return record.state != LEFT and not self._expired(record)
+        return record.state not in (LEFT, RELAY) and not self._expired(record)
 
     async def records(self) -> Mapping[str, PeerRecord]:
         """Valid records of all known peers; asks the source at most every two seconds.

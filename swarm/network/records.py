@@ -26,6 +26,7 @@ MAX_LEASE = timedelta(hours=1)
 CLOCK_SKEW = timedelta(seconds=60)
 DEFAULT_LEASE = timedelta(seconds=60)
 LEFT = "LEFT"
+RELAY = "RELAY"  # helps peers to reach one another and is no member
 MAX_GENUINE = 4096  # hashes of records whose signatures were checked
 _genuine: set[bytes] = set()
 Leased = TypeVar("Leased", PeerRecord, NamedValue)

@@ -33,10 +33,10 @@ class HostNode:
         self.directory = place / f"node-{number}"
         self.output = place / f"output-{number}.txt"
         words = [*hosts.inside(number), sys.executable, "-m", "node"]
-        words += options or ("start",)
-        words += ["--run", str(place / "RUN.toml"), "--dir", str(self.directory)]
-        words += ["--listen", hosts.listen(number)]
-        if "relay" not in options:
+        verb, *rest = options or ("start",)
+        words += [verb, "--run", str(place / "RUN.toml"), "--dir", str(self.directory)]
+        words += ["--listen", hosts.listen(number), *rest]
+        if verb == "start":
             words += ["--data", str(place / f"text-{number}"), "--domain", f"domain-{number}"]
         with open(self.output, "ab") as output:
             self.process = subprocess.Popen(
@@ -132,3 +132,59 @@ def test_a_node_without_network_says_so_in_ten_seconds_and_is_back_in_twenty(
     text = lost.output.read_text()
     assert "warning: isolated: 0 of 2 watched peers answer" in text
     assert "in touch again after" in text
+
+
+@pytest.mark.heavy
+def test_the_swarm_outlives_all_the_nodes_that_it_was_joined_through(
+    tmp_path: Path, start: Callable[..., HostNode]
+) -> None:
+    tiny_manifest(tmp_path / "RUN.toml", peers=2)
+    relay = start(3, "relay")
+    through_relay = ("start", "--peer", address_of(relay))
+    nodes = [start(number, *through_relay) for number in (0, 1)]
+    for node in nodes:
+        node.wait(lambda s: s.last_counted_round >= 2, "two rounds with its update")
+    relay_status = relay.status()
+    assert relay_status is not None and relay_status.role == "relay"
+    assert {peer.display_name for peer in relay_status.peers if peer.alive} >= {
+        "domain-0",
+        "domain-1",
+    }
+    relay.kill()
+
+    here = nodes[0].wait(lambda s: s.round >= 1, "its round")
+    nodes[0].wait(lambda s: s.round >= here.round + 3, "goes on without the relay")
+
+    nodes[1].kill()
+    again = start(1, *through_relay)  # the only address that it is told of is dead
+    again.wait(lambda s: s.last_counted_round > here.round + 3, "is back, by whom it knew")
+
+    newcomer = start(2, "start", "--peer", address_of(nodes[0]))
+    newcomer.wait(lambda s: s.last_counted_round > 0, "joined through one peer", 90)
+    for node in (nodes[0], again, newcomer):
+        status = node.wait(lambda s: s.company == "together", "is in company")
+        assert sum(peer.in_roster for peer in status.peers) == 3
+
+
+def test_a_relay_starts_although_the_others_are_gone_and_meets_them_when_they_are_back(
+    tmp_path: Path, start: Callable[..., HostNode]
+) -> None:
+    tiny_manifest(tmp_path / "RUN.toml", peers=2)
+    first = start(0, "relay")
+    address = address_of(first)
+    first.kill()
+    second = start(1, "relay", "--peer", address)
+    second.wait(lambda s: s.state == "RELAYING", "serves alone")
+    second.wait(lambda s: s.company == "isolated", "says that nobody answers", 15)
+    start(0, "relay")
+    second.wait(lambda s: s.company == "together", "has found the other", 20)
+    status = second.wait(lambda s: sum(p.alive for p in s.peers) == 2, "both are listed", 20)
+    assert status.worker_pid == 0
+    resident = int(
+        next(
+            line.split()[1]
+            for line in (Path("/proc") / str(status.pid) / "status").read_text().splitlines()
+            if line.startswith("VmRSS")
+        )
+    )
+    assert resident < 150 * 1024  # KiB: without torch, without a model

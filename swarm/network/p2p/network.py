@@ -63,6 +63,8 @@ class NetworkConfig:
         port: TCP port of p2pd; 0 for any free one.
         initial_peers: multiaddrs of which at least one must answer; empty for the first peer.
         known_peers: multiaddrs from earlier runs, tried as well but not needed.
+        may_be_first: go on though none of `initial_peers` answers, and keep on dialling them; for
+            a node that others join through, which must not wait for one that is gone for good.
         start_timeout: limit of the p2pd stage.
         bootstrap_timeout: limit of the bootstrap stage.
     """
@@ -71,6 +73,7 @@ class NetworkConfig:
     port: int = 0
     initial_peers: tuple[str, ...] = ()
     known_peers: tuple[str, ...] = ()
+    may_be_first: bool = False
     start_timeout: timedelta = timedelta(seconds=20)
     bootstrap_timeout: timedelta = timedelta(seconds=30)
 
@@ -211,12 +214,13 @@ class PeerNetwork:
         if not targets:
             self._on_stage("bootstrap", "no peers given: the first peer of the swarm")
             return
-        limit = self._config.bootstrap_timeout if self._config.initial_peers else GREET_WAIT
+        required = bool(self._config.initial_peers) and not self._config.may_be_first
+        limit = self._config.bootstrap_timeout if required else GREET_WAIT
         met = await bootstrap(
             lambda address: self._greet(peer_of(address), [address]),
             targets,
             limit,
-            required=bool(self._config.initial_peers),
+            required=required,
         )
         self._on_stage("bootstrap", f"{met} of {len(targets)} peers answered")
         assert self._directory is not None
