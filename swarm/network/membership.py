@@ -23,6 +23,7 @@ from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
 logger = logging.getLogger(__name__)
 REFRESH = timedelta(seconds=2)
+MAX_KNOWN = 4096
 
 
 class RecordSource(Protocol):
@@ -61,6 +62,8 @@ class PeerDirectory:
         except SwarmError:
             return None
         known = self._known.get(record.peer_id)
+        if known is None and len(self._known) >= MAX_KNOWN:
+            return record  # it holds, but those who are known must not make room for a flood
         if known is None or known[1].issued_at_ms <= record.issued_at_ms:
             self._known[record.peer_id] = (signed, record)
             self._on_record(record)

@@ -30,6 +30,7 @@ from swarm.identity import Identity
 from swarm.network.company import CompanyKeeper
 from swarm.network.contacts import Contacts, by_peer, path_of, peer_of
 from swarm.network.isolation import PROBE_LIMIT_S, View
+from swarm.network.limits import MESSAGES, RequestLimits
 from swarm.network.p2p.bootstrap import bootstrap
 from swarm.network.p2p.config import NetworkConfig
 from swarm.network.p2p.daemon import Daemon, unreachable, wait_for_port
@@ -88,7 +89,7 @@ class PeerNetwork:
         self._port = config.port
         self._on_stage = on_stage
         self._now = now
-        self._endpoint = Endpoint(identity, run_id, now)
+        self._endpoint = Endpoint(identity, run_id, now, RequestLimits(MESSAGES, self._is_member))
         rng = random.Random()
         self._contacts = Contacts(identity.peer_id, rng)
         self._company = CompanyKeeper(
@@ -168,7 +169,7 @@ class PeerNetwork:
         self._port = int(self.addresses[0].split("/tcp/")[1].split("/")[0])
         self._on_stage("p2pd", f"listening on {', '.join(self.addresses)}")
         self._directory = await Directory.start(
-            self._daemon, self._run_id, self._now, self._endpoint.refused
+            self._daemon, self._run_id, self._now, self._endpoint.refused, self._is_member
         )
         await self._daemon.serve(CONTROL_PROTOCOL, self._answer)
         self._streams = self._daemon.streams(LANE_PROTOCOL)
@@ -365,6 +366,9 @@ class PeerNetwork:
     def heard(self, peer: str) -> None:
         """Bulk data of `peer` came, by another way than this network's calls."""
         self._company.heard(peer)
+
+    def _is_member(self, peer: str) -> bool:
+        return peer == self.peer_id or peer in self._company.roster()
 
     async def _look_for(self, peer: str) -> None:
         await self.call(peer, Ping(), Pong, timedelta(seconds=PROBE_LIMIT_S))
