@@ -86,7 +86,7 @@ class Daemon:
         """
         sockets = make_socket_dir()
         output: collections.deque[str] = collections.deque(maxlen=20)
-        handle: Any = type("NodeP2P", (P2P,), {})
+        handle: Any = type("NodeP2P", (ReachingP2P,), {})
         handle._UNIX_SOCKET_PREFIX = f"/unix{sockets}/"
         handle._log_p2pd_message = staticmethod(output.append)
         handle._make_process_args = staticmethod(_launched)
@@ -241,6 +241,27 @@ async def write_in_one(stream: asyncio.StreamWriter, message: Any) -> None:
 p2pd_control.write_pbmsg = write_in_one
 
 
+class ReachingP2P(P2P):  # type: ignore[misc]
+    """Connects to whom the DHT calls by the addresses that we know.
+
+    p2pd alone tries what its own tables have, the private addresses of strangers for one, and gives
+    up after 10 s. A search in the DHT asks many peers, of whom some are gone or behind a NAT.
+
+    Attributes:
+        reach: makes sure of a connection, or raises a `SwarmError`.
+    """
+
+    reach: Callable[[str], Awaitable[None]] | None = None
+
+    async def _call_unary_protobuf_handler(self, peer_id: PeerID, *arguments: Any) -> Any:
+        if self.reach is not None:
+            try:
+                await self.reach(peer_id.to_base58())
+            except SwarmError as error:
+                raise P2PDaemonError(error.message) from error
+        return await super()._call_unary_protobuf_handler(peer_id, *arguments)
+
+
 class _LiveCalls(dict[Any, Any]):
     """hivemind's calls in flight; one whose waiter is gone counts as unknown."""
 
@@ -298,8 +319,8 @@ async def usable_addresses(
 ) -> tuple[list[str], list[str]]:
     """Those that answer, those of relays included unasked, and what is wrong with the others.
 
-    Returns as soon as the first one has answered, with those still in doubt after it. Relays wait for the others `RELAY_AFTER`: work
-    must not wait for long, but a relay is not bothered where there is no need.
+    Returns as soon as the first one has answered, with those still in doubt after it. Relays wait
+    `RELAY_AFTER` for the others: work must not wait, but why bother a relay without need.
     """
     circuits = [a for a in addresses if "/p2p-circuit" in a]
     tasks = {

@@ -27,7 +27,7 @@ from swarm.network.addresses import (
     to_dial,
 )
 from swarm.network.p2p.config import NetworkConfig
-from swarm.network.p2p.daemon import Daemon
+from swarm.network.p2p.daemon import Daemon, unreachable
 from swarm.network.p2p.observing import Answers
 from swarm.network.p2p.reach import Link, ReachKeeper
 from swarm.network.p2p.relaying import RelayHost
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 STEP_S = 1.0
 AGAIN_WAIT = timedelta(seconds=5)
 MAX_RECORDS = 1024
+REACH_WAIT = timedelta(seconds=1.5)
+REACH_AGAIN_S = 10.0
 
 
 class Routes:
@@ -70,6 +72,7 @@ class Routes:
         self._relay: RelayHost | None = None
         self._records: dict[str, PeerRecord] = {}
         self._paths: dict[str, str] = {}
+        self._out_of_reach: dict[str, float] = {}  # until when nobody tries
         self._announced: tuple[object, ...] = ()
         self.answers = Answers(link.connections, lambda: self.relaying)
 
@@ -78,6 +81,7 @@ class Routes:
     async def attach(self, daemon: Daemon) -> None:
         """Work with this p2pd from now on."""
         self._daemon = daemon
+        daemon.p2p.reach = self.reach
         self._relay = RelayHost(daemon, self.meter) if self._config.relay == "on" else None
         await self._refresh()
 
@@ -172,6 +176,7 @@ class Routes:
     def learn(self, record: PeerRecord) -> list[str]:
         """Remember a verified record; the addresses to dial, the best first."""
         self._keeper.learn(record)
+        self._out_of_reach.pop(record.peer_id, None)
         self._records.pop(record.peer_id, None)
         self._records[record.peer_id] = record
         while len(self._records) > MAX_RECORDS:
@@ -193,6 +198,22 @@ class Routes:
             )
             for peer, addresses in connections.items()
         }
+
+    async def reach(self, peer: str) -> None:
+        """Make sure of a connection for the DHT, which asks whoever was named to it.
+
+        Raises `PEER_UNREACHABLE`; who could not be reached is not tried again for a while.
+        """
+        now_s = time.monotonic()
+        if self._out_of_reach.get(peer, 0.0) > now_s:
+            raise unreachable(peer, "it could not be reached a moment ago")
+        try:
+            await self._link.connect(peer, REACH_WAIT)
+        except SwarmError:
+            if len(self._out_of_reach) >= MAX_RECORDS:
+                self._out_of_reach.clear()
+            self._out_of_reach[peer] = now_s + REACH_AGAIN_S
+            raise
 
     async def _improve(self) -> None:
         """Look for better paths, and tell of those that have appeared."""
