@@ -22,6 +22,7 @@ VERBS = {
         )
     },
     "run-init": ["run", "init"],
+    "run-ticket": ["run", "ticket"],
 }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from swarm.aio import in_time
 from swarm.config import PROTOCOL_VERSION
 from swarm.errors import SwarmError
 from swarm.identity import Identity
+from swarm.network.admission import Admission, open_to_all
 from swarm.network.company import CompanyKeeper
 from swarm.network.contacts import Contacts, by_peer, path_of, peer_of
 from swarm.network.isolation import PROBE_LIMIT_S, View
@@ -100,8 +101,10 @@ class PeerNetwork:
         config: NetworkConfig,
         on_stage: StageCallback,
         now: Clock,
+        admission: Admission | None = None,
     ) -> None:
         self.identity = identity
+        self._admission = admission or open_to_all(run_id)
         self.incarnation = secrets.token_bytes(16)
         self.addresses: list[str] = []
         self._key_file = key_file
@@ -110,13 +113,14 @@ class PeerNetwork:
         self._port = config.port
         self._on_stage = on_stage
         self._now = now
-        self._endpoint = Endpoint(identity, run_id, now, RequestLimits(MESSAGES, self._is_member))
+        limits = RequestLimits(MESSAGES, self._is_member)
+        self._endpoint = Endpoint(identity, run_id, now, limits, self._admission)
         rng = random.Random()
         self._contacts = Contacts(identity.peer_id, rng)
         self._company = CompanyKeeper(
             identity.peer_id, self._contacts, self._look_for, self._drop, time.monotonic, rng
         )
-        self._publisher = Publisher(identity, run_id, self.incarnation, now)
+        self._publisher = Publisher(identity, run_id, self.incarnation, now, self._admission.own)
         self._daemon: Daemon | None = None
         self._directory: Directory | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -138,8 +142,11 @@ class PeerNetwork:
         *,
         on_stage: StageCallback = lambda name, message: None,
         now: Clock = time.time,
+        admission: Admission | None = None,
     ) -> PeerNetwork:
         """Load or make the key, start p2pd, and join the run's DHT.
+
+        `admission`: of a closed run, with this peer's own permission in it.
 
         `on_stage(name, message)` is called at the end of each stage. Raises the errors of the
         module's first lines; nothing is left running then.
@@ -147,7 +154,7 @@ class PeerNetwork:
         is_new = not key_file.exists()
         identity = Identity.load_or_create(key_file)
         on_stage("key", identity.peer_id)
-        network = cls(identity, key_file, run_id, config, on_stage, now)
+        network = cls(identity, key_file, run_id, config, on_stage, now, admission)
         try:
             for peer, addresses in by_peer((*config.initial_peers, *config.known_peers)).items():
                 network._contacts.learn(peer, addresses)
@@ -182,7 +189,13 @@ class PeerNetwork:
             await wait_for_port(config.host, self._port)
             self._on_stage("port", f"{config.host}:{self._port} is free")
         if check_twin:
-            await look_for_twin(self.peer_id, self._run_id, self._targets(), config.start_timeout)
+            await look_for_twin(
+                self.peer_id,
+                self._run_id,
+                self._targets(),
+                config.start_timeout,
+                self._admission,
+            )
         self._daemon = await Daemon.start(
             self._key_file, config.host, self._port, listen=True, timeout=config.start_timeout
         )
@@ -190,7 +203,13 @@ class PeerNetwork:
         self._port = int(self.addresses[0].split("/tcp/")[1].split("/")[0])
         self._on_stage("p2pd", f"listening on {', '.join(self.addresses)}")
         self._directory = await Directory.start(
-            self._daemon, self._run_id, self._now, self._endpoint.refused, self._is_member
+            self._daemon,
+            self._run_id,
+            self._now,
+            self._endpoint.refused,
+            self._is_member,
+            self._admission,
+            lambda peer: self.call(peer, Ping(), Pong, PROBE_WAIT),
         )
         await self._daemon.serve(CONTROL_PROTOCOL, self._answer)
         self._streams = self._daemon.streams(LANE_PROTOCOL)
@@ -409,7 +428,11 @@ class PeerNetwork:
         return self._directory.known() if self._directory is not None else set()
 
     async def _answer_ping(self, sender: str, request: Ping) -> Pong:
-        return Pong(sequence=request.sequence, incarnation=self.incarnation)
+        return Pong(
+            sequence=request.sequence,
+            incarnation=self.incarnation,
+            now_ms=int(self._now() * 1000),
+        )
 
     async def _answer_locate(self, sender: str, request: Locate) -> LocateReply:
         if request.peer_id == self.peer_id:
