@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError  # another one before 3.11
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -34,11 +33,13 @@ from swarm.network.contacts import Contacts, by_peer, path_of, peer_of
 from swarm.network.isolation import PROBE_LIMIT_S, View
 from swarm.network.limits import MESSAGES, RequestLimits
 from swarm.network.p2p.bootstrap import bootstrap
+from swarm.network.p2p.config import NetworkConfig
 from swarm.network.p2p.daemon import Daemon, unreachable, wait_for_port
 from swarm.network.p2p.directory import Directory
 from swarm.network.p2p.publisher import Publisher
 from swarm.network.p2p.streams import Accept, Streams
 from swarm.network.p2p.twin import CONTROL_PROTOCOL, look_for_twin
+from swarm.network.reachability import Reachability
 from swarm.network.records import LEFT
 from swarm.network.transport import Clock, Endpoint, Reply, Request
 from swarm.wire.control_pb2 import Locate, LocateReply, Ping, Pong
@@ -56,30 +57,6 @@ WATCH_INTERVAL = timedelta(seconds=1)
 StageCallback = Callable[[str, str], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
-    """Where to listen and whom to join.
-
-    Attributes:
-        host: IP address to listen on; 0.0.0.0 for every interface.
-        port: TCP port of p2pd; 0 for any free one.
-        initial_peers: multiaddrs of which at least one must answer; empty for the first peer.
-        known_peers: multiaddrs from earlier runs, tried as well but not needed.
-        may_be_first: go on though none of `initial_peers` answers, and keep on dialling them; for
-            a node that others join through, which must not wait for one that is gone for good.
-        start_timeout: limit of the p2pd stage.
-        bootstrap_timeout: limit of the bootstrap stage.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 0
-    initial_peers: tuple[str, ...] = ()
-    known_peers: tuple[str, ...] = ()
-    may_be_first: bool = False
-    start_timeout: timedelta = timedelta(seconds=20)
-    bootstrap_timeout: timedelta = timedelta(seconds=30)
-
-
 class PeerNetwork:
     """A `Transport` over libp2p, with the run's directory of peers. Made by `start`.
 
@@ -91,6 +68,7 @@ class PeerNetwork:
         incarnation: 16 random bytes of this start; goes into the peer record.
         refused: messages and records that were not let in, by error code.
         addresses: multiaddrs to give to other peers.
+        reachability: who can reach this peer, and why.
     """
 
     def __init__(
@@ -107,6 +85,7 @@ class PeerNetwork:
         self._admission = admission or open_to_all(run_id)
         self.incarnation = secrets.token_bytes(16)
         self.addresses: list[str] = []
+        self.reachability = Reachability()
         self._key_file = key_file
         self._run_id = run_id
         self._config = config
