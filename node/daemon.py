@@ -139,6 +139,8 @@ class Daemon:
                 port=config.port,
                 initial_peers=config.peers,
                 known_peers=load_addresses(config.directory),
+                announce=config.announce,
+                relay=config.relay,
             ),
             on_stage=lambda name, message: self.status.report(f"{name}: {message}"),
             admission=self.admission,

@@ -7,7 +7,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from node.joining import add_join_arguments, joining
-from node.parser import Verbs, add_command, host_and_port
+from node.network_options import add_network_arguments
+from node.parser import Verbs, add_command, positive_int
 from node.serving import reporter, serve_until_ended
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ def register(verbs: Verbs) -> None:
     )  # fmt: skip
     add_join_arguments(parser)
     parser.add_argument("--name", default="relay", help="display name (default: %(default)s)")
+    add_network_arguments(parser, port=4001)
     parser.add_argument(
-        "--listen", type=host_and_port, default=("0.0.0.0", 4001), metavar="HOST:PORT",
-        help="where others reach this node (default: 0.0.0.0:4001)",
+        "--mbit", type=positive_int, default=400, metavar="N",
+        help="forward at most so many megabits per second, half of it for one peer "
+        "(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--stop-on-eof", action="store_true",
@@ -42,13 +45,22 @@ def run(args: argparse.Namespace) -> int:
     """Run the relay node."""
     from node.relay import RelayConfig
     from swarm.network.p2p import NetworkConfig
+    from swarm.network.relay_budget import RelayBudget
 
     joined = joining(args, "-relay")
     config = RelayConfig(
         manifest_path=joined.manifest_path,
         directory=joined.directory,
         name=args.name,
-        network=NetworkConfig(host=args.listen[0], port=args.listen[1], initial_peers=joined.peers),
+        network=NetworkConfig(
+            host=args.listen[0],
+            port=args.listen[1],
+            initial_peers=joined.peers,
+            announce=tuple(args.announce),
+            relay_budget=RelayBudget(
+                bandwidth_bps=1e6 * args.mbit, peer_bandwidth_bps=1e6 * args.mbit / 2
+            ),
+        ),
     )
     return asyncio.run(_serve(config, as_json=args.json, stop_on_eof=args.stop_on_eof))
 

@@ -7,7 +7,8 @@ import asyncio
 
 from node.daemon_config import DaemonConfig
 from node.joining import add_join_arguments, joining
-from node.parser import Verbs, add_command, host_and_port, positive_int
+from node.network_options import add_network_arguments, add_relay_mode
+from node.parser import Verbs, add_command, positive_int
 from node.serving import reporter, serve_until_ended
 
 EXAMPLES = """\
@@ -15,6 +16,7 @@ EXAMPLES = """\
   node start --run RUN.toml --data demo:maths --domain maths --peer /ip4/10.0.0.5/tcp/4001/p2p/ID
   node start --join TICKET --data ~/texts --domain law
   node start --run RUN.toml --data posts.jsonl.gz --domain forum --listen 0.0.0.0:4001 --threads 4
+  node start --run RUN.toml --data ~/texts --domain law --listen :4001 --announce home.example:4001
 The first node prints the address that the others pass to --peer; `node status` shows it again.
 Stop it with Ctrl-C or `node stop`; started again it goes on where it was."""
 
@@ -33,10 +35,8 @@ def register(verbs: Verbs) -> None:
         "--domain", required=True, metavar="NAME", help="what the data is about; others see it"
     )
     parser.add_argument("--name", help="display name (default: the domain)")
-    parser.add_argument(
-        "--listen", type=host_and_port, default=("0.0.0.0", 0), metavar="HOST:PORT",
-        help="where others reach this node; port 0 is any free one (default: 0.0.0.0:0)",
-    )  # fmt: skip
+    add_network_arguments(parser, port=0)
+    add_relay_mode(parser)
     parser.add_argument(
         "--threads", type=positive_int, default=1, metavar="N",
         help="CPU threads for training (default: %(default)s)",
@@ -68,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         device=args.device,
         allow_solo=args.allow_solo,
+        announce=tuple(args.announce),
+        relay=args.relay,
     )
     return asyncio.run(_serve(config, as_json=args.json, stop_on_eof=args.stop_on_eof))
 

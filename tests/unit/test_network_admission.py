@@ -156,9 +156,10 @@ def test_an_open_run_admits_everybody_and_its_tickets_need_no_key() -> None:
     assert rules_of(manifest) is None
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda t: t[:-9], lambda t: t[9:], lambda t: t + "!", str.upper]
-)
+DAMAGES = [lambda text: text[:-9], lambda text: text[9:], lambda text: text + "!", str.upper]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=["end cut", "begin cut", "sign added", "upper"])
 def test_a_damaged_ticket_says_so(damage) -> None:
     text = make_ticket(RUN, RUN_KEY, [ADDRESS], expires_at_ms=NOW_MS)
     with pytest.raises(SwarmError) as caught:

@@ -28,6 +28,7 @@ from swarm.config import PROTOCOL_VERSION
 from swarm.errors import SwarmError
 from swarm.identity import Identity
 from swarm.network.admission import Admission, open_to_all
+from swarm.network.clocks import ClockOffsets
 from swarm.network.company import CompanyKeeper
 from swarm.network.contacts import Contacts, by_peer, path_of, peer_of
 from swarm.network.isolation import PROBE_LIMIT_S, View
@@ -69,6 +70,7 @@ class PeerNetwork:
         refused: messages and records that were not let in, by error code.
         addresses: multiaddrs to give to other peers.
         reachability: who can reach this peer, and why.
+        clocks: how far the clocks of other peers are from this one's.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class PeerNetwork:
         self._admission = admission or open_to_all(run_id)
         self.incarnation = secrets.token_bytes(16)
         self.addresses: list[str] = []
+        self.clocks = ClockOffsets()
         self.reachability = Reachability()
         self._key_file = key_file
         self._run_id = run_id
@@ -230,7 +233,7 @@ class PeerNetwork:
         """Connect, check that both are of one run, and enter each other's routing table."""
         daemon, directory = self._running()
         await daemon.connect(peer, addresses, CONNECT_WAIT)
-        await self.call(peer, Ping(), Pong, GREET_WAIT)
+        await self._look_for(peer)
         await directory.meet(peer)
         self._contacts.met(peer, time.monotonic())
 
@@ -390,7 +393,9 @@ class PeerNetwork:
         return peer == self.peer_id or peer in self._company.roster()
 
     async def _look_for(self, peer: str) -> None:
-        await self.call(peer, Ping(), Pong, timedelta(seconds=PROBE_LIMIT_S))
+        sent_s = self._now()
+        pong = await self.call(peer, Ping(), Pong, timedelta(seconds=PROBE_LIMIT_S))
+        self.clocks.note(peer, sent_s, self._now(), pong.now_ms)
 
     async def _drop(self, peer: str) -> None:
         if self._daemon is not None:
