@@ -17,8 +17,8 @@ VERBS = {
     **{
         verb: [verb]
         for verb in (
-            "start", "relay", "status", "stop", "testnet", "assemble", "eval", "generate", "demo",
-            "run",
+            "start", "relay", "doctor", "status", "stop", "testnet", "assemble", "eval", "generate",
+            "demo", "run",
         )
     },
     "run-init": ["run", "init"],

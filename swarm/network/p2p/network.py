@@ -42,8 +42,9 @@ from swarm.network.p2p.streams import Accept, Streams
 from swarm.network.p2p.twin import CONTROL_PROTOCOL, look_for_twin
 from swarm.network.reachability import Reachability
 from swarm.network.records import LEFT
+from swarm.network.speed import SpeedService
 from swarm.network.transport import Clock, Endpoint, Reply, Request
-from swarm.wire.control_pb2 import Locate, LocateReply, Ping, Pong
+from swarm.wire.control_pb2 import Locate, LocateReply, Ping, Pong, SpeedTest
 from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ class PeerNetwork:
         self._loop = asyncio.get_running_loop()
         self.serve(Ping, self._answer_ping)
         self.serve(Locate, self._answer_locate)
+        self.serve(SpeedTest, SpeedService(self._is_member).answer)
 
     # ---- start and stop ----
 
