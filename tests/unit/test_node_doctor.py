@@ -20,7 +20,7 @@ WELL = NetworkFacts(
     clock_peers=2,
     nat="public",
     nat_reason="two peers reached it",
-    up_bps=20e6,
+    up_bps=50e6,
     down_bps=100e6,
 )
 NEEDS = needs_of(parameters=10_000_000, bytes_per_value=4, attempt_s=60)
