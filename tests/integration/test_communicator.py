@@ -161,8 +161,11 @@ def test_a_peer_that_calls_something_else_is_told_and_the_group_goes_on(trio, op
         handles[0].wait(LIMIT)
     assert caught.value.code is Code.OPERATION_MISSED
     assert same_everywhere([h.wait(LIMIT) for h in handles[1:]], "x").tolist() == [1.0] * 5
-    handles = [c.all_reduce({"x": values_of(1)}) for c in trio]
-    assert len(handles[0].wait(LIMIT).weights["x"]) == 3
+    for _ in range(10):  # one that called otherwise is not waited for, but let in when it is there
+        results = [c.all_reduce({"x": values_of(1)}) for c in trio]
+        if len(results[0].wait(LIMIT).weights["x"]) == 3:
+            break
+    assert len(results[0].wait(LIMIT).weights["x"]) == 3
 
 
 def test_values_that_are_not_finite_are_an_error_for_each_peer_that_gave_them(trio):
@@ -171,8 +174,11 @@ def test_values_that_are_not_finite_are_an_error_for_each_peer_that_gave_them(tr
         with pytest.raises(SwarmError) as caught:
             handle.wait(LIMIT)
         assert caught.value.code is Code.NON_FINITE
-    handles = [c.all_reduce({"x": values_of(1)}) for c in trio]
-    assert len(handles[0].wait(LIMIT).weights["x"]) == 3
+    for _ in range(10):  # one that called otherwise is not waited for, but let in when it is there
+        results = [c.all_reduce({"x": values_of(1)}) for c in trio]
+        if len(results[0].wait(LIMIT).weights["x"]) == 3:
+            break
+    assert len(results[0].wait(LIMIT).weights["x"]) == 3
 
 
 def test_a_refused_call_uses_up_no_operation(trio):
