@@ -62,14 +62,6 @@ class _Tag:
     last: int  # number of the newest operation submitted
     waiting: deque[Operation] = field(default_factory=deque)
 
-    def go_on_after(self, version: int) -> None:
-        """Number what waits from the operation that follows `version`, if that is later."""
-        behind = version + 1 - self.waiting[0].number
-        if behind > 0:
-            self.last += behind
-            for operation in self.waiting:
-                operation.number += behind
-
     def take_back(self) -> Operation:
         """The oldest that waits, as if it had not been submitted."""
         oldest = self.waiting.popleft()
@@ -85,14 +77,6 @@ class OperationQueue:
     def __init__(self, policy: TensorPolicy) -> None:
         self._policy = policy
         self._tags: dict[str, _Tag] = {}
-        self._is_new = False
-
-    def enter(self) -> None:
-        """This peer has just entered: its first operation is the next that the others begin.
-
-        A round that was planned before it called, and is committed after, is none of its own.
-        """
-        self._is_new = True
 
     def submit(self, operation: Operation, agreed_version: int) -> None:
         """Add an operation; `agreed_version` is the group's count under its tag right now."""
@@ -134,12 +118,6 @@ class OperationQueue:
         """
         outcomes = {o.state.fragment: o for o in record.fragments}
         missing = {s.peer: s.reason for s in record.missing}
-        self._is_new = self._is_new and (me in missing or me in record.joined)
-        if self._is_new:
-            for head in self._heads():
-                if head.tag in outcomes:
-                    self._tags[head.tag].go_on_after(int(outcomes[head.tag].state.version))
-            return
         for head in self._heads():
             tag, outcome = self._tags[head.tag], outcomes.get(head.tag)
             if outcome is None or outcome.state.version < head.number:

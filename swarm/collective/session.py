@@ -165,7 +165,6 @@ class Session:
         """Enter the group and begin to work on what is submitted."""
         self._ended = None
         await self._until_ended(join(self._member))
-        self._queue.enter()
         if self._driver is None:
             every = self._config.timeouts.heartbeat
             self._member.spawn(watch_branches(self._member, every))

@@ -96,27 +96,6 @@ def test_a_newcomer_counts_from_where_the_group_is():
     assert queue.offer(b"").wishes["x"].number == 8
 
 
-def test_a_round_that_was_planned_before_a_newcomer_called_is_not_its_own():
-    queue, newcomer = OperationQueue(TensorPolicy()), Waiting()
-    queue.enter()
-    queue.submit(newcomer.operation("x"), 2)
-    entered = record_of(5, x=2)
-    entered.joined.append("c")
-    queue.resolve(entered, {"x": state_of(2)}, "c")
-    planned_before = record_of(6, x=3)
-    planned_before.missing.add(peer="c", reason="came after the plan")
-    queue.resolve(planned_before, {"x": state_of(3)}, "c")
-    assert not newcomer.results and queue.offer(b"").wishes["x"].number == 4
-    queue.resolve(record_of(7, x=4), {"x": state_of(4)}, "c")
-    assert newcomer.results[0].values.tolist() == [4.0] * 4
-    late = Waiting()  # from now on it is a peer like the others, that may be late
-    queue.submit(late.operation("x"), 4)
-    planned_before = record_of(8, x=5)
-    planned_before.missing.add(peer="c", reason="came after the plan")
-    queue.resolve(planned_before, {"x": state_of(5)}, "c")
-    assert late.results[0].version == 5
-
-
 def test_closing_completes_everything_with_an_error():
     queue, caller = OperationQueue(TensorPolicy()), Waiting()
     for _ in range(3):
