@@ -81,6 +81,7 @@ CLASSES = {
         Code.MESSAGE_WRONG_RUN,
         Code.MESSAGE_EXPIRED,
         Code.MESSAGE_UNKNOWN,
+        Code.OVER_LIMIT,
     ),
     COLLECTIVE: (
         Code.ATTEMPT_FAILED,

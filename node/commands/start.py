@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import json
-import os
-import signal
-import sys
-import time
 from pathlib import Path
 
 from node.daemon_config import DaemonConfig
-from node.exit_codes import OK
 from node.parser import Verbs, add_command, host_and_port, positive_int
 from node.paths import default_directory, socket_path
+from node.serving import reporter, serve_until_ended
 from swarm.config import RunManifest
 
 EXAMPLES = """\
@@ -24,13 +18,6 @@ EXAMPLES = """\
   node start --run RUN.toml --data posts.jsonl.gz --domain forum --listen 0.0.0.0:4001 --threads 4
 The first node prints the address that the others pass to --peer; `node status` shows it again.
 Stop it with Ctrl-C or `node stop`; started again it goes on where it was."""
-
-
-ENDING_SIGNALS = {
-    signal.SIGINT: "Ctrl-C",
-    signal.SIGTERM: "SIGTERM",
-    signal.SIGHUP: "terminal closed",
-}
 
 
 def register(verbs: Verbs) -> None:
@@ -102,35 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(config: DaemonConfig, *, as_json: bool, stop_on_eof: bool) -> int:
-    """Run the daemon until it ends; signals and end of input cancel it, so that it cleans up."""
     from node.daemon import run_daemon
 
-    def report(line: str) -> None:
-        stamp = time.time()
-        if as_json:
-            print(json.dumps({"time": round(stamp, 3), "message": line}), flush=True)
-        else:
-            print(f"{time.strftime('%H:%M:%S', time.localtime(stamp))} {line}", flush=True)
-
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(run_daemon(config, report))
-    exit_codes: list[int] = []
-
-    def end(why: str, code: int) -> None:
-        if not exit_codes:  # cancelled once only: a second Ctrl-C must not cut the clean-up short
-            report(f"stopping: {why}")
-            exit_codes.append(code)
-            task.cancel()
-
-    def on_input() -> None:
-        if not os.read(sys.stdin.fileno(), 4096):
-            loop.remove_reader(sys.stdin.fileno())
-            end("standard input closed", OK)
-
-    for number, name in ENDING_SIGNALS.items():
-        loop.add_signal_handler(number, end, name, 128 + number)
-    if stop_on_eof:
-        loop.add_reader(sys.stdin.fileno(), on_input)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-    return exit_codes[0] if exit_codes else OK
+    report = reporter(as_json=as_json)
+    return await serve_until_ended(run_daemon(config, report), report, stop_on_eof=stop_on_eof)

@@ -5,7 +5,8 @@
     directory.note(signed)             # a record that came with a message
     # `on_record` hears of every valid one, for the addresses in it
 
-Records are only ever taken when their signature, run and lease hold.
+Records are only ever taken when their signature, run and lease hold. Relay nodes are no peers in
+this sense: nobody founds a run with them or waits for their votes.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from datetime import timedelta
 from typing import Protocol
 
 from swarm.errors import SwarmError
-from swarm.network.records import LEFT, expires_at_ms, verify_record
+from swarm.network.records import LEFT, RELAY, expires_at_ms, verify_record
 from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
 logger = logging.getLogger(__name__)
 REFRESH = timedelta(seconds=2)
+MAX_KNOWN = 4096
 
 
 class RecordSource(Protocol):
@@ -60,6 +62,8 @@ class PeerDirectory:
         except SwarmError:
             return None
         known = self._known.get(record.peer_id)
+        if known is None and len(self._known) >= MAX_KNOWN:
+            return record  # it holds, but those who are known must not make room for a flood
         if known is None or known[1].issued_at_ms <= record.issued_at_ms:
             self._known[record.peer_id] = (signed, record)
             self._on_record(record)
@@ -79,7 +83,7 @@ class PeerDirectory:
         return expires_at_ms(record) <= self._now_ms()
 
     def _valid(self, record: PeerRecord) -> bool:
-        return record.state != LEFT and not self._expired(record)
+        return record.state not in (LEFT, RELAY) and not self._expired(record)
 
     async def records(self) -> Mapping[str, PeerRecord]:
         """Valid records of all known peers; asks the source at most every two seconds.

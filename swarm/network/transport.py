@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
 from swarm.network.envelope import open_envelope, seal, unpack
+from swarm.network.limits import RequestLimits
 from swarm.wire.control_pb2 import Refusal
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,14 @@ class Endpoint:
         refused: messages that were not let in, counted by error code.
     """
 
-    def __init__(self, identity: Identity, run_id: bytes, now: Clock = time.time) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        run_id: bytes,
+        now: Clock = time.time,
+        limits: RequestLimits | None = None,
+    ) -> None:
+        self._limits = limits
         self.identity = identity
         self.run_id = run_id
         self.refused: Counter[str] = Counter()
@@ -89,12 +97,22 @@ class Endpoint:
 
         `remote` is the peer id that the channel itself has authenticated. Never raises.
         """
+        if self._limits is None or remote == self.identity.peer_id:
+            return await self._answer(remote, data)
+        try:
+            self._limits.take(remote, len(data), time.monotonic())
+        except SwarmError as error:
+            return self._turn_away(remote, error)
+        try:
+            return await self._answer(remote, data)
+        finally:
+            self._limits.done(remote)
+
+    async def _answer(self, remote: str, data: bytes) -> bytes:
         try:
             kind, request = self._open_request(remote, data)
         except SwarmError as error:
-            self.refused[error.code.value] += 1
-            logger.info("refused a message of %s: %s", remote, error)
-            return self._refuse(remote, error)
+            return self._turn_away(remote, error)
         try:
             return self.seal(remote, await self._handlers[kind](remote, request))
         except SwarmError as error:
@@ -139,6 +157,11 @@ class Endpoint:
                 Code.SIGNATURE_INVALID, f"{remote} passed on a message of {opened.sender}"
             )
         return opened.kind, unpack(opened, self._kinds)
+
+    def _turn_away(self, remote: str, error: SwarmError) -> bytes:
+        self.refused[error.code.value] += 1
+        logger.info("refused a message of %s: %s", remote, error)
+        return self._refuse(remote, error)
 
     def _refuse(self, remote: str, error: SwarmError) -> bytes:
         return self.seal(remote, Refusal(code=error.code.value, message=error.message[:1000]))

@@ -17,7 +17,8 @@ VERBS = {
     **{
         verb: [verb]
         for verb in (
-            "start", "status", "stop", "testnet", "assemble", "eval", "generate", "demo", "run"
+            "start", "relay", "status", "stop", "testnet", "assemble", "eval", "generate", "demo",
+            "run",
         )
     },
     "run-init": ["run", "init"],

@@ -41,6 +41,7 @@ P2PD_MESSAGE_LIMIT = 2 * MAX_ENVELOPE_BYTES
 LAUNCHER = "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])"
 PORT_WAIT = timedelta(seconds=1)
 STOP_WAIT = timedelta(seconds=3)
+LOCAL_WAIT = timedelta(seconds=2)  # for what p2pd does without asking another host
 SURE_S = 1.0  # after a call that succeeded its peer is taken to be connected
 MAX_SURE = 4096
 SOCKET_ROOT = Path("/tmp")  # Unix socket paths must be short: 104 bytes on macOS
@@ -95,6 +96,10 @@ class Daemon:
                 host_maddrs=[f"{ip_multiaddr(host)}/tcp/{port}"],
                 no_listen=not listen,
                 nat_port_map=False,
+                # p2pd's own relay service is off (`_launched`), and as long as p2pd believes that it
+                # is not public it does not start it after all, over our own (relay_service.py).
+                # This peer's reachability is measured by us, and faster (reach.py).
+                force_reachability="private",
                 idle_timeout=10,
                 startup_timeout=timeout.total_seconds(),
                 persistent_conn_max_msg_size=P2PD_MESSAGE_LIMIT,
@@ -139,6 +144,14 @@ class Daemon:
         except (*PROBLEMS, asyncio.TimeoutError) as error:
             raise unreachable(peer, _reason(error)) from error
         self._note_connected(peer)
+
+    async def disconnect(self, peer: str) -> None:
+        """Close all connections to `peer`, if there are any; never raises."""
+        self._surely_until_s.pop(peer, None)
+        with suppress(*PROBLEMS, asyncio.TimeoutError):
+            await in_time(
+                self.p2p._client.disconnect(PeerID.from_base58(peer)), LOCAL_WAIT.total_seconds()
+            )
 
     def _note_connected(self, peer: str) -> None:
         """Spare p2pd the question for a moment: a round has dozens of calls among a few peers."""
@@ -245,7 +258,10 @@ class _RunningTasks(dict[Any, "asyncio.Task[None]"]):
 
 
 def _launched(*args: Any, **options: Any) -> list[str]:
-    return [sys.executable, "-I", "-S", "-c", LAUNCHER, *P2P._make_process_args(*args, **options)]
+    command = P2P._make_process_args(*args, **options)
+    # p2pd's relay cuts every connection after 128 KiB or 2 minutes when two parts of its start race
+    # the wrong way (15 of 26 starts, hivemind 1.1.12), and has no budget of bandwidth.
+    return [sys.executable, "-I", "-S", "-c", LAUNCHER, *command, "-relayService=0"]
 
 
 def unreachable(peer: str, reason: str) -> SwarmError:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError  # another one before 3.11
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,13 +27,18 @@ from swarm.aio import in_time
 from swarm.config import PROTOCOL_VERSION
 from swarm.errors import SwarmError
 from swarm.identity import Identity
-from swarm.network.contacts import Contacts, path_of, peer_of
+from swarm.network.company import CompanyKeeper
+from swarm.network.contacts import Contacts, by_peer, path_of, peer_of
+from swarm.network.isolation import PROBE_LIMIT_S, View
+from swarm.network.limits import MESSAGES, RequestLimits
 from swarm.network.p2p.bootstrap import bootstrap
+from swarm.network.p2p.config import NetworkConfig
 from swarm.network.p2p.daemon import Daemon, unreachable, wait_for_port
 from swarm.network.p2p.directory import Directory
 from swarm.network.p2p.publisher import Publisher
 from swarm.network.p2p.streams import Accept, Streams
 from swarm.network.p2p.twin import CONTROL_PROTOCOL, look_for_twin
+from swarm.network.reachability import Reachability
 from swarm.network.records import LEFT
 from swarm.network.transport import Clock, Endpoint, Reply, Request
 from swarm.wire.control_pb2 import Locate, LocateReply, Ping, Pong
@@ -51,27 +56,6 @@ WATCH_INTERVAL = timedelta(seconds=1)
 StageCallback = Callable[[str, str], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
-    """Where to listen and whom to join.
-
-    Attributes:
-        host: IP address to listen on; 0.0.0.0 for every interface.
-        port: TCP port of p2pd; 0 for any free one.
-        initial_peers: multiaddrs of which at least one must answer; empty for the first peer.
-        known_peers: multiaddrs from earlier runs, tried as well but not needed.
-        start_timeout: limit of the p2pd stage.
-        bootstrap_timeout: limit of the bootstrap stage.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 0
-    initial_peers: tuple[str, ...] = ()
-    known_peers: tuple[str, ...] = ()
-    start_timeout: timedelta = timedelta(seconds=20)
-    bootstrap_timeout: timedelta = timedelta(seconds=30)
-
-
 class PeerNetwork:
     """A `Transport` over libp2p, with the run's directory of peers. Made by `start`.
 
@@ -83,6 +67,7 @@ class PeerNetwork:
         incarnation: 16 random bytes of this start; goes into the peer record.
         refused: messages and records that were not let in, by error code.
         addresses: multiaddrs to give to other peers.
+        reachability: who can reach this peer, and why.
     """
 
     def __init__(
@@ -97,18 +82,24 @@ class PeerNetwork:
         self.identity = identity
         self.incarnation = secrets.token_bytes(16)
         self.addresses: list[str] = []
+        self.reachability = Reachability()
         self._key_file = key_file
         self._run_id = run_id
         self._config = config
         self._port = config.port
         self._on_stage = on_stage
         self._now = now
-        self._endpoint = Endpoint(identity, run_id, now)
-        self._contacts = Contacts(identity.peer_id)
+        self._endpoint = Endpoint(identity, run_id, now, RequestLimits(MESSAGES, self._is_member))
+        rng = random.Random()
+        self._contacts = Contacts(identity.peer_id, rng)
+        self._company = CompanyKeeper(
+            identity.peer_id, self._contacts, self._look_for, self._drop, time.monotonic, rng
+        )
         self._publisher = Publisher(identity, run_id, self.incarnation, now)
         self._daemon: Daemon | None = None
         self._directory: Directory | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
         self._streams: Streams | None = None
         self._accept_stream: Accept | None = None
         self._loop = asyncio.get_running_loop()
@@ -137,8 +128,8 @@ class PeerNetwork:
         on_stage("key", identity.peer_id)
         network = cls(identity, key_file, run_id, config, on_stage, now)
         try:
-            for address in (*config.initial_peers, *config.known_peers):
-                network._contacts.learn(peer_of(address), [address])
+            for peer, addresses in by_peer((*config.initial_peers, *config.known_peers)).items():
+                network._contacts.learn(peer, addresses)
             for address in config.initial_peers:
                 network._contacts.add(address)
             await network._bring_up(check_twin=not is_new)
@@ -147,14 +138,15 @@ class PeerNetwork:
             await network.shutdown()
             raise
         network._watcher = asyncio.create_task(network._watch())
+        network._keeper = asyncio.create_task(network._company.run())
         return network
 
     async def shutdown(self) -> None:
         """Say goodbye, leave the DHT, end p2pd, remove its sockets. Never raises for peers."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watcher
+        tasks = [task for task in (self._watcher, self._keeper) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._publisher.record is not None and self._directory is not None:
             farewell = PeerRecord()
             farewell.CopyFrom(self._publisher.record)
@@ -177,9 +169,9 @@ class PeerNetwork:
         self._port = int(self.addresses[0].split("/tcp/")[1].split("/")[0])
         self._on_stage("p2pd", f"listening on {', '.join(self.addresses)}")
         self._directory = await Directory.start(
-            self._daemon, self._run_id, self._now, self._endpoint.refused
+            self._daemon, self._run_id, self._now, self._endpoint.refused, self._is_member
         )
-        await self._daemon.serve(CONTROL_PROTOCOL, self._endpoint.answer)
+        await self._daemon.serve(CONTROL_PROTOCOL, self._answer)
         self._streams = self._daemon.streams(LANE_PROTOCOL)
         if self._accept_stream is not None:
             await self.serve_streams(self._accept_stream)
@@ -202,12 +194,13 @@ class PeerNetwork:
         if not targets:
             self._on_stage("bootstrap", "no peers given: the first peer of the swarm")
             return
-        limit = self._config.bootstrap_timeout if self._config.initial_peers else GREET_WAIT
+        required = bool(self._config.initial_peers) and not self._config.may_be_first
+        limit = self._config.bootstrap_timeout if required else GREET_WAIT
         met = await bootstrap(
             lambda address: self._greet(peer_of(address), [address]),
             targets,
             limit,
-            required=bool(self._config.initial_peers),
+            required=required,
         )
         self._on_stage("bootstrap", f"{met} of {len(targets)} peers answered")
         assert self._directory is not None
@@ -220,7 +213,7 @@ class PeerNetwork:
         await daemon.connect(peer, addresses, CONNECT_WAIT)
         await self.call(peer, Ping(), Pong, GREET_WAIT)
         await directory.meet(peer)
-        self._contacts.met(peer)
+        self._contacts.met(peer, time.monotonic())
 
     async def _watch(self) -> None:
         while True:
@@ -247,8 +240,9 @@ class PeerNetwork:
 
     async def _dial_missing(self) -> None:
         daemon, directory = self._running()
-        connected = set(await daemon.connections())
-        due = self._contacts.due(directory.known(), connected, time.monotonic())
+        silent = self._company.silent
+        connected = set(await daemon.connections()) - silent
+        due = self._contacts.due(directory.known() - silent, connected, time.monotonic())
         if any(await asyncio.gather(*(self._dial(peer) for peer in due))):
             await directory.explore()
             if self._publisher.record is not None:
@@ -295,7 +289,12 @@ class PeerNetwork:
         await daemon.connect(peer, self._contacts.addresses(peer), timeout)
         left = timedelta(seconds=max(0.05, deadline_s - time.monotonic()))
         answer = await daemon.call(peer, CONTROL_PROTOCOL, data, left)
+        self._company.heard(peer)
         return self._endpoint.open_reply(peer, answer, reply_type)
+
+    async def _answer(self, peer: str, data: bytes) -> bytes:
+        self._company.heard(peer)
+        return await self._endpoint.answer(peer, data)
 
     def serve(
         self, request_type: type[Request], handler: Callable[[str, Request], Awaitable[Message]]
@@ -353,10 +352,35 @@ class PeerNetwork:
         """How `peer` is reached: "self", "lan", "direct", "relay" or "none"."""
         return "self" if peer == self.peer_id else (await self.paths()).get(peer, "none")
 
+    # ---- company --------------------------------------------------------------------------
+
+    def expect(self, roster: Callable[[], Collection[str]]) -> None:
+        """Name the members of the run, who should answer; asked again at each look."""
+        self._company.roster = roster
+
+    @property
+    def company(self) -> View:
+        """Whether this node is among others, as of the last second."""
+        return self._company.view
+
+    def heard(self, peer: str) -> None:
+        """Bulk data of `peer` came, by another way than this network's calls."""
+        self._company.heard(peer)
+
+    def _is_member(self, peer: str) -> bool:
+        return peer == self.peer_id or peer in self._company.roster()
+
+    async def _look_for(self, peer: str) -> None:
+        await self.call(peer, Ping(), Pong, timedelta(seconds=PROBE_LIMIT_S))
+
+    async def _drop(self, peer: str) -> None:
+        if self._daemon is not None:
+            await self._daemon.disconnect(peer)
+
     @property
     def known_addresses(self) -> list[str]:
-        """Addresses worth keeping over a restart (`NetworkConfig.known_peers`)."""
-        return self._contacts.all_addresses()
+        """Addresses worth keeping over a restart (`NetworkConfig.known_peers`), best first."""
+        return self._contacts.worth_keeping()
 
     @property
     def peers_known(self) -> set[str]:
