@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import threading
