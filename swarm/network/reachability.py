@@ -137,13 +137,13 @@ def _judge_public(public: Sequence[Observation], count: int) -> tuple[Nat, str]:
         if tried:
             return Nat.FIREWALLED, f"own address is public, but {dialled}"
         return Nat.UNKNOWN, "own address is public, but nobody has tried to dial back"
-    mapping = f"{len({(o.host, o.port) for o in public})} addresses seen by {count} peers"
+    mapping = f"{len({(o.host, o.port) for o in public})} seen by {count} peers"
     if reached:
         return Nat.FORWARDED, f"behind NAT ({mapping}), and {dialled}"
     if len({(o.host, o.port) for o in public}) > 1:
-        return Nat.SYMMETRIC, f"behind NAT that maps each peer differently ({mapping})"
+        return Nat.SYMMETRIC, f"behind NAT that shows each peer another address ({mapping})"
     if count >= MIN_OBSERVERS:
-        return Nat.ENDPOINT_INDEPENDENT, f"behind NAT that maps all peers alike ({mapping})"
+        return Nat.ENDPOINT_INDEPENDENT, f"behind NAT that shows all peers one address ({mapping})"
     return Nat.UNKNOWN, "behind NAT of unknown kind: only one public peer could be asked"
 
 

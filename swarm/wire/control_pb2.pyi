@@ -1,6 +1,7 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Optional as _Optional
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -57,6 +58,30 @@ class LocateReply(_message.Message):
     ALIVE_FIELD_NUMBER: _ClassVar[int]
     alive: bool
     def __init__(self, alive: bool = ...) -> None: ...
+
+class Observe(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ObserveReply(_message.Message):
+    __slots__ = ("addresses", "relay")
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    RELAY_FIELD_NUMBER: _ClassVar[int]
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    relay: bool
+    def __init__(self, addresses: _Optional[_Iterable[str]] = ..., relay: bool = ...) -> None: ...
+
+class DialBack(_message.Message):
+    __slots__ = ("ports",)
+    PORTS_FIELD_NUMBER: _ClassVar[int]
+    ports: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ports: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class DialBackReply(_message.Message):
+    __slots__ = ("ports",)
+    PORTS_FIELD_NUMBER: _ClassVar[int]
+    ports: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ports: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DataToken(_message.Message):
     __slots__ = ("certificate_sha256",)

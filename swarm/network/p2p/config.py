@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, TypeAlias
 
@@ -38,6 +38,6 @@ class NetworkConfig:
     may_be_first: bool = False
     announce: tuple[str, ...] = ()
     relay: RelayMode = "on"
-    relay_budget: RelayBudget = RelayBudget()
+    relay_budget: RelayBudget = field(default_factory=RelayBudget)
     start_timeout: timedelta = timedelta(seconds=20)
     bootstrap_timeout: timedelta = timedelta(seconds=30)

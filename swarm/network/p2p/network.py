@@ -2,7 +2,7 @@
 
 Start-up stages, each with its own time limit and error code:
 key (IDENTITY_*), port (PORT_IN_USE), p2pd (P2P_START_FAILED, STAGE_TIMEOUT, IDENTITY_IN_USE),
-bootstrap (BOOTSTRAP_UNREACHABLE, RUN_MISMATCH), dht.
+bootstrap (BOOTSTRAP_UNREACHABLE, RUN_MISMATCH), dht, reachability.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ from swarm.config import PROTOCOL_VERSION
 from swarm.errors import SwarmError
 from swarm.identity import Identity
 from swarm.network.company import CompanyKeeper
-from swarm.network.contacts import Contacts, by_peer, path_of, peer_of
+from swarm.network.contacts import Contacts, by_peer, peer_of
 from swarm.network.isolation import PROBE_LIMIT_S, View
 from swarm.network.limits import MESSAGES, RequestLimits
 from swarm.network.p2p.bootstrap import bootstrap
+from swarm.network.p2p.circuit import HOP
 from swarm.network.p2p.config import NetworkConfig
 from swarm.network.p2p.daemon import Daemon, unreachable, wait_for_port
 from swarm.network.p2p.directory import Directory
 from swarm.network.p2p.publisher import Publisher
+from swarm.network.p2p.routes import Routes
 from swarm.network.p2p.streams import Accept, Streams
 from swarm.network.p2p.twin import CONTROL_PROTOCOL, look_for_twin
 from swarm.network.reachability import Reachability
 from swarm.network.records import LEFT
 from swarm.network.transport import Clock, Endpoint, Reply, Request
-from swarm.wire.control_pb2 import Locate, LocateReply, Ping, Pong
+from swarm.wire.control_pb2 import DialBack, Locate, LocateReply, Observe, Ping, Pong
 from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ GREET_WAIT = timedelta(seconds=3)
 PROBE_WAIT = timedelta(seconds=2)
 FAREWELL_WAIT = timedelta(seconds=1.5)
 WATCH_INTERVAL = timedelta(seconds=1)
+ROUTES_WAIT = timedelta(seconds=5)
 
 StageCallback = Callable[[str, str], None]
 
@@ -67,7 +70,6 @@ class PeerNetwork:
         incarnation: 16 random bytes of this start; goes into the peer record.
         refused: messages and records that were not let in, by error code.
         addresses: multiaddrs to give to other peers.
-        reachability: who can reach this peer, and why.
     """
 
     def __init__(
@@ -82,7 +84,6 @@ class PeerNetwork:
         self.identity = identity
         self.incarnation = secrets.token_bytes(16)
         self.addresses: list[str] = []
-        self.reachability = Reachability()
         self._key_file = key_file
         self._run_id = run_id
         self._config = config
@@ -96,13 +97,17 @@ class PeerNetwork:
             identity.peer_id, self._contacts, self._look_for, self._drop, time.monotonic, rng
         )
         self._publisher = Publisher(identity, run_id, self.incarnation, now)
+        self.routes = Routes(self, config, run_id)
+        self.routes.on_change = self._announce
         self._daemon: Daemon | None = None
         self._directory: Directory | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._keepers: list[asyncio.Task[None]] = []
         self._streams: Streams | None = None
         self._accept_stream: Accept | None = None
         self._loop = asyncio.get_running_loop()
+        self.serve(Observe, self.routes.answers.observe)
+        self.serve(DialBack, self.routes.answers.dial_back)
         self.serve(Ping, self._answer_ping)
         self.serve(Locate, self._answer_locate)
 
@@ -134,16 +139,20 @@ class PeerNetwork:
                 network._contacts.add(address)
             await network._bring_up(check_twin=not is_new)
             await network._bootstrap()
+            await network._look_at_routes()
         except BaseException:
             await network.shutdown()
             raise
         network._watcher = asyncio.create_task(network._watch())
-        network._keeper = asyncio.create_task(network._company.run())
+        network._keepers = [
+            asyncio.create_task(network._company.run()),
+            asyncio.create_task(network.routes.run()),
+        ]
         return network
 
     async def shutdown(self) -> None:
         """Say goodbye, leave the DHT, end p2pd, remove its sockets. Never raises for peers."""
-        tasks = [task for task in (self._watcher, self._keeper) if task is not None]
+        tasks = [task for task in (self._watcher, *self._keepers) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -165,9 +174,11 @@ class PeerNetwork:
         self._daemon = await Daemon.start(
             self._key_file, config.host, self._port, listen=True, timeout=config.start_timeout
         )
-        self.addresses = await self._daemon.addresses()
-        self._port = int(self.addresses[0].split("/tcp/")[1].split("/")[0])
-        self._on_stage("p2pd", f"listening on {', '.join(self.addresses)}")
+        listening = await self._daemon.addresses()
+        self._port = int(listening[0].split("/tcp/")[1].split("/")[0])
+        self._on_stage("p2pd", f"listening on {', '.join(listening)}")
+        await self.routes.attach(self._daemon)
+        self.addresses = self.routes.addresses
         self._directory = await Directory.start(
             self._daemon, self._run_id, self._now, self._endpoint.refused, self._is_member
         )
@@ -180,6 +191,7 @@ class PeerNetwork:
         if self._streams is not None:
             self._streams.stop()
             self._streams = None
+        self.routes.detach()
         daemon, directory = self._daemon, self._directory
         self._daemon = self._directory = None
         if daemon is not None:
@@ -214,6 +226,21 @@ class PeerNetwork:
         await self.call(peer, Ping(), Pong, GREET_WAIT)
         await directory.meet(peer)
         self._contacts.met(peer, time.monotonic())
+
+    async def _look_at_routes(self) -> None:
+        """Find out who reaches this peer before it tells anybody where it is."""
+        with suppress(SwarmError, asyncio.TimeoutError):
+            await in_time(self.routes.step(), ROUTES_WAIT.total_seconds())
+        self.addresses = self.routes.addresses
+        reach = self.reachability
+        through = f"; reached through {len(reach.relays)} relays" if reach.relays else ""
+        self._on_stage("reachability", f"{reach.kind}: {reach.reason}{through}")
+
+    async def _announce(self) -> None:
+        """Tell the others how to reach this peer from now on."""
+        self.addresses = self.routes.addresses
+        if self._publisher.record is not None:
+            await self.publish(self._publisher.record)
 
     async def _watch(self) -> None:
         while True:
@@ -274,6 +301,11 @@ class PeerNetwork:
     def port(self) -> int:
         """TCP port of p2pd."""
         return self._port
+
+    @property
+    def reachability(self) -> Reachability:
+        """Who can reach this peer, and why; and its relays."""
+        return self.routes.reachability
 
     async def call(
         self, peer: str, request: Message, reply_type: type[Reply], timeout: timedelta
@@ -344,12 +376,11 @@ class PeerNetwork:
     # ---- paths ----------------------------------------------------------------------------
 
     async def paths(self) -> dict[str, str]:
-        """How each connected peer is reached: "lan", "direct" or "relay"."""
-        daemon, _ = self._running()
-        return {peer: path_of(found) for peer, found in (await daemon.connections()).items()}
+        """How each connected peer is reached: "lan", "direct", "punched" or "relay"."""
+        return await self.routes.paths()
 
     async def path_of(self, peer: str) -> str:
-        """How `peer` is reached: "self", "lan", "direct", "relay" or "none"."""
+        """How `peer` is reached: "self", "none", or as in `paths`."""
         return "self" if peer == self.peer_id else (await self.paths()).get(peer, "none")
 
     # ---- company --------------------------------------------------------------------------
@@ -411,6 +442,7 @@ class PeerNetwork:
         Fills in peer_id, run_id, protocol, incarnation, p2p_addresses and the time of issue.
         Raises `IDENTITY_IN_USE` if another process publishes under this id since our start.
         """
+        self.routes.describe(record)
         await self._publisher.publish(self._running()[1], record, self.addresses)
 
     async def records(self) -> dict[str, PeerRecord]:
@@ -428,7 +460,7 @@ class PeerNetwork:
 
     def learn(self, record: PeerRecord) -> None:
         """Remember the addresses of a verified record that came by another way."""
-        self._contacts.learn(record.peer_id, record.p2p_addresses)
+        self._contacts.learn(record.peer_id, self.routes.learn(record))
 
     async def store_value(self, name: str, value: bytes, lease: timedelta) -> None:
         """Put this peer's value under `name`, up to 1 MiB, in place of its earlier one.
@@ -451,6 +483,25 @@ class PeerNetwork:
             else:
                 self.learn(record)
         return found
+
+    # ---- for the routes ----
+
+    async def connections(self) -> dict[str, list[str]]:
+        """Remote multiaddrs of the live connections of each connected peer."""
+        return await self._running()[0].connections()
+
+    async def connect(self, peer: str, limit: timedelta) -> None:
+        """Make sure of a connection. Raises `PEER_UNREACHABLE`."""
+        await self._running()[0].connect(peer, self._contacts.addresses(peer), limit)
+
+    def addresses_of(self, peer: str) -> list[str]:
+        """Known addresses of a peer."""
+        return self._contacts.addresses(peer)
+
+    @property
+    def hop(self) -> Streams:
+        """Streams to relays."""
+        return self._running()[0].streams(HOP)
 
     # ---- small helpers ----
 
