@@ -94,8 +94,13 @@ class NamespaceLoop:
         """Run a blocking function in a thread there and wait for its result."""
         return self.run(asyncio.to_thread(function, *arguments), limit_s)
 
+    def cancel(self) -> None:
+        """Cancel whatever runs in the loop."""
+        self.run(_cancel_others(), 10)
+
     def close(self) -> None:
-        """End the loop. What runs in it has to be over."""
+        """Cancel whatever runs in the loop, and end it."""
+        self.cancel()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
         self.loop.close()
@@ -108,6 +113,13 @@ class NamespaceLoop:
                 self.loop.run_forever()
         except OSError as error:
             entered.set_exception(error)
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def processes_in(names: Iterable[str]) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import threading
@@ -83,15 +82,17 @@ def test_counters_tell_whose_link_was_used(lab: Lab) -> None:
 
 
 def test_latency_and_jitter_are_what_was_asked_for(lab: Lab) -> None:
-    bare = statistics.median(round_trips(lab, "g", 20))
+    """A busy machine adds to any of the times, so only the lower ones have an upper bound."""
     with lab.conditions(between(round_trip_ms=50, loss=0)):
-        late = statistics.median(round_trips(lab, "g", 20))
-    assert 0.050 <= late <= 0.052 + bare
+        times = sorted(round_trips(lab, "g", 20))
+    assert 0.050 <= times[0] < 0.054
 
     with lab.conditions(Conditions(delay_ms=20, jitter_ms=10), ["g"]):
-        times = round_trips(lab, "g", 40)
-    assert 0.020 <= min(times) < 0.035 < 0.045 < max(times) <= 0.062
-    assert statistics.median(round_trips(lab, "g", 20)) < 0.005, "it outlasted its context"
+        times = sorted(round_trips(lab, "g", 60))
+    assert 0.020 <= times[0] < 0.032
+    assert times[6] + 0.008 < times[-6], "no jitter"
+    assert times[0] < 0.040 < times[-1]
+    assert min(round_trips(lab, "g", 20)) < 0.005, "it outlasted its context"
 
 
 def test_losses_are_as_frequent_as_asked_for_and_repeat_with_their_seed(lab: Lab) -> None:
