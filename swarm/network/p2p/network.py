@@ -262,7 +262,7 @@ class PeerNetwork:
     async def _look_at_routes(self) -> None:
         """Find out who reaches this peer before it tells anybody where it is."""
         with suppress(SwarmError, asyncio.TimeoutError):
-            await in_time(self.routes.step(), ROUTES_WAIT.total_seconds())
+            await in_time(self.routes.look(), ROUTES_WAIT.total_seconds())
         self.addresses = self.routes.addresses
         reach = self.reachability
         through = f"; reached through {len(reach.relays)} relays" if reach.relays else ""

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 TEST_BYTES = 2**20
 TEST_WAIT = timedelta(seconds=10)
-TEST_AGAIN_S = 60.0
+TEST_AGAIN_S = 10.0
 
 
 class RelayHost:
@@ -47,7 +47,7 @@ class RelayHost:
         self.service = RelayService(daemon.streams(HOP), daemon.streams(STOP), meter)
         self._daemon = daemon
         self._started = False
-        self._tested_s = float("-inf")
+        self._next_test_s = 0.0
 
     @property
     def serving(self) -> bool:
@@ -63,12 +63,12 @@ class RelayHost:
             self._started = True
             await asyncio.to_thread(self.service.start)
         self.service.serving = True
-        if not self.works and time.monotonic() - self._tested_s > TEST_AGAIN_S:
-            self._tested_s = time.monotonic()
+        if not self.works and time.monotonic() >= self._next_test_s:
             try:
                 await test_relay(self._daemon.peer_id, await self._daemon.addresses())
             except (SwarmError, OSError, asyncio.TimeoutError) as error:
                 logger.warning("this peer does not work as a relay: %s", error)
+                self._next_test_s = time.monotonic() + TEST_AGAIN_S
             else:
                 self.works = True
 

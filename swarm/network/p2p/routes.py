@@ -2,7 +2,7 @@
 
     routes = Routes(link, config, run_id)
     await routes.attach(daemon)          # a p2pd has come up; `detach` when it goes
-    await routes.step()                  # once at the start, then `run` until cancelled
+    await routes.look()                  # once at the start, then `run` until cancelled
     routes.describe(record)              # fills in what others need to reach this peer
 
 The ladder to another peer: an existing connection, its LAN addresses if both have one public
@@ -106,8 +106,7 @@ class Routes:
         """See who reaches this peer, to its relays, to being one, and to the paths."""
         if self._daemon is None:
             return
-        await self._keeper.step()
-        await self._refresh()
+        await self.look()
         if self._relay is not None:
             await self._relay.update(wanted=self._may_relay())
         announced = (self.addresses, self.own, self.relaying, self.reachability.kind)
@@ -116,6 +115,11 @@ class Routes:
             if self.on_change is not None:
                 await self.on_change()
         await self._improve()
+
+    async def look(self) -> None:
+        """The first half of a step: who reaches this peer, and its relays."""
+        await self._keeper.step()
+        await self._refresh()
 
     async def _refresh(self) -> None:
         assert self._daemon is not None
@@ -175,6 +179,9 @@ class Routes:
 
     def learn(self, record: PeerRecord) -> list[str]:
         """Remember a verified record; the addresses to dial, the best first."""
+        known = self._records.get(record.peer_id)
+        if known is not None and known.issued_at_ms > record.issued_at_ms:
+            return to_dial(known, self._network_hash)  # the DHT may have an older one
         self._keeper.learn(record)
         self._out_of_reach.pop(record.peer_id, None)
         self._records.pop(record.peer_id, None)
