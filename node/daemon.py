@@ -166,7 +166,7 @@ class Daemon:
         )
         self.data_plane.set_reduce_handler(member.registry.handle)
         self.data_plane.set_blob_source(state.blob)
-        self.data_plane.set_tunnel(network.open_stream)
+        network.carry(self.data_plane)
         await network.serve_streams(self.data_plane.accept_tunnel)
         port = int(address.rpartition(":")[2])
         self.publisher = RecordPublisher(

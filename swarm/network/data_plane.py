@@ -21,7 +21,7 @@ import datetime
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from swarm.identity import Identity
@@ -127,6 +127,19 @@ class DataPlane:
     def accept_tunnel(self, peer: str, sock: socket.socket) -> None:
         """Serve such a stream that `peer`, authenticated by libp2p, has opened; returns at once."""
         self._server.accept_tunnel(peer, sock)
+
+    def set_addresses(self, addresses: Callable[[PeerRecord], list[str]]) -> None:
+        """Which "host:port" of a peer's record are worth a try; all of them, if not set."""
+        self._pool.addresses = addresses
+
+    def renew(self, peer: str) -> None:
+        """A better path to `peer` has appeared: the next calls take it."""
+        self._pool.renew(peer)
+
+    @property
+    def tunnelled(self) -> set[str]:
+        """Peers with whom calls are under way through tunnels."""
+        return self._pool.tunnelled() | self._server.tunnelled()
 
     def open_lane(self, record: PeerRecord, limit: timedelta) -> Lane:
         """An idle lane to the peer of a verified record, or a new one within `limit`.

@@ -31,6 +31,7 @@ from swarm.network.admission import Admission, open_to_all
 from swarm.network.clocks import ClockOffsets
 from swarm.network.company import CompanyKeeper
 from swarm.network.contacts import Contacts, by_peer, peer_of
+from swarm.network.data_plane import DataPlane
 from swarm.network.isolation import PROBE_LIMIT_S, View
 from swarm.network.limits import MESSAGES, RequestLimits
 from swarm.network.p2p.bootstrap import bootstrap
@@ -113,7 +114,7 @@ class PeerNetwork:
             identity.peer_id, self._contacts, self._look_for, self._drop, time.monotonic, rng
         )
         self._publisher = Publisher(identity, run_id, self.incarnation, now, self._admission.own)
-        self.routes = Routes(self, config, run_id)
+        self.routes = Routes(self, config, run_id, self._admission.admits)
         self.routes.on_change = self._announce
         self._daemon: Daemon | None = None
         self._directory: Directory | None = None
@@ -368,6 +369,16 @@ class PeerNetwork:
 
     # ---- streams --------------------------------------------------------------------------
 
+    def carry(self, plane: DataPlane) -> None:
+        """Be the way of a data plane to peers that no address reaches, and tell it of better ones.
+
+        `serve_streams(plane.accept_tunnel)` is the other half.
+        """
+        plane.set_tunnel(self.open_stream)
+        plane.set_addresses(self.routes.data_addresses)
+        self.routes.busy = lambda: plane.tunnelled
+        self.routes.on_better = plane.renew
+
     async def serve_streams(self, accept: Accept) -> None:
         """Take streams for lanes: `accept(peer, sock)` in a thread, `peer` known by libp2p.
 
@@ -441,6 +452,11 @@ class PeerNetwork:
     async def _drop(self, peer: str) -> None:
         if self._daemon is not None:
             await self._daemon.disconnect(peer)
+
+    @property
+    def data_hosts(self) -> list[str]:
+        """Multiaddrs of the interfaces at which others may reach a data plane, in a LAN too."""
+        return self.routes.data_hosts
 
     @property
     def known_addresses(self) -> list[str]:
@@ -531,6 +547,13 @@ class PeerNetwork:
     async def connect(self, peer: str, limit: timedelta) -> None:
         """Make sure of a connection. Raises `PEER_UNREACHABLE`."""
         await self._running()[0].connect(peer, self._contacts.addresses(peer), limit)
+
+    async def reconnect(self, peer: str, limit: timedelta) -> None:
+        """Make a new connection in place of those there are, unless bulk data is on them."""
+        if peer not in self.routes.busy():
+            await self._running()[0].disconnect(peer)
+            with suppress(SwarmError):
+                await self.connect(peer, limit)
 
     def addresses_of(self, peer: str) -> list[str]:
         """Known addresses of a peer."""

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 MEASURE_EVERY_S = 60.0
 AGAIN_S = 3.0  # at the earliest, when there is a reason
 RESERVE_WAIT = timedelta(seconds=2)
+PORT_FREE_S = 65.0  # after which Linux lets a closed connection's ports be used again
 RELAY_ADDRESSES = 2  # of one relay that are announced
 
 
@@ -69,6 +70,10 @@ class Link(Protocol):
         """Make sure of a connection. Raises `PEER_UNREACHABLE`."""
         ...
 
+    async def reconnect(self, peer: str, limit: timedelta) -> None:
+        """Make a new connection in place of those there are, unless bulk data is on them."""
+        ...
+
     def addresses_of(self, peer: str) -> list[str]:
         """Known addresses of a peer."""
         ...
@@ -91,6 +96,7 @@ class ReachKeeper:
         self._config = config
         self._clock = clock
         self._book = RelayBook(link.peer_id)
+        self._started_s = clock()
         self._measured_s = float("-inf")
         self._asked: frozenset[str] = frozenset()  # hosts of the observers of the last time
         self._local_host = ""
@@ -142,6 +148,10 @@ class ReachKeeper:
         observations: list[Observation] = [o for answer in seen for o in answer.observations]
         if observations or not seen:
             self.reachability = judge(observations, self._link.port, self._config.announce)
+        others = [a.peer for a in seen if not any(o.listening for o in a.observations)]
+        if others and self._clock() - self._started_s > PORT_FREE_S:
+            # From the listening port again, now that the kernel lets it: for hole punching.
+            await asyncio.gather(*(self._link.reconnect(peer, RESERVE_WAIT) for peer in others))
 
     # ---- relays ---------------------------------------------------------------------------
 
