@@ -97,9 +97,8 @@ class Daemon:
                 host_maddrs=[f"{ip_multiaddr(host)}/tcp/{port}"],
                 no_listen=not listen,
                 nat_port_map=False,
-                # p2pd's own relay service is off (`_launched`), and as long as p2pd believes not
-                # to be public it does not start it after all, over our own (relay_service.py).
-                # Reachability is measured by us, and faster (reach.py).
+                # As long as p2pd believes not to be public it does not start its relay a second
+                # time, over our own (relay_service.py). We measure reachability, and faster.
                 force_reachability="private",
                 idle_timeout=10,
                 startup_timeout=timeout.total_seconds(),
@@ -281,7 +280,8 @@ class _RunningTasks(dict[Any, "asyncio.Task[None]"]):
 def _launched(*args: Any, **options: Any) -> list[str]:
     command = P2P._make_process_args(*args, **options)
     # p2pd's relay cuts every connection after 128 KiB or 2 minutes when two parts of its start race
-    # the wrong way (15 of 26 starts, hivemind 1.1.12), and has no budget of bandwidth.
+    # the wrong way (15 of 26 starts, hivemind 1.1.12), and has no budget of bandwidth. This leaves
+    # the first of the two out, relaying.py replaces the second.
     return [sys.executable, "-I", "-S", "-c", LAUNCHER, *command, "-relayService=0"]
 
 

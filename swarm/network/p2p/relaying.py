@@ -53,7 +53,6 @@ class RelayHost:
             lambda peer: peer == self._probe or admits(peer),
         )
         self._daemon = daemon
-        self._started = False
         self._next_test_s = 0.0
 
     @property
@@ -61,14 +60,18 @@ class RelayHost:
         """Whether this peer may be named as a relay."""
         return self.works and self.service.serving
 
+    async def take_place(self) -> None:
+        """Be the relay of this p2pd, one that serves nobody yet. Raises `P2P_START_FAILED`.
+
+        Everywhere: p2pd's own forwards for anybody, public or not, and can not be switched off.
+        """
+        await asyncio.to_thread(self.service.start)
+
     async def update(self, *, wanted: bool) -> None:
         """Serve, or no longer; circuits that exist go on."""
         if not wanted:
             self.service.serving = False
             return
-        if not self._started:
-            self._started = True
-            await asyncio.to_thread(self.service.start)
         self.service.serving = True
         if not self.works and time.monotonic() >= self._next_test_s:
             try:

@@ -84,8 +84,8 @@ class Routes:
         """Work with this p2pd from now on."""
         self._daemon = daemon
         daemon.p2p.reach = self.reach
-        on = self._config.relay == "on"
-        self._relay = RelayHost(daemon, self.meter, self._admits) if on else None
+        self._relay = RelayHost(daemon, self.meter, self._admits)
+        await self._relay.take_place()
         await self._refresh()
 
     def detach(self) -> None:
@@ -173,6 +173,8 @@ class Routes:
         """Strangers reach this peer for sure, or nobody has told and its own address is public:
         the first one of a swarm has nobody to ask."""
         nat = self.reachability.nat
+        if self._config.relay != "on":
+            return False
         if nat is Nat.PUBLIC or self._config.announce:
             return True
         own_public = any(is_public(host_of(address)) for address in self.own.own)
