@@ -24,7 +24,7 @@ from swarm.network.p2p.config import NetworkConfig
 from swarm.network.p2p.looking import local_host_towards
 from swarm.network.p2p.observing import Connections, ask_observers, observers
 from swarm.network.p2p.streams import Streams
-from swarm.network.reachability import OPEN, PUNCH_OBSERVERS, Observation, Reachability, judge
+from swarm.network.reachability import OPEN, PUNCH_OBSERVERS, Nat, Observation, Reachability, judge
 from swarm.network.relays import WEB_PORTS, RelayBook
 from swarm.network.transport import Reply
 from swarm.wire.membership_pb2 import PeerRecord
@@ -101,6 +101,7 @@ class ReachKeeper:
         self._measured_s = float("-inf")
         self._asked: frozenset[str] = frozenset()  # hosts of the observers of the last time
         self._local_host = ""
+        self._vain = 0  # measurements in a row that told nothing
 
     def learn(self, record: PeerRecord) -> None:
         """Hear of a peer that may relay."""
@@ -135,7 +136,10 @@ class ReachKeeper:
         hosts = frozenset(host for host, _ in found.values())
         moved = local_host_towards(next(iter(hosts))) != self._local_host
         more = len(self._asked) < PUNCH_OBSERVERS and not hosts <= self._asked
-        return since_s >= MEASURE_EVERY_S or (since_s >= AGAIN_S and (moved or more))
+        # Nobody answered in time, or too few: with longer and longer pauses, for good on a network
+        # from which only one observer can be reached.
+        unknown = self.reachability.nat is Nat.UNKNOWN and since_s >= AGAIN_S * 2**self._vain
+        return since_s >= MEASURE_EVERY_S or (since_s >= AGAIN_S and (moved or more)) or unknown
 
     async def _measure(self, connections: Connections) -> None:
         asked = observers(connections)
@@ -150,6 +154,7 @@ class ReachKeeper:
         observations: list[Observation] = [o for answer in seen for o in answer.observations]
         if observations or not seen:
             self.reachability = judge(observations, self._link.port, self._config.announce)
+        self._vain = self._vain + 1 if self.reachability.nat is Nat.UNKNOWN else 0
         others = [a.peer for a in seen if not any(o.listening for o in a.observations)]
         if others and self._clock() - self._started_s > PORT_FREE_S:
             # From the listening port again, now that the kernel lets it: for hole punching.
