@@ -14,13 +14,16 @@ import os
 import time
 from collections.abc import Callable
 
+from node.company import CompanyReporter
 from node.control_server import NodeControl, control_server
 from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
 from node.daemon_view import round_summary, status_reply
 from node.ending import finish
+from node.joining import load_admission
 from node.keeping import FragmentKeeper
-from node.node_files import load_addresses, load_fragments, node_lock, require_same_run
+from node.known_peers import load_addresses
+from node.node_files import load_fragments, node_lock, require_same_run
 from node.paths import PRIVATE_MASK
 from node.publishing import RecordPublisher
 from node.shared_buffers import SharedBuffers
@@ -77,9 +80,11 @@ class Daemon:
         self.buffers = SharedBuffers.create(self.policy.layout)
         seed = int.from_bytes(self.identity.sign(b"data order")[:4], "little")
         self.training = TrainingLink(config, self.policy, self.buffers, seed, self.status)
-        self.data_plane = DataPlane(self.identity, manifest.run_id)
+        self.admission = load_admission(config.directory, manifest, self.identity.peer_id)
+        self.data_plane = DataPlane(self.identity, manifest.run_id, admission=self.admission)
         self.network: PeerNetwork | None = None
         self.publisher: RecordPublisher | None = None
+        self.company: CompanyReporter | None = None
         self.member: RoundMember | None = None
         self._noted_commit = b""
 
@@ -91,10 +96,12 @@ class Daemon:
         async with control_server(self.config.directory, servicer):
             try:
                 member, publisher = await self._start()
+                assert self.company is not None
                 await together(
                     self._live(member),
                     self.keeper.run(),
                     publisher.run(),
+                    self.company.run(),
                     watch_branches(member, self.manifest.timeouts.heartbeat),
                 )
             finally:
@@ -132,10 +139,15 @@ class Daemon:
                 port=config.port,
                 initial_peers=config.peers,
                 known_peers=load_addresses(config.directory),
+                announce=config.announce,
+                relay=config.relay,
             ),
             on_stage=lambda name, message: self.status.report(f"{name}: {message}"),
+            admission=self.admission,
         )
-        directory = PeerDirectory(network, self.manifest.run_id, time.time, network.learn)
+        directory = PeerDirectory(
+            network, self.manifest.run_id, time.time, network.learn, self.admission
+        )
         state = CanonicalState(fragments)
         self.member = member = RoundMember(
             Context(
@@ -159,6 +171,12 @@ class Daemon:
         port = int(address.rpartition(":")[2])
         self.publisher = RecordPublisher(
             config, network, directory, self.ledger, self.status, self.data_plane, port
+        )
+        self.company = CompanyReporter(
+            network,
+            lambda: self.ledger.record.roster if self.ledger.record is not None else (),
+            lambda: self.data_plane.traffic.received,
+            self.status.report,
         )
         await self.publisher.publish()
 
@@ -200,15 +218,21 @@ class Daemon:
         self._note_commit(time.monotonic() - started)
 
     async def _wait_for_company(self, member: RoundMember) -> None:
-        """A node that is the whole roster waits for others, unless told to train alone."""
+        """A node that is cut off, or the whole roster, waits for others, unless told otherwise."""
         if self.config.allow_solo or self.manifest.membership.min_peers == 1:
             return
-        while member.ledger.record is not None and len(member.ledger.record.roster) == 1:
-            self.status.enter(State.JOINING, "alone in the run; --allow-solo would train on")
+        while reason := self._why_alone(member):
+            self.status.enter(State.JOINING, f"{reason}; --allow-solo would train on")
             if member.leader is not None and not member.leader.finished:
                 await member.run_round(None)  # somebody asks to enter
                 self._note_commit(None)
             await asyncio.sleep(0.5)
+
+    def _why_alone(self, member: RoundMember) -> str:
+        assert self.network is not None
+        if member.ledger.record is not None and len(member.ledger.record.roster) == 1:
+            return "alone in the run"
+        return self.network.company.reason() if self.network.company.alone else ""
 
     def _on_event(self, event: RoundEvent) -> None:
         if event.name == "committed":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from node.network_view import add_network
 from swarm import __version__
 from swarm.model.fragments import state_root
 from swarm.wire import collective_pb2 as pb
@@ -74,13 +75,16 @@ def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
         committed_tokens=record.committed_tokens if record is not None else 0,
         pid=os.getpid(),
         worker_pid=status.worker_pid,
-        addresses=daemon.network.addresses if daemon.network is not None else [],
         version=__version__,
         last_counted_round=status.last_counted_round,
         data_report=status.data_report,
         device=status.device,
+        role="peer",
     )
     if daemon.network is not None:
+        add_network(reply, daemon.network)
+        rates = daemon.data_plane.rates
+        reply.upload_bps, reply.download_bps = rates.upload_bps, rates.download_bps
         reply.refused.update(daemon.network.refused + daemon.data_plane.refused)
     reply.peers.extend(_peer_rows(daemon))
     return reply

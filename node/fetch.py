@@ -26,7 +26,7 @@ from swarm.identity import verify
 from swarm.model.fragments import FragmentLayout
 from swarm.network.data_plane import DataPlane
 from swarm.network.p2p import NetworkConfig, PeerNetwork
-from swarm.network.records import verify_record
+from swarm.network.records import RELAY, verify_record
 from swarm.wire.collective_pb2 import GetCommit, GetCommitReply, RoundRecord
 from swarm.wire.membership_pb2 import PeerRecord
 
@@ -165,7 +165,11 @@ async def _ask_peers(network: PeerNetwork) -> dict[str, GetCommitReply]:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + FIND_LIMIT.total_seconds()
     while True:
-        peers = [peer for peer in await network.records() if peer != network.peer_id]
+        peers = [
+            peer
+            for peer, record in (await network.records()).items()
+            if peer != network.peer_id and record.state != RELAY
+        ]
         asked = [
             network.call(peer, GetCommit(latest=True), GetCommitReply, ASK_LIMIT) for peer in peers
         ]

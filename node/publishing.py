@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from node.daemon_config import DaemonConfig
 from node.daemon_status import Status
-from node.node_files import save_addresses
+from node.known_peers import save_addresses
 from swarm import __version__
 from swarm.collective.ledger import Ledger
 from swarm.errors import SwarmError

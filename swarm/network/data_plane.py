@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from swarm.identity import Identity
+from swarm.network.admission import Admission, open_to_all
 from swarm.network.calls import BlobSource, CallService, ReduceHandler
 from swarm.network.download import download_blob
 from swarm.network.framing import SocketLane
@@ -56,6 +57,7 @@ class DataPlane:
         protection: Protection = SEALED,
         idle_limit: timedelta = IDLE_LIMIT,
         now: Clock = time.time,
+        admission: Admission | None = None,
     ) -> None:
         moment = datetime.datetime.fromtimestamp(now(), datetime.timezone.utc)
         certificate = new_certificate(moment)
@@ -70,6 +72,7 @@ class DataPlane:
             protection,
             self._meter,
             now,
+            admission or open_to_all(run_id),
         )
         self._server = LaneServer(handshake, self._service, idle_limit)
         self._pool = LanePool(handshake)
