@@ -143,7 +143,7 @@ class Worker:
         trainer.set_global_load(request.get("load") or None)
         result = self._steps(trainer, request["round"], request["steps"])
         for name in trainer.trainable_names:
-            trainer.pseudo_gradient(name, buffers.theta[name], buffers.delta[name])
+            trainer.contribute(name, buffers.theta[name], buffers.delta[name])
         self.channel.send({"type": "round_done", "round": request["round"], **result})
 
     def _steps(self, trainer: Trainer, round_number: int, steps: int) -> Message:

@@ -13,10 +13,12 @@ from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.files import write_atomic
 from swarm.model.config import ModelConfig
+from swarm.presets import PRESETS, preset
 
 EXAMPLES = """\
   node run init RUN.toml                              8 experts, founded by 2 peers
   node run init RUN.toml --name law --peers 4         4 peers, 2 experts each
+  node run init RUN.toml --preset spes --peers 4      as SPES does it: other presets in --help
   node run init RUN.toml --experts 16 --peers 8 --seed 7
 Edit the file before the first start only: a changed manifest is another run."""
 
@@ -47,6 +49,11 @@ def register(verbs: Verbs) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the initial weights (default: 0)"
     )
+    parser.add_argument(
+        "--preset", choices=sorted(PRESETS), metavar="NAME",
+        help="values to start from: spes, diloco, held or streaming (default: DiLoCo with SPES' "
+        "split of the experts)",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="overwrite both files")
 
 
@@ -70,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         membership=dataclasses.replace(base.membership, min_peers=args.peers),
         genesis=dataclasses.replace(base.genesis, seed=args.seed),
     )
+    if args.preset:
+        manifest = preset(args.preset, manifest)
     manifest = found_run(manifest, args.manifest)
     if args.json:
         facts = {"manifest": str(args.manifest), "key": str(key_path), "name": manifest.name}

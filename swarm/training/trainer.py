@@ -32,7 +32,7 @@ from swarm.errors import Code, SwarmError
 from swarm.model.fragment_io import read_fragment, write_fragment
 from swarm.model.fragments import FragmentLayout, initial_fragment
 from swarm.model.transformer import ModelOutput, Transformer
-from swarm.training.balance import load_balance_loss, router_z_loss
+from swarm.training.balance import load_balance_loss, own_factor, router_z_loss
 from swarm.training.optimizer import FragmentAdamW
 from swarm.training.schedule import learning_rate
 
@@ -152,10 +152,21 @@ class Trainer:
         self.step += 1
         return StepStats(self.step, loss, tokens, routed_LE, grad_norm, rate)
 
+    def read(self, name: str, out: F32) -> None:
+        """Write the local parameters of the fragment `name` into `out` (flat fp32)."""
+        read_fragment(self.model, self.layout, name, out)
+
     def pseudo_gradient(self, name: str, base: F32, out: F32) -> None:
         """Write base - local of the fragment `name` into `out` (flat fp32)."""
-        read_fragment(self.model, self.layout, name, out)
+        self.read(name, out)
         np.subtract(base, out, out=out)
+
+    def contribute(self, name: str, base: F32, out: F32) -> None:
+        """Write what this peer gives to a round into `out`: its update, or its parameters."""
+        if self.manifest.sync.contribution == "parameters":
+            self.read(name, out)
+        else:
+            self.pseudo_gradient(name, base, out)
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Adam state, random state and positions, as tensors and plain JSON values.
@@ -226,7 +237,7 @@ class Trainer:
             output: ModelOutput = self.model(batch_BT[:, :-1])
         logits_NV = output.logits_BTV.float().flatten(0, 1)
         cross_entropy = F.cross_entropy(logits_NV, batch_BT[:, 1:].flatten())
-        balance = load_balance_loss(output.routing, self._global_load_LE)
+        balance = load_balance_loss(output.routing, self._global_load_LE, self._own_factors())
         z_loss = router_z_loss(output.routing)
         total = (
             cross_entropy
@@ -237,6 +248,17 @@ class Trainer:
         routed_LE = torch.stack([stats.counts_E for stats in output.routing]).cpu().numpy()
         self._forget_gradients_of_idle_experts(routed_LE)
         return cross_entropy.item(), routed_LE
+
+    def _own_factors(self) -> Tensor | None:
+        """Factors on the experts' counts in the balance loss; None when all are 1."""
+        tokens = self._committed_tokens + self._tokens_since_commit
+        factor = own_factor(self.manifest.balance, tokens / self.config.total_tokens)
+        if factor == 1.0:
+            return None
+        factors = [
+            factor if e in self.held else 1.0 for e in range(self.manifest.model.num_experts)
+        ]
+        return torch.tensor(factors, device=self.device)
 
     def _forget_gradients_of_idle_experts(self, routed_LE: npt.NDArray[np.int64]) -> None:
         """No tokens, no step: a zero gradient would still decay weights and follow momentum."""

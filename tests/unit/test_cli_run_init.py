@@ -11,8 +11,10 @@ import pytest
 from node import exit_codes
 from node.cli import run_command_line
 from swarm.config import RunManifest
+from swarm.errors import SwarmError
 from swarm.identity import Identity, public_key_of
 from swarm.model.fragments import FragmentLayout, fragment_hash, initial_fragment, state_root
+from swarm.presets import preset
 
 
 def init(tmp_path: Path, *words: str) -> RunManifest:
@@ -73,6 +75,31 @@ def test_experts_are_shared_among_the_founding_peers(
 def test_the_name_is_given_or_that_of_the_file(tmp_path: Path) -> None:
     assert init(tmp_path).name == "RUN"
     assert init(tmp_path, "--name", "law", "--force").name == "law"
+
+
+def test_a_preset_writes_its_values_into_the_file(tmp_path: Path) -> None:
+    spes = init(tmp_path, "--preset", "spes", "--peers", "4")
+    assert (spes.outer.optimizer, spes.sync.contribution) == ("fedavg", "parameters")
+    assert (spes.sync.weights, spes.sync.forward) == ("equal", "full")
+    assert spes.merge.every_rounds == 5 and spes.sync.experts_per_peer == 2
+    assert 'contribution = "parameters"' in (tmp_path / "RUN.toml").read_text()
+    diloco = init(tmp_path, "--preset", "diloco", "--force")
+    assert diloco.sync.experts_per_peer == 8 and diloco.outer.optimizer == "nesterov"
+    held = init(tmp_path, "--preset", "held", "--force")
+    assert (held.sync.forward, held.sync.router_rows) == ("held", "expert")
+    streaming = init(tmp_path, "--preset", "streaming", "--force")
+    assert streaming.stream.overlap and streaming.stream.groups == 2
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "RUN.toml")
+    with pytest.raises(SystemExit):
+        run_command_line(["run", "init", path, "--preset", "spse"])
+    assert "spes" in capsys.readouterr().err
+    with pytest.raises(SwarmError, match="diloco"):
+        preset("spse", RunManifest())
 
 
 def test_json_names_the_files_and_the_run(

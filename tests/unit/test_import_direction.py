@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOUNDATION = {"swarm", "swarm.errors", "swarm.config", "swarm.files", "swarm.hashing"}
+FOUNDATION = {"swarm", "swarm.errors", "swarm.config", "swarm.files", "swarm.hashing"} | {
+    "swarm.config_fields",
+    "swarm.config_learning",
+    "swarm.presets",
+}
 LAYERS = [
     {"swarm.wire", "swarm.identity"},
     {"swarm.network"},
