@@ -108,11 +108,13 @@ def test_a_signal_ends_a_command_with_its_code(
     monkeypatch.setattr(
         status_command, "find_directory", lambda given: os.kill(os.getpid(), number)
     )
-    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(n) for n in numbers]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run detached
     try:
         code, _, err = outcome(capsys, "status")
     finally:
-        for n, handler in zip((signal.SIGTERM, signal.SIGHUP), before, strict=True):
+        for n, handler in zip(numbers, before, strict=True):
             signal.signal(n, handler)
     assert code == expected
     assert "Traceback" not in err

@@ -95,9 +95,8 @@ def test_an_unknown_preset_is_refused_with_the_known_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(tmp_path / "RUN.toml")
-    with pytest.raises(SystemExit):
-        run_command_line(["run", "init", path, "--preset", "spse"])
-    assert "spes" in capsys.readouterr().err
+    assert run_command_line(["run", "init", path, "--preset", "spse"]) == exit_codes.USAGE
+    assert "did you mean spes?" in capsys.readouterr().err
     with pytest.raises(SwarmError, match="diloco"):
         preset("spse", RunManifest())
 

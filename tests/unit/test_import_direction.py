@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOUNDATION = {"swarm", "swarm.errors", "swarm.config", "swarm.files", "swarm.hashing"} | {
+FOUNDATION = {
+    "swarm",
+    "swarm.aio",
+    "swarm.config",
     "swarm.config_fields",
     "swarm.config_learning",
+    "swarm.errors",
+    "swarm.files",
+    "swarm.hashing",
     "swarm.presets",
 }
 LAYERS = [
