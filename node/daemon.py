@@ -187,17 +187,33 @@ class Daemon:
         await member.resync()
         self._keep_fragments()
         offer = await self.training.train(member)
-        if offer is not None:
-            await self._average(member, offer)
-        else:
+        if offer is None:
             self._note_commit(None)
+        while offer is not None:
+            offer = await self._average(member, offer)
         self.status.note_trouble("taking part in the run", None)
 
-    async def _average(self, member: RoundMember, offer: Offer) -> None:
+    async def _average(self, member: RoundMember, offer: Offer) -> Offer | None:
+        """Average a round; with overlap train the next one meanwhile and return what it made."""
         self.status.enter(State.AVERAGING, f"round {self.ledger.next_round}")
         started = time.monotonic()
-        await member.run_round(offer)
-        self._note_commit(time.monotonic() - started)
+        ahead = self.training.begin_ahead(member) if self.manifest.stream.overlap else None
+        try:
+            await member.run_round(offer)
+            self._note_commit(time.monotonic() - started)
+            if ahead is None or not self._has_company(member):
+                return None
+            self._keep_fragments()
+            return await self.training.arrive(member, ahead)
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+
+    def _has_company(self, member: RoundMember) -> bool:
+        """Whether this node may train on in the newest roster."""
+        solo = self.config.allow_solo or self.manifest.membership.min_peers == 1
+        return in_roster(member) and (solo or len(member.roster()) > 1)
 
     async def _wait_for_company(self, member: RoundMember) -> None:
         """A node that is the whole roster waits for others, unless told to train alone."""

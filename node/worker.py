@@ -29,9 +29,11 @@ from swarm.errors import Code, SwarmError
 if TYPE_CHECKING:
     from node.shared_buffers import SharedBuffers
     from swarm.data import Corpus, DataReport
+    from swarm.training.rounds import LocalRounds
     from swarm.training.trainer import Trainer
 
 PROGRESS_EVERY_S = 0.25
+ARRIVAL_POLL_S = 0.05  # between looks whether the round was called off
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h; arguments are bytes
 T = TypeVar("T")
 
@@ -43,6 +45,7 @@ class Worker:
         self.channel = channel
         self.memory_fd = memory_fd
         self.trainer: Trainer | None = None
+        self.rounds: LocalRounds | None = None
         self.buffers: SharedBuffers | None = None
         self.checkpoint: Path | None = None
 
@@ -70,6 +73,7 @@ class Worker:
         from node.shared_buffers import SharedBuffers
         from swarm.config import RunManifest
         from swarm.data import Sampler
+        from swarm.training.rounds import LocalRounds
         from swarm.training.trainer import Trainer
 
         torch.set_num_threads(request.get("threads") or 1)
@@ -81,6 +85,7 @@ class Worker:
         )
         device = _device(request.get("device") or "cpu")
         self.trainer = Trainer(manifest, sampler, request["held"], device)
+        self.rounds = LocalRounds(self.trainer)
         self.buffers = SharedBuffers.attach(self.memory_fd, self.trainer.layout)
         path = request.get("checkpoint")
         self.checkpoint = Path(path) if path else None
@@ -136,21 +141,43 @@ class Worker:
         return warnings
 
     def _train(self, request: Message) -> None:
-        trainer, buffers = _required(self.trainer), _required(self.buffers)
-        trainer.set_held(request["held"])
-        trainer.load(buffers.theta)
-        trainer.set_schedule(request["committed_tokens"])
-        trainer.set_global_load(request.get("load") or None)
-        result = self._steps(trainer, request["round"], request["steps"])
-        for name in trainer.trainable_names:
-            trainer.contribute(name, buffers.theta[name], buffers.delta[name])
+        rounds, buffers = _required(self.rounds), _required(self.buffers)
+        if not request["ahead"]:
+            self._take(request, 0)
+        result = self._steps(request)
+        if not self.channel.told_to_finish() or not request["ahead"]:
+            rounds.give(request["round"], buffers.theta, buffers.delta)
         self.channel.send({"type": "round_done", "round": request["round"], **result})
 
-    def _steps(self, trainer: Trainer, round_number: int, steps: int) -> Message:
+    def _take(self, message: Message, tokens: int) -> None:
+        """Go on from a commit; `tokens` of the round that follows it are trained already."""
+        rounds, buffers = _required(self.rounds), _required(self.buffers)
+        trainer = rounds.trainer
+        trainer.set_held(message["held"])
+        late = message["type"] == "arrive"
+        rounds.take(
+            message["round"], buffers.theta, message["versions"], message["contributors"], late
+        )
+        trainer.set_schedule(message["committed_tokens"], tokens)
+        trainer.set_global_load(message["load"] or None)
+
+    def _arrived(self, round_number: int, tokens: int, wait_s: float) -> bool:
+        """Take over the commit that the round follows, if it is there."""
+        message = self.channel.arrival(round_number, wait_s)
+        if message is not None:
+            self._take(message, tokens)
+        return message is not None
+
+    def _steps(self, request: Message) -> Message:
+        trainer = _required(self.trainer)
+        round_number, steps, ahead = request["round"], request["steps"], request["ahead"]
+        delay = trainer.manifest.stream.delay_steps
         started = reported = time.monotonic()
         done, tokens, loss_sum = 0, 0, 0.0
         routed: Any = 0
         while done < max(1, steps) and not (done and self.channel.told_to_finish()):
+            if ahead and done >= delay:
+                ahead = not self._arrived(round_number, tokens, 0)
             stats = trainer.train_step()
             done += 1
             tokens += stats.tokens
@@ -170,12 +197,15 @@ class Worker:
                         "tokens_per_second": tokens / (now - started),
                     }
                 )
+        seconds = time.monotonic() - started
+        while ahead and not self.channel.told_to_finish():
+            ahead = not self._arrived(round_number, tokens, ARRIVAL_POLL_S)
         return {
             "steps": done,
             "tokens": tokens,
             "loss": loss_sum / tokens,
             "routed": routed.reshape(-1).tolist(),
-            "seconds": time.monotonic() - started,
+            "seconds": seconds,
         }
 
     def _save(self, request: Message) -> None:

@@ -11,8 +11,8 @@ what becomes of the local parameters x when the new ones, theta, arrive:
     eager     theta + (x - x_guess)         the same, from a better guess of theta than x_sent
     mix       alpha x + (1 - alpha) theta   Streaming DiLoCo; the rest of x is in the next update
 
-The guess of `eager` is the outer step on this peer's new update together with the others' last
-ones (arXiv 2502.12996). All of it concerns local parameters only: what is committed has the same
+The guess of `eager` has this peer's new update together with the others' last ones (arXiv
+2502.12996). All of it concerns local parameters only: what is committed has the same
 bits everywhere, whatever a peer did with its own.
 """
 
@@ -23,8 +23,10 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 
+from swarm.config import OuterConfig
 from swarm.config_learning import StreamConfig
 from swarm.model.fragments import FragmentLayout
+from swarm.training.outer import outer_learning_rate
 
 F32 = npt.NDArray[np.float32]
 
@@ -46,16 +48,26 @@ def due(layout: FragmentLayout, names: Collection[str], groups: int, round_index
     return [n for n in layout.names if n in names and is_due(layout, n, groups, round_index)]
 
 
-def guessed_mean(own: F32, own_before: F32, mean_before: F32, share: float) -> F32:
-    """Mean update of a round whose other updates are not there yet (eager updates).
+def guessed_theta(base: F32, base_before: F32, own: F32, own_before: F32, gain: float) -> F32:
+    """What a fragment may become when the others' updates are not there yet (eager updates).
 
-    `own` is this peer's update now, `own_before` its last one, which had the weight `share` in
-    `mean_before`: the others are taken to do once more what they did.
+    It moves once more as it did from `base_before` to `base`, and by `gain` times what is new in
+    this peer's own update. For plain averages, and `gain` the weight of this peer, that is the
+    outer step on the mean of its new update and the others' last ones.
     """
     change = own - own_before
-    change *= np.float32(share)
-    change += mean_before
-    return change
+    change *= np.float32(gain)
+    guess = base - base_before
+    guess += base
+    guess -= change
+    return guess
+
+
+def eager_gain(config: OuterConfig, contributors: int) -> float:
+    """How far a fragment moves for one unit of change in one of `contributors` equal updates."""
+    rate = outer_learning_rate(config, contributors)
+    momentum = 0.0 if config.optimizer == "fedavg" else config.momentum
+    return rate * (1.0 + momentum) / contributors
 
 
 def corrected(config: StreamConfig, local: F32, reference: F32, theta: F32) -> F32:

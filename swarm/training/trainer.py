@@ -120,10 +120,13 @@ class Trainer:
         self._unset = (self._unset | (set(self.needed_names) - before)) & set(self.needed_names)
         self._train_held()
 
-    def set_schedule(self, committed_tokens: int) -> None:
-        """Place of the learning rate schedule: tokens that the whole run has committed."""
+    def set_schedule(self, committed_tokens: int, since: int = 0) -> None:
+        """Place of the learning rate schedule: tokens that the whole run has committed.
+
+        `since`: tokens that this peer has trained already and that are not among them.
+        """
         self._committed_tokens = committed_tokens
-        self._tokens_since_commit = 0
+        self._tokens_since_commit = since
 
     def set_global_load(self, counts_LE: npt.ArrayLike | None) -> None:
         """Routed tokens [L, E] of all peers in the last round, for the load balance loss."""
