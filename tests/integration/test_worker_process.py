@@ -19,6 +19,7 @@ import pytest
 from node.shared_buffers import SharedBuffers
 from node.worker_link import Committed, WorkerProcess, WorkerSettings
 from swarm.config import RunManifest, SyncConfig, TrainingConfig
+from swarm.config_learning import StreamConfig
 from swarm.errors import Code, SwarmError
 from swarm.model.config import ModelConfig
 from swarm.model.fragments import FragmentLayout, initial_fragment
@@ -121,6 +122,62 @@ def test_a_round_leaves_base_minus_local_in_the_shared_memory(settings: WorkerSe
             round_number=8, steps=10, base=committed([0, 1], result.tokens)
         )
         assert further.loss < result.loss
+
+    play(scenario)
+
+
+def test_a_round_ahead_takes_its_commit_over_among_its_steps(settings: WorkerSettings) -> None:
+    stream = StreamConfig(overlap=True, delay_steps=2, correction="delayed")
+    settings = replace(settings, manifest=replace(MANIFEST, stream=stream))
+
+    async def scenario(worker: WorkerProcess, buffers: SharedBuffers) -> None:
+        await worker.init(settings)
+        await worker.train(round_number=1, steps=3, base=committed([0, 1]))
+        sent = {name: buffers.theta[name] - buffers.delta[name] for name in LAYOUT.trunk_names}
+        steps = []
+        ahead = asyncio.create_task(
+            worker.train(round_number=2, steps=5000, on_progress=lambda m: steps.append(m["step"]))
+        )
+        while not steps:  # it trains without the commit
+            await asyncio.sleep(0.02)
+        for name in LAYOUT.names:
+            buffers.theta[name] += np.float32(0.125)
+        worker.arrive(1, committed([0, 1], version=9))  # of another round: not taken
+        worker.arrive(2, committed([0, 1], version=1))
+        seen = len(steps)
+        while len(steps) < seen + 2:
+            await asyncio.sleep(0.02)
+        worker.finish_round()
+        result = await ahead
+        assert result.steps >= steps[-1]
+        for name in LAYOUT.trunk_names:
+            since = sent[name] - (buffers.theta[name] - np.float32(0.125) - buffers.delta[name])
+            assert np.abs(since).max() < 0.11, name  # the shift of 0.125 is no part of the update
+        # A round that is called off before its commit came leaves nothing to offer, and no trace.
+        off = asyncio.create_task(worker.train(round_number=3, steps=10**6))
+        await asyncio.sleep(0.2)
+        off.cancel()
+        await asyncio.gather(off, return_exceptions=True)
+        again = await worker.train(round_number=3, steps=1, base=committed([0, 1], version=2))
+        assert again.steps == 1
+
+    play(scenario)
+
+
+def test_a_round_ahead_does_not_end_before_its_commit_is_there(settings: WorkerSettings) -> None:
+    stream = StreamConfig(overlap=True)
+    settings = replace(settings, manifest=replace(MANIFEST, stream=stream))
+
+    async def scenario(worker: WorkerProcess, buffers: SharedBuffers) -> None:
+        await worker.init(settings)
+        await worker.train(round_number=1, steps=1, base=committed([0, 1]))
+        before = buffers.delta["trunk.0"].copy()
+        ahead = asyncio.create_task(worker.train(round_number=2, steps=1))
+        done, _ = await asyncio.wait({ahead}, timeout=1.0)
+        assert not done and np.array_equal(buffers.delta["trunk.0"], before)
+        worker.arrive(2, committed([0, 1], version=1))
+        assert (await asyncio.wait_for(ahead, 10)).steps == 1
+        assert not np.array_equal(buffers.delta["trunk.0"], before)
 
     play(scenario)
 
