@@ -33,6 +33,7 @@ from swarm.model.fragment_io import read_fragment, write_fragment
 from swarm.model.fragments import FragmentLayout, initial_fragment
 from swarm.model.transformer import ModelOutput, Transformer
 from swarm.training.balance import load_balance_loss, own_factor, router_z_loss
+from swarm.training.coupling import coupling_loss
 from swarm.training.optimizer import FragmentAdamW
 from swarm.training.schedule import learning_rate
 
@@ -240,6 +241,7 @@ class Trainer:
             output: ModelOutput = self.model(batch_BT[:, :-1])
         logits_NV = output.logits_BTV.float().flatten(0, 1)
         cross_entropy = F.cross_entropy(logits_NV, batch_BT[:, 1:].flatten())
+        balance_config = self.manifest.balance
         balance = load_balance_loss(output.routing, self._global_load_LE, self._own_factors())
         z_loss = router_z_loss(output.routing)
         total = (
@@ -247,6 +249,9 @@ class Trainer:
             + self.config.load_balance_weight * balance
             + self.config.z_loss_weight * z_loss
         )
+        if balance_config.coupling_weight:
+            coupling = coupling_loss(self.model, balance_config.coupling_alpha)
+            total = total + balance_config.coupling_weight * coupling
         torch.autograd.backward(total)
         routed_LE = torch.stack([stats.counts_E for stats in output.routing]).cpu().numpy()
         self._forget_gradients_of_idle_experts(routed_LE)
