@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from node.control_server import NodeControl, control_server
 from node.daemon_config import DaemonConfig
@@ -23,6 +23,7 @@ from node.keeping import FragmentKeeper
 from node.node_files import load_addresses, load_fragments, node_lock, require_same_run
 from node.paths import PRIVATE_MASK
 from node.publishing import RecordPublisher
+from node.round_metrics import RoundWatch
 from node.shared_buffers import SharedBuffers
 from node.tasks import both, together, uninterrupted
 from node.training_link import TrainingLink
@@ -43,6 +44,7 @@ from swarm.wire import node_pb2
 
 Report = Callable[[str], None]
 RETRY_S = 1.0
+NOTHING: Mapping[str, float] = {}
 
 
 async def run_daemon(config: DaemonConfig, report: Report) -> None:
@@ -197,10 +199,14 @@ class Daemon:
         """Average a round; with overlap train the next one meanwhile and return what it made."""
         self.status.enter(State.AVERAGING, f"round {self.ledger.next_round}")
         started = time.monotonic()
+        divergence = self.training.routing_divergence
+        watch = RoundWatch(self.policy, member.state.fragments, offer, divergence)
         ahead = self.training.begin_ahead(member) if self.manifest.stream.overlap else None
         try:
-            await member.run_round(offer)
-            self._note_commit(time.monotonic() - started)
+            record = await member.run_round(offer)
+            seconds = time.monotonic() - started
+            metrics = await asyncio.to_thread(watch.finish, record, member.state.fragments)
+            self._note_commit(seconds, metrics)
             if ahead is None or not self._has_company(member):
                 return None
             self._keep_fragments()
@@ -237,10 +243,10 @@ class Daemon:
         if self.member is not None and self.ledger.record is not None:
             self.keeper.note(self.member.state.fragments, complete=self.member.level)
 
-    def _note_commit(self, seconds: float | None) -> None:
+    def _note_commit(self, seconds: float | None, metrics: Mapping[str, float] = NOTHING) -> None:
         """Write the newest commit into the history, with the hash of this node's own bits."""
         assert self.member is not None and self.ledger.record is not None
         self.status.held_experts = self.policy.held_experts(self.ledger.record)
         if self.ledger.commit_id != self._noted_commit:
             self._noted_commit = self.ledger.commit_id
-            self.status.note_round(round_summary(self, seconds or 0.0), self.member.me)
+            self.status.note_round(round_summary(self, seconds or 0.0, metrics), self.member.me)

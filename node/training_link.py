@@ -50,6 +50,7 @@ class TrainingLink:
         self._status = status
         self._worker: WorkerProcess | None = None
         self._ready = False
+        self.routing_divergence: float | None = None  # of the last round that was trained
 
     # ---- the process ----------------------------------------------------------------------
 
@@ -214,6 +215,7 @@ class TrainingLink:
     def _offer(self, result: RoundResult, record: pb.RoundRecord, base_id: bytes) -> Offer:
         status, layout = self._status, self._policy.layout
         status.step, status.loss = result.steps, result.loss
+        self.routing_divergence = result.routing_divergence
         status.tokens_trained += result.tokens
         status.tokens_per_second = result.tokens / max(result.seconds, 1e-9)
         held = self._policy.held_experts(record)

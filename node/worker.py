@@ -29,10 +29,12 @@ from swarm.errors import Code, SwarmError
 if TYPE_CHECKING:
     from node.shared_buffers import SharedBuffers
     from swarm.data import Corpus, DataReport
+    from swarm.training.probe import RoutingProbe
     from swarm.training.rounds import LocalRounds
     from swarm.training.trainer import Trainer
 
 PROGRESS_EVERY_S = 0.25
+PROBE_ROWS = 2  # sequences whose routing is compared before and after a commit is taken over
 ARRIVAL_POLL_S = 0.05  # between looks whether the round was called off
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h; arguments are bytes
 T = TypeVar("T")
@@ -85,7 +87,7 @@ class Worker:
         )
         device = _device(request.get("device") or "cpu")
         self.trainer = Trainer(manifest, sampler, request["held"], device)
-        self.rounds = LocalRounds(self.trainer)
+        self.rounds = LocalRounds(self.trainer, _probe(corpus, training.sequence_length))
         self.buffers = SharedBuffers.attach(self.memory_fd, self.trainer.layout)
         path = request.get("checkpoint")
         self.checkpoint = Path(path) if path else None
@@ -147,7 +149,8 @@ class Worker:
         result = self._steps(request)
         if not self.channel.told_to_finish() or not request["ahead"]:
             rounds.give(request["round"], buffers.theta, buffers.delta)
-        self.channel.send({"type": "round_done", "round": request["round"], **result})
+        extra = {"round": request["round"], "routing_divergence": rounds.divergence}
+        self.channel.send({"type": "round_done", **extra, **result})
 
     def _take(self, message: Message, tokens: int) -> None:
         """Go on from a commit; `tokens` of the round that follows it are trained already."""
@@ -220,6 +223,17 @@ def _required(value: T | None) -> T:
     if value is None:
         raise SwarmError(Code.INTERNAL, "the worker was asked to work before init")
     return value
+
+
+def _probe(corpus: Corpus, length: int) -> RoutingProbe | None:
+    """The first held-out tokens; None when there are too few."""
+    import torch
+
+    from swarm.training.probe import RoutingProbe
+
+    rows = min(PROBE_ROWS, len(corpus.valid) // length)
+    tokens = torch.from_numpy(corpus.valid[: rows * length].astype("int64")).view(rows, length)
+    return RoutingProbe(tokens) if rows else None
 
 
 def _device(wanted: str) -> str:

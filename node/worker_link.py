@@ -79,7 +79,10 @@ class WorkerReady:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """One trained round; the deltas are in the shared memory. `loss` is in nats per token."""
+    """One trained round; the deltas are in the shared memory. `loss` is in nats per token.
+
+    `routing_divergence`: how much the commit that it follows changed the routing of a fixed batch.
+    """
 
     round: int
     steps: int
@@ -87,6 +90,7 @@ class RoundResult:
     loss: float
     seconds: float
     routed_LE: npt.NDArray[np.int64]
+    routing_divergence: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +219,7 @@ class WorkerProcess:
         request |= base.fields() if base is not None else {}
         answer = await self._request(request, "round_done", on_progress, silence)
         routed_LE = np.asarray(answer["routed"], dtype=np.int64).reshape(self._shape_LE)
-        names = ("round", "steps", "tokens", "loss", "seconds")
+        names = ("round", "steps", "tokens", "loss", "seconds", "routing_divergence")
         return RoundResult(**{name: answer[name] for name in names}, routed_LE=routed_LE)
 
     def arrive(self, round_number: int, base: Committed) -> None:

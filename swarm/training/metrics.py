@@ -17,7 +17,7 @@ from swarm.model.fragments import FragmentLayout
 from swarm.training.similarity import cosines, mean_cosine
 
 F32 = npt.NDArray[np.float32]
-BLOCK = 1 << 16
+SAMPLE = 1 << 18  # values of one matrix or fragment that are looked at
 
 
 def routing_entropy(counts_LE: npt.ArrayLike) -> float:
@@ -60,12 +60,11 @@ def agreement(own: Sequence[F32], mean: Sequence[F32]) -> float:
     """Cosine of a peer's update with the mean update, over all fragments; 0 if either is zero."""
     dot = own_squares = mean_squares = 0.0
     for a, b in zip(own, mean, strict=True):
-        for start in range(0, len(a), BLOCK):
-            x = a[start : start + BLOCK].astype(np.float64)
-            y = b[start : start + BLOCK].astype(np.float64)
-            dot += float(x @ y)
-            own_squares += float(x @ x)
-            mean_squares += float(y @ y)
+        x, y = _sampled(a).astype(np.float64), _sampled(b).astype(np.float64)
+        weight = len(a) / max(1, len(x))
+        dot += weight * float(x @ y)
+        own_squares += weight * float(x @ x)
+        mean_squares += weight * float(y @ y)
     scale = float(np.sqrt(own_squares) * np.sqrt(mean_squares))
     return dot / scale if scale > 0 else 0.0
 
@@ -78,4 +77,9 @@ def _shares(counts_LE: npt.ArrayLike) -> npt.NDArray[np.float64]:
 def _matrices(layout: FragmentLayout, expert: int, layer: int, values: F32) -> F32:
     prefix = f"model.layers.{layer}.mlp.experts.{expert}."
     parts = [p for p in layout.tensors(layout.expert_name(expert)) if p.name.startswith(prefix)]
-    return np.concatenate([p.of(values).reshape(-1) for p in parts])
+    return np.concatenate([_sampled(p.of(values).reshape(-1)) for p in parts])
+
+
+def _sampled(values: F32) -> F32:
+    """About `SAMPLE` values at most, evenly spaced."""
+    return values[:: max(1, len(values) // SAMPLE)]

@@ -17,7 +17,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
+from swarm.training.probe import RoutingProbe, routing_divergence
 from swarm.training.streaming import corrected, due, eager_gain, guessed_theta, is_due
 from swarm.training.trainer import Trainer
 
@@ -25,10 +27,17 @@ F32 = npt.NDArray[np.float32]
 
 
 class LocalRounds:
-    """See the module docstring. Holds copies of what was sent only with `stream.overlap`."""
+    """See the module docstring. Holds copies of what was sent only with `stream.overlap`.
 
-    def __init__(self, trainer: Trainer) -> None:
+    Attributes:
+        divergence: how much the last `take` changed the routing of `probe`'s batch, in nats; None
+            without a probe, and for the first.
+    """
+
+    def __init__(self, trainer: Trainer, probe: RoutingProbe | None = None) -> None:
         self.trainer = trainer
+        self.divergence: float | None = None
+        self._probe = probe
         self._stream = trainer.manifest.stream
         self._versions: dict[str, int] = {}
         self._contributors: Mapping[str, int] = {}
@@ -50,6 +59,23 @@ class LocalRounds:
         than the one that they came from. `late`: steps were made since `give`, which are corrected
         for; otherwise they are given up. `contributors`: how many made each fragment's version.
         """
+        before = self._look() if self._versions else None
+        self._load(round_index, theta, versions, late)
+        self._contributors = dict(contributors)
+        after = self._look() if before is not None else None
+        self.divergence = routing_divergence(before, after) if before and after else None
+
+    def _look(self) -> list[Tensor] | None:
+        complete = self._probe is not None and self.trainer.is_set
+        return self._probe.look(self.trainer.model) if self._probe and complete else None
+
+    def _load(
+        self,
+        round_index: int,
+        theta: Mapping[str, F32],
+        versions: Mapping[str, int],
+        late: bool,
+    ) -> None:
         trainer = self.trainer
         trained = set(trainer.trainable_names)
         if not late:
@@ -67,7 +93,6 @@ class LocalRounds:
                 trainer.read(name, local)
                 trainer.load({name: corrected(self._stream, local, reference, theta[name])})
         self._versions = {n: v for n, v in versions.items() if n in trained}
-        self._contributors = dict(contributors)
         for kept in (self._references, self._bases, self._updates):
             for name in kept.keys() - trained:
                 del kept[name]

@@ -91,6 +91,11 @@ class Trainer:
         """Fragments that must be loaded: the trained ones, and with `full` all others too."""
         return self.layout.names if self._full else self.trainable_names
 
+    @property
+    def is_set(self) -> bool:
+        """True when all parameters have been loaded."""
+        return not self._unset
+
     def load(self, fragments: Mapping[str, F32]) -> None:
         """Set parameters from flat fp32 fragments; names that this model lacks are ignored."""
         for name in self.needed_names:
