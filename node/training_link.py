@@ -165,6 +165,7 @@ class TrainingLink:
             contributors={o.state.fragment: len(o.contributors) for o in record.fragments},
             committed_tokens=record.committed_tokens,
             load_LE=np.array(record.routed_tokens) if record.routed_tokens else None,
+            selection_bias=list(record.selection_bias),
         )
         return record, base_id, base
 

@@ -163,6 +163,7 @@ class Worker:
         )
         trainer.set_schedule(message["committed_tokens"], tokens)
         trainer.set_global_load(message["load"] or None)
+        trainer.set_selection_bias(message["selection_bias"] or None)
 
     def _arrived(self, round_number: int, tokens: int, wait_s: float) -> bool:
         """Take over the commit that the round follows, if it is there."""

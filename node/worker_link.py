@@ -106,6 +106,7 @@ class Committed:
     contributors: Mapping[str, int]
     committed_tokens: int = 0
     load_LE: npt.ArrayLike | None = None
+    selection_bias: Sequence[float] = ()
 
     def fields(self) -> Message:
         """The fields of a message."""
@@ -116,6 +117,7 @@ class Committed:
             "contributors": {name: int(count) for name, count in self.contributors.items()},
             "committed_tokens": self.committed_tokens,
             "load": load.reshape(-1).tolist(),
+            "selection_bias": list(self.selection_bias),
         }
 
 

@@ -54,6 +54,10 @@ def register(verbs: Verbs) -> None:
         help="values to start from: spes, diloco, held or streaming (default: DiLoCo with SPES' "
         "split of the experts)",
     )  # fmt: skip
+    parser.add_argument(
+        "--finer", type=positive_int, default=1, metavar="N",
+        help="cut each expert into N narrower ones, of which a token takes N times as many",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="overwrite both files")
 
 
@@ -67,13 +71,14 @@ def run(args: argparse.Namespace) -> int:
             )
     held = args.experts_per_peer or max(1, min(2, args.experts // args.peers))
     base = RunManifest()
+    model = dataclasses.replace(
+        base.model, num_experts=args.experts, top_k=min(base.model.top_k, args.experts)
+    )
     manifest = dataclasses.replace(
         base,
         name=args.name or args.manifest.stem,
-        model=dataclasses.replace(
-            base.model, num_experts=args.experts, top_k=min(base.model.top_k, args.experts)
-        ),
-        sync=dataclasses.replace(base.sync, experts_per_peer=held),
+        model=model.finer(args.finer),
+        sync=dataclasses.replace(base.sync, experts_per_peer=held * args.finer),
         membership=dataclasses.replace(base.membership, min_peers=args.peers),
         genesis=dataclasses.replace(base.genesis, seed=args.seed),
     )

@@ -22,6 +22,7 @@ from swarm.collective.context import Offer
 from swarm.collective.feedback import ErrorFeedback, prepare_offer, quantized
 from swarm.collective.kernels import make_kernel
 from swarm.collective.plan import WEIGHT_CLIP, normalized_weights, operation_of
+from swarm.collective.selection_bias import next_bias
 from swarm.collective.state import FragmentState
 from swarm.config import RunManifest
 from swarm.data.sampler import Sampler
@@ -80,6 +81,7 @@ class LearningSwarm:
         self.round_index = 0
         self.tokens = 0
         self.routed_LE: npt.NDArray[np.int64] | None = None
+        self.selection_bias: list[float] = []
         self.held = dict(held) if held is not None else self._dealt(sorted(samplers))
         self._contributors: dict[str, int] = {}
         self.peers: dict[str, LearningPeer] = {}
@@ -99,6 +101,9 @@ class LearningSwarm:
         total = sum(tokens.values())
         self.tokens += total
         self.routed_LE = np.sum(list(routed.values()), axis=0)
+        counts = [int(count) for count in self.routed_LE.reshape(-1)]
+        layers, rate = self.manifest.model.num_layers, self.manifest.balance.bias_rate
+        self.selection_bias = next_bias(self.selection_bias, counts, layers, rate)
         loss = sum(losses[n] * tokens[n] for n in self.peers) / total
         return RoundLog(self.round_index, loss, total, sent[0], sent[1])
 
@@ -137,6 +142,7 @@ class LearningSwarm:
         peer.rounds.take(self.round_index, self._theta, versions, self._contributors, late)
         peer.trainer.set_schedule(self.tokens, tokens)
         peer.trainer.set_global_load(self.routed_LE)
+        peer.trainer.set_selection_bias(self.selection_bias or None)
 
     @property
     def _theta(self) -> dict[str, F32]:

@@ -1,4 +1,4 @@
-"""Cosines between experts with the same bits on every machine, and sketches of experts.
+"""Cosines between experts with the same bits on every machine.
 
 A dot product in floating point depends on the order of its sum, and so on the BLAS, the SIMD width
 and the number of threads. Values rounded to 16-bit integers do not have that problem: their
@@ -9,7 +9,6 @@ a square root and a division, is rounded correctly by IEEE 754 everywhere (adr/0
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 
@@ -57,23 +56,6 @@ def mean_cosine(cosines_EE: F64) -> float:
     return math.fsum(pairs) / len(pairs)
 
 
-def sketch(values: F32, size: int, name: str) -> F32:
-    """A random projection of flat values to `size` fp32 numbers; its cosines estimate theirs.
-
-    Each value is added with a random sign to one random cell (count sketch, Charikar et al. 2002),
-    drawn from `name`, so the cost is linear and nothing but the result has to be kept. The error of
-    a cosine is about 1 / sqrt(size). The same bits everywhere: cells are sums of integers.
-    """
-    digest = hashlib.sha256(f"expertswarm-sketch/{name}".encode()).digest()
-    seed = np.frombuffer(digest[:16], dtype="<u8").astype(np.uint64)
-    words = np.random.Philox(key=seed).random_raw(len(values))
-    cells = (words >> np.uint64(1)) % np.uint64(size)
-    signs = (words & np.uint64(1)).astype(np.float64) * 2 - 1
-    sums = np.bincount(cells.astype(np.int64), _rounded(values) * signs, minlength=size)
-    largest = float(np.abs(values).max(initial=0.0))
-    return (sums * (largest / LARGEST)).astype(np.float32)
-
-
 def _gram(vectors: Sequence[F32]) -> list[list[int]]:
     """Exact dot products of the rounded vectors."""
     count, length = len(vectors), len(vectors[0]) if vectors else 0
@@ -88,9 +70,8 @@ def _gram(vectors: Sequence[F32]) -> list[list[int]]:
     return total
 
 
-def _rounded(values: F32, largest: float | None = None) -> F64:
-    """Values as fp64 integers; `largest` becomes LARGEST (by default the largest magnitude)."""
-    top = float(np.abs(values).max(initial=0.0)) if largest is None else largest
-    if top == 0.0:
+def _rounded(values: F32, largest: float) -> F64:
+    """Values as fp64 integers, `largest` as LARGEST."""
+    if largest == 0.0:
         return np.zeros(len(values))
-    return np.rint(values.astype(np.float64) / top * LARGEST)
+    return np.rint(values.astype(np.float64) / largest * LARGEST)

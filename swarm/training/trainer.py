@@ -76,6 +76,7 @@ class Trainer:
         self._committed_tokens = 0
         self._tokens_since_commit = 0
         self._global_load_LE: Tensor | None = None
+        self._bias_LE: Tensor | None = None
         self.held: tuple[int, ...] = ()
         self.model = self._build_model(sorted(set(held)))
         self._unset = set(self.needed_names)
@@ -90,6 +91,20 @@ class Trainer:
     def needed_names(self) -> tuple[str, ...]:
         """Fragments that must be loaded: the trained ones, and with `full` all others too."""
         return self.layout.names if self._full else self.trainable_names
+
+    def set_selection_bias(self, bias_LE: npt.ArrayLike | None) -> None:
+        """Bias [L, E] of the choice of experts, from the last commit; None is none."""
+        self._bias_LE = None
+        if bias_LE is not None:
+            shape = (self.manifest.model.num_layers, self.manifest.model.num_experts)
+            bias = np.asarray(bias_LE, dtype=np.float32).reshape(shape)
+            self._bias_LE = torch.from_numpy(bias.copy()).to(self.device)
+        self._place_bias()
+
+    def _place_bias(self) -> None:
+        for layer, moe in enumerate(self.model.moe_layers):
+            bias = None if self._bias_LE is None else self._bias_LE[layer, list(moe.gate.held)]
+            moe.gate.selection_bias_M = bias
 
     @property
     def is_set(self) -> bool:
@@ -125,6 +140,7 @@ class Trainer:
         self.held = tuple(wanted)
         self._unset = (self._unset | (set(self.needed_names) - before)) & set(self.needed_names)
         self._train_held()
+        self._place_bias()
 
     def set_schedule(self, committed_tokens: int, since: int = 0) -> None:
         """Place of the learning rate schedule: tokens that the whole run has committed.

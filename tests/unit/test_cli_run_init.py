@@ -91,6 +91,13 @@ def test_a_preset_writes_its_values_into_the_file(tmp_path: Path) -> None:
     assert streaming.stream.overlap and streaming.stream.groups == 2
 
 
+def test_finer_experts_are_more_and_narrower_and_as_much_work(tmp_path: Path) -> None:
+    whole = init(tmp_path, "--experts", "4")
+    finer = init(tmp_path, "--experts", "4", "--finer", "3", "--force")
+    assert (finer.model.num_experts, finer.model.top_k, finer.sync.experts_per_peer) == (12, 6, 6)
+    assert finer.model.d_ff * finer.model.num_experts == whole.model.d_ff * 4
+
+
 def test_an_unknown_preset_is_refused_with_the_known_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

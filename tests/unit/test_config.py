@@ -11,7 +11,7 @@ import pytest
 from swarm.config import SECTIONS, RunManifest
 from swarm.errors import Code, SwarmError
 
-GOLDEN_RUN_ID = "7454d088782f4f280aeeb1e1205f577402479ece7af201cfec635374f64585a6"
+GOLDEN_RUN_ID = "c33256d7b3ef42395eebb33b918bb6f4554c853f69924846c590bcd10a1bd8b0"
 
 
 def refused(text: str, path: Path) -> SwarmError:

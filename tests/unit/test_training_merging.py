@@ -18,7 +18,7 @@ from swarm.presets import preset
 from swarm.simulation.swarm import FAST, SimulatedSwarm
 from swarm.training.merging import merge_experts, merge_strength, merged_total
 from swarm.training.policy import RunPolicy
-from swarm.training.similarity import cosines, mean_cosine, nearest, sketch
+from swarm.training.similarity import cosines, mean_cosine, nearest
 
 
 def model(experts: int) -> ModelConfig:
@@ -140,14 +140,6 @@ def test_neighbours_are_the_most_similar_and_ties_go_to_the_lower_index() -> Non
     assert nearest(table, 3, 2) == [0, 1]
     assert nearest(table, 0, 9) == [1, 2, 3]
     assert mean_cosine(table) == pytest.approx((0.2 + 0.9 + 0.2) / 6)
-
-
-def test_a_sketch_estimates_cosines_and_is_drawn_from_its_name() -> None:
-    vectors = random_vectors(6, 60_000)
-    sketches = [sketch(v, 4096, "layer 0") for v in vectors]
-    np.testing.assert_allclose(cosines(sketches), cosines(vectors), atol=0.06)
-    assert sketch(vectors[0], 4096, "layer 0").tobytes() == sketches[0].tobytes()
-    assert sketch(vectors[0], 4096, "layer 1").tobytes() != sketches[0].tobytes()
 
 
 def test_the_strength_falls_to_zero_and_its_sum_has_a_limit() -> None:
