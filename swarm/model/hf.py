@@ -63,9 +63,7 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
     """Content of `config.json`."""
     bytes_only = config.vocab_size == BYTE_VOCAB
     special = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}
-    kind = {"architectures": ["FlexOlmoForCausalLM"], "model_type": "flex_olmo"}
-    if config.shared_experts:  # `transformers` would leave them out without a word
-        kind: dict[str, Any] = {"architectures": ["FlexOlmoForCausalLM"], "model_type": "flex_olmo"}
+    kind: dict[str, Any] = {"architectures": ["FlexOlmoForCausalLM"], "model_type": "flex_olmo"}
     if config.shared_experts:  # `transformers` would leave them out without a word
         kind = {"architectures": [], "model_type": OURS, _SHARED: config.shared_experts}
     return {
