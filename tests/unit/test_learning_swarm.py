@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from swarm.config import OuterConfig, RunManifest, SyncConfig, TrainingConfig
 from swarm.config_learning import MergeConfig, StreamConfig
@@ -16,6 +17,8 @@ from swarm.model.config import ModelConfig
 from swarm.presets import PRESETS, preset
 from swarm.simulation.learning import LearningSwarm
 from swarm.training.outer import outer_learning_rate
+from swarm.training.probe import RoutingProbe, routing_divergence
+from swarm.training.rounds import LocalRounds
 
 MANIFEST = RunManifest(
     model=ModelConfig(
@@ -182,3 +185,22 @@ def test_two_domains_together_learn_more_than_each_peer_alone(arm: str) -> None:
     shares = [routing_shares(together.model(), corpus(d).valid, 32) for d in TEXTS]
     # In some layer the two texts go to different experts, by more than a tenth of the tokens.
     assert np.abs(shares[0] - shares[1]).sum(axis=1).max() / 2 > 0.1
+
+
+def test_after_a_commit_a_fixed_batch_goes_the_same_ways_on_all_peers() -> None:
+    """And how far it went other ways before is bounded, though each router was drifting alone."""
+    made = swarm(ARMS["spes"])
+    probe = RoutingProbe(torch.arange(32, 96).view(2, 32))
+    for peer in made.peers.values():
+        peer.rounds = LocalRounds(peer.trainer, probe)
+    for _ in range(3):
+        made.round()
+    apart = [probe.look(peer.trainer.model) for peer in made.peers.values()]
+    assert routing_divergence(*apart) > 0
+    made.round_index += 1
+    for peer in made.peers.values():
+        made._take(peer, 0, False)
+    together = [probe.look(peer.trainer.model) for peer in made.peers.values()]
+    assert all(torch.equal(a, b) for a, b in zip(*together, strict=True))
+    divergences = [peer.rounds.divergence for peer in made.peers.values()]
+    assert all(d is not None and 0 < d < 1 for d in divergences)
