@@ -284,9 +284,10 @@ class RunManifest:
             f"must divide training.inner_steps ({self.training.inner_steps})",
         )
         require(
-            self.stream.groups <= self.sync.trunk_fragments + self.model.num_experts,
+            # Every peer trains the trunk, so each has something to offer in every round.
+            self.stream.groups <= self.sync.trunk_fragments,
             "stream.groups",
-            "is more than there are fragments",
+            f"is more than sync.trunk_fragments ({self.sync.trunk_fragments})",
         )
         require(
             self.stream.delay_steps <= self.steps_per_round,
