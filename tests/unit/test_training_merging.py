@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from swarm.collective.state import FragmentState
-from swarm.config import MembershipConfig, RunManifest, SyncConfig
+from swarm.config import MembershipConfig, RunManifest, SyncConfig, TimeoutPolicy
 from swarm.config_learning import MergeConfig, StreamConfig
 from swarm.model.config import ModelConfig
 from swarm.model.fragments import FragmentLayout, initial_fragment
 from swarm.presets import preset
-from swarm.simulation.swarm import FAST, SimulatedSwarm
+from swarm.simulation.swarm import SimulatedSwarm
 from swarm.training.merging import merge_experts, merge_strength, merged_total
 from swarm.training.policy import RunPolicy
 from swarm.training.similarity import cosines, mean_cosine, nearest
@@ -180,7 +180,7 @@ SPES = preset(
         model=model(4),
         sync=SyncConfig(experts_per_peer=2),
         membership=MembershipConfig(min_peers=3),
-        timeouts=FAST,
+        timeouts=TimeoutPolicy(),
     ),
 )
 MERGING = replace(SPES, merge=MergeConfig(every_rounds=1, strength=0.2, rounds=9))
