@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from node.company import CompanyReporter
 from node.control_server import NodeControl, control_server
@@ -26,6 +26,7 @@ from node.known_peers import load_addresses
 from node.node_files import load_fragments, node_lock, require_same_run
 from node.paths import PRIVATE_MASK
 from node.publishing import RecordPublisher
+from node.round_metrics import RoundWatch
 from node.shared_buffers import SharedBuffers
 from node.tasks import both, together, uninterrupted
 from node.training_link import TrainingLink
@@ -46,6 +47,7 @@ from swarm.wire import node_pb2
 
 Report = Callable[[str], None]
 RETRY_S = 1.0
+NOTHING: Mapping[str, float] = {}
 
 
 async def run_daemon(config: DaemonConfig, report: Report) -> None:
@@ -205,17 +207,37 @@ class Daemon:
         await member.resync()
         self._keep_fragments()
         offer = await self.training.train(member)
-        if offer is not None:
-            await self._average(member, offer)
-        else:
+        if offer is None:
             self._note_commit(None)
+        while offer is not None:
+            offer = await self._average(member, offer)
         self.status.note_trouble("taking part in the run", None)
 
-    async def _average(self, member: RoundMember, offer: Offer) -> None:
+    async def _average(self, member: RoundMember, offer: Offer) -> Offer | None:
+        """Average a round; with overlap train the next one meanwhile and return what it made."""
         self.status.enter(State.AVERAGING, f"round {self.ledger.next_round}")
         started = time.monotonic()
-        await member.run_round(offer)
-        self._note_commit(time.monotonic() - started)
+        divergence = self.training.routing_divergence
+        watch = RoundWatch(self.policy, member.state.fragments, offer, divergence)
+        ahead = self.training.begin_ahead(member) if self.manifest.stream.overlap else None
+        try:
+            record = await member.run_round(offer)
+            seconds = time.monotonic() - started
+            metrics = await asyncio.to_thread(watch.finish, record, member.state.fragments)
+            self._note_commit(seconds, metrics)
+            if ahead is None or not self._has_company(member):
+                return None
+            self._keep_fragments()
+            return await self.training.arrive(member, ahead)
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+
+    def _has_company(self, member: RoundMember) -> bool:
+        """Whether this node may train on in the newest roster."""
+        solo = self.config.allow_solo or self.manifest.membership.min_peers == 1
+        return in_roster(member) and (solo or len(member.roster()) > 1)
 
     async def _wait_for_company(self, member: RoundMember) -> None:
         """A node that is cut off, or the whole roster, waits for others, unless told otherwise."""
@@ -245,10 +267,10 @@ class Daemon:
         if self.member is not None and self.ledger.record is not None:
             self.keeper.note(self.member.state.fragments, complete=self.member.level)
 
-    def _note_commit(self, seconds: float | None) -> None:
+    def _note_commit(self, seconds: float | None, metrics: Mapping[str, float] = NOTHING) -> None:
         """Write the newest commit into the history, with the hash of this node's own bits."""
         assert self.member is not None and self.ledger.record is not None
         self.status.held_experts = self.policy.held_experts(self.ledger.record)
         if self.ledger.commit_id != self._noted_commit:
             self._noted_commit = self.ledger.commit_id
-            self.status.note_round(round_summary(self, seconds or 0.0), self.member.me)
+            self.status.note_round(round_summary(self, seconds or 0.0, metrics), self.member.me)

@@ -6,6 +6,7 @@ Read-only views over the daemon's parts; nothing here changes anything.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from node.network_view import add_network
@@ -23,7 +24,9 @@ def outcome_name(record: pb.RoundRecord | None) -> str:
     return "" if record is None else pb.Outcome.Name(record.outcome).lower()
 
 
-def round_summary(daemon: Daemon, seconds: float) -> node_pb2.RoundSummary:
+def round_summary(
+    daemon: Daemon, seconds: float, metrics: Mapping[str, float]
+) -> node_pb2.RoundSummary:
     """The newest commit, with the hash of this node's own bits after it."""
     ledger, member, traffic = daemon.ledger, daemon.member, daemon.data_plane.traffic
     record = ledger.record
@@ -44,6 +47,7 @@ def round_summary(daemon: Daemon, seconds: float) -> node_pb2.RoundSummary:
         attempts=record.attempts,
         committed_at_ms=record.decided_at_ms,
         electorate=len(record.electorate),
+        metrics=metrics,
     )
 
 
@@ -67,7 +71,7 @@ def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
         tokens_per_second=status.tokens_per_second,
         loss=status.loss,
         step=status.step,
-        steps_per_round=daemon.manifest.training.inner_steps,
+        steps_per_round=daemon.manifest.steps_per_round,
         held_experts=status.held_experts,
         bytes_sent=sum(traffic.sent.values()),
         bytes_received=sum(traffic.received.values()),

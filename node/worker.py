@@ -30,9 +30,13 @@ from swarm.errors import Code, SwarmError
 if TYPE_CHECKING:
     from node.shared_buffers import SharedBuffers
     from swarm.data import Corpus, DataReport
+    from swarm.training.probe import RoutingProbe
+    from swarm.training.rounds import LocalRounds
     from swarm.training.trainer import Trainer
 
 PROGRESS_EVERY_S = 0.25
+PROBE_ROWS = 2  # sequences whose routing is compared before and after a commit is taken over
+ARRIVAL_POLL_S = 0.05  # between looks whether the round was called off
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h; arguments are bytes
 T = TypeVar("T")
 
@@ -44,6 +48,7 @@ class Worker:
         self.channel = channel
         self.memory_fd = memory_fd
         self.trainer: Trainer | None = None
+        self.rounds: LocalRounds | None = None
         self.buffers: SharedBuffers | None = None
         self.checkpoint: Path | None = None
 
@@ -71,6 +76,7 @@ class Worker:
         from node.shared_buffers import SharedBuffers
         from swarm.config import RunManifest
         from swarm.data import Sampler
+        from swarm.training.rounds import LocalRounds
         from swarm.training.trainer import Trainer
 
         torch.set_num_threads(request.get("threads") or 1)
@@ -82,6 +88,7 @@ class Worker:
         )
         device = _device(request.get("device") or "cpu")
         self.trainer = Trainer(manifest, sampler, request["held"], device)
+        self.rounds = LocalRounds(self.trainer, _probe(corpus, training.sequence_length))
         self.buffers = SharedBuffers.attach(self.memory_fd, self.trainer.layout)
         path = request.get("checkpoint")
         self.checkpoint = Path(path) if path else None
@@ -137,21 +144,45 @@ class Worker:
         return warnings
 
     def _train(self, request: Message) -> None:
-        trainer, buffers = _required(self.trainer), _required(self.buffers)
-        trainer.set_held(request["held"])
-        trainer.load(buffers.theta)
-        trainer.set_schedule(request["committed_tokens"])
-        trainer.set_global_load(request.get("load") or None)
-        result = self._steps(trainer, request["round"], request["steps"])
-        for name in trainer.trainable_names:
-            trainer.pseudo_gradient(name, buffers.theta[name], buffers.delta[name])
-        self.channel.send({"type": "round_done", "round": request["round"], **result})
+        rounds, buffers = _required(self.rounds), _required(self.buffers)
+        if not request["ahead"]:
+            self._take(request, 0)
+        result = self._steps(request)
+        if not self.channel.told_to_finish() or not request["ahead"]:
+            rounds.give(request["round"], buffers.theta, buffers.delta)
+        extra = {"round": request["round"], "routing_divergence": rounds.divergence}
+        self.channel.send({"type": "round_done", **extra, **result})
 
-    def _steps(self, trainer: Trainer, round_number: int, steps: int) -> Message:
+    def _take(self, message: Message, tokens: int) -> None:
+        """Go on from a commit; `tokens` of the round that follows it are trained already."""
+        rounds, buffers = _required(self.rounds), _required(self.buffers)
+        trainer = rounds.trainer
+        trainer.set_held(message["held"])
+        late = message["type"] == "arrive"
+        rounds.take(
+            message["round"], buffers.theta, message["versions"], message["contributors"], late
+        )
+        trainer.set_schedule(message["committed_tokens"], tokens)
+        trainer.set_global_load(message["load"] or None)
+        trainer.set_selection_bias(message["selection_bias"] or None)
+
+    def _arrived(self, round_number: int, tokens: int, wait_s: float) -> bool:
+        """Take over the commit that the round follows, if it is there."""
+        message = self.channel.arrival(round_number, wait_s)
+        if message is not None:
+            self._take(message, tokens)
+        return message is not None
+
+    def _steps(self, request: Message) -> Message:
+        trainer = _required(self.trainer)
+        round_number, steps, ahead = request["round"], request["steps"], request["ahead"]
+        delay = trainer.manifest.stream.delay_steps
         started = reported = time.monotonic()
         done, tokens, loss_sum = 0, 0, 0.0
         routed: Any = 0
         while done < max(1, steps) and not (done and self.channel.told_to_finish()):
+            if ahead and done >= delay:
+                ahead = not self._arrived(round_number, tokens, 0)
             stats = trainer.train_step()
             done += 1
             tokens += stats.tokens
@@ -171,12 +202,15 @@ class Worker:
                         "tokens_per_second": tokens / (now - started),
                     }
                 )
+        seconds = time.monotonic() - started
+        while ahead and not self.channel.told_to_finish():
+            ahead = not self._arrived(round_number, tokens, ARRIVAL_POLL_S)
         return {
             "steps": done,
             "tokens": tokens,
             "loss": loss_sum / tokens,
             "routed": routed.reshape(-1).tolist(),
-            "seconds": time.monotonic() - started,
+            "seconds": seconds,
         }
 
     def _save(self, request: Message) -> None:
@@ -191,6 +225,17 @@ def _required(value: T | None) -> T:
     if value is None:
         raise SwarmError(Code.INTERNAL, "the worker was asked to work before init")
     return value
+
+
+def _probe(corpus: Corpus, length: int) -> RoutingProbe | None:
+    """The first held-out tokens; None when there are too few."""
+    import torch
+
+    from swarm.training.probe import RoutingProbe
+
+    rows = min(PROBE_ROWS, len(corpus.valid) // length)
+    tokens = torch.from_numpy(corpus.valid[: rows * length].astype("int64")).view(rows, length)
+    return RoutingProbe(tokens) if rows else None
 
 
 def _device(wanted: str) -> str:

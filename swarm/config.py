@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 
 import msgpack
 
+from swarm.config_fields import doc, require
+from swarm.config_learning import BalanceConfig, MergeConfig, StreamConfig
 from swarm.errors import Code, SwarmError
 from swarm.model.config import ModelConfig
 
@@ -30,20 +32,9 @@ else:
     import tomli as tomllib
 
 PROTOCOL_VERSION = 2
-SECTIONS = ("model", "training", "outer", "sync", "membership", "timeouts", "genesis")
-ADDED_TO_MEMBERSHIP = ("admission", "allow")  # since the first version
+LEARNING = ("model", "training", "outer", "sync", "stream", "merge", "balance")
+SECTIONS = (*LEARNING, "membership", "timeouts", "genesis")
 T = TypeVar("T")
-
-
-def doc(text: str) -> dict[str, str]:
-    """Field metadata holding the comment that is written into a new manifest."""
-    return {"doc": text}
-
-
-def require(condition: bool, field_name: str, problem: str) -> None:
-    """Raise `CONFIG_INVALID` naming `field_name` unless `condition` holds."""
-    if not condition:
-        raise SwarmError(Code.CONFIG_INVALID, f"{field_name}: {problem}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +112,10 @@ class SyncConfig:
         default="fp32", metadata=doc("fp32 | bf16 | int8 | int4, of updates on the wire")
     )
     weights: str = field(default="tokens", metadata=doc("tokens | equal, of the contributions"))
+    contribution: str = field(
+        default="update",
+        metadata=doc("update: change since the last round | parameters: as they are (exact SPES)"),
+    )
     aggregation: str = field(
         default="clipped_mean",
         metadata=doc("clipped_mean: norms clipped to their median | mean | trimmed_mean | median"),
@@ -143,6 +138,15 @@ class SyncConfig:
             f"is one of {', '.join(aggregations)}",
         )
         require(self.weights in ("tokens", "equal"), "sync.weights", "is tokens or equal")
+        contributions = ("update", "parameters")
+        require(self.contribution in contributions, "sync.contribution", "is update or parameters")
+        if self.contribution == "parameters":
+            require(self.codec == "fp32", "sync.codec", "must be fp32 when parameters are sent")
+            require(
+                self.aggregation != "clipped_mean",
+                "sync.aggregation",
+                "must not be clipped_mean when parameters are sent",
+            )
         require(
             self.forward == "full" or self.router_rows == "expert",
             "sync.router_rows",
@@ -258,6 +262,9 @@ class RunManifest:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
     sync: SyncConfig = field(default_factory=SyncConfig)
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    merge: MergeConfig = field(default_factory=MergeConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     timeouts: TimeoutPolicy = field(default_factory=TimeoutPolicy)
     genesis: GenesisConfig = field(default_factory=GenesisConfig)
@@ -275,6 +282,32 @@ class RunManifest:
             f"is more than model.num_layers ({self.model.num_layers})",
         )
         require(
+            self.merge.every_rounds == 0 or self.sync.forward == "full",
+            "merge.every_rounds",
+            "must be 0 when sync.forward is held",
+        )
+        require(
+            self.sync.contribution == "update" or self.outer.optimizer == "fedavg",
+            "outer.optimizer",
+            "must be fedavg when sync.contribution is parameters",
+        )
+        require(
+            self.training.inner_steps % self.stream.groups == 0,
+            "stream.groups",
+            f"must divide training.inner_steps ({self.training.inner_steps})",
+        )
+        require(
+            # Every peer trains the trunk, so each has something to offer in every round.
+            self.stream.groups <= self.sync.trunk_fragments,
+            "stream.groups",
+            f"is more than sync.trunk_fragments ({self.sync.trunk_fragments})",
+        )
+        require(
+            self.stream.delay_steps <= self.steps_per_round,
+            "stream.delay_steps",
+            f"is more than a round has steps ({self.steps_per_round})",
+        )
+        require(
             self.training.sequence_length <= self.model.context_length,
             "training.sequence_length",
             f"is more than model.context_length ({self.model.context_length})",
@@ -286,13 +319,14 @@ class RunManifest:
         )
 
     @property
+    def steps_per_round(self) -> int:
+        """Inner steps of one round; each fragment is averaged every `training.inner_steps`."""
+        return self.training.inner_steps // self.stream.groups
+
+    @property
     def run_id(self) -> bytes:
         """SHA-256 (32 bytes) of the canonical form of the manifest."""
-        fields = dataclasses.asdict(self)
-        for name in ADDED_TO_MEMBERSHIP:  # a run from before they existed keeps its id
-            if fields["membership"][name] == getattr(MembershipConfig(), name):
-                del fields["membership"][name]
-        canonical = msgpack.packb(fields, use_bin_type=True)
+        canonical = msgpack.packb(dataclasses.asdict(self), use_bin_type=True)
         return hashlib.sha256(b"expertswarm-manifest" + bytes(canonical)).digest()
 
     @classmethod

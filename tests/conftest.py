@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -17,6 +18,8 @@ HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 MARK = f"EXPERTSWARM_TEST_MARK={uuid.uuid4().hex}"
 os.environ.update([MARK.split("=")])
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("project", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("project")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # inherited where tests run detached
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

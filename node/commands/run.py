@@ -14,10 +14,12 @@ from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.files import write_atomic
 from swarm.model.config import ModelConfig
+from swarm.presets import PRESETS, preset
 
 EXAMPLES = """\
   node run init RUN.toml                              8 experts, founded by 2 peers
   node run init RUN.toml --name law --peers 4         4 peers, 2 experts each
+  node run init RUN.toml --preset spes --peers 4      as SPES does it: other presets in --help
   node run init RUN.toml --experts 16 --peers 8 --seed 7
   node run init RUN.toml --closed                     only with a ticket: node run ticket
 Edit the file before the first start only: a changed manifest is another run."""
@@ -53,6 +55,15 @@ def register(verbs: Verbs) -> None:
         "--closed", action="store_true",
         help="let in only peers with a ticket (default: whoever has the manifest)",
     )  # fmt: skip
+    parser.add_argument(
+        "--preset", choices=sorted(PRESETS), metavar="NAME",
+        help="values to start from: spes, diloco, held or streaming (default: DiLoCo with SPES' "
+        "split of the experts)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--finer", type=positive_int, default=1, metavar="N",
+        help="cut each expert into N narrower ones, of which a token takes N times as many",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="overwrite both files")
     register_ticket(actions)
 
@@ -67,16 +78,19 @@ def run(args: argparse.Namespace) -> int:
             )
     held = args.experts_per_peer or max(1, min(2, args.experts // args.peers))
     base = RunManifest()
+    model = dataclasses.replace(
+        base.model, num_experts=args.experts, top_k=min(base.model.top_k, args.experts)
+    )
     manifest = dataclasses.replace(
         base,
         name=args.name or args.manifest.stem,
-        model=dataclasses.replace(
-            base.model, num_experts=args.experts, top_k=min(base.model.top_k, args.experts)
-        ),
-        sync=dataclasses.replace(base.sync, experts_per_peer=held),
+        model=model.finer(args.finer),
+        sync=dataclasses.replace(base.sync, experts_per_peer=held * args.finer),
         membership=dataclasses.replace(base.membership, min_peers=args.peers),
         genesis=dataclasses.replace(base.genesis, seed=args.seed),
     )
+    if args.preset:
+        manifest = preset(args.preset, manifest)
     manifest = found_run(manifest, args.manifest, closed=args.closed)
     if args.json:
         facts = {"manifest": str(args.manifest), "key": str(key_path), "name": manifest.name}

@@ -138,7 +138,7 @@ class Attempts:
         offer: Offer,
         means: Mapping[str, F32],
         base: Mapping[str, FragmentState],
-    ) -> dict[str, FragmentState]:
+    ) -> Mapping[str, FragmentState]:
         policy = self._context.policy
         shadow: dict[str, FragmentState] = {}
         for fragment in plan.fragments:
@@ -149,4 +149,4 @@ class Attempts:
             elif name in means:
                 old = base.get(name) or policy.initial(name)
                 shadow[name] = policy.apply(name, means[name], old, len(fragment.contributors))
-        return shadow
+        return policy.finish(plan.round, shadow, base)

@@ -60,13 +60,14 @@ class CompanyKeeper:
         try:
             while True:
                 await asyncio.sleep(LOOK_EVERY_S)
-                self._look()
+                self.look()
         finally:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Judge, and ping whom to ask; `run` does it every second."""
         now_s = self._clock()
         self._watch.expect(self.roster(), self._contacts.peers(), now_s)
         was_cut_off = self.view.cut_off
@@ -86,8 +87,8 @@ class CompanyKeeper:
         except SwarmError:
             self._watch.missed(peer, asked_s)
             if peer in self._watch.gone():
-                # TCP waits longer each time before it sends again, over 40 s after a cut of 60:
-                # a new connection is there as soon as the network is.
+                # TCP waits twice as long each time before it sends again, and p2pd takes 40 s to
+                # give a connection up: a new one is there as soon as the network is.
                 await self._drop(peer)
         else:
             self._watch.heard(peer, self._clock())

@@ -158,7 +158,14 @@ class HistoryRequest(_message.Message):
     def __init__(self, after_round: _Optional[int] = ...) -> None: ...
 
 class RoundSummary(_message.Message):
-    __slots__ = ("round", "outcome", "seconds", "contributors", "missing", "voters", "commit_id", "state_root", "loss", "committed_tokens", "bytes_sent", "bytes_received", "attempts", "committed_at_ms", "electorate")
+    __slots__ = ("round", "outcome", "seconds", "contributors", "missing", "voters", "commit_id", "state_root", "loss", "committed_tokens", "bytes_sent", "bytes_received", "attempts", "committed_at_ms", "electorate", "metrics")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     ROUND_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -174,6 +181,7 @@ class RoundSummary(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     ELECTORATE_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     round: int
     outcome: str
     seconds: float
@@ -189,7 +197,8 @@ class RoundSummary(_message.Message):
     attempts: int
     committed_at_ms: int
     electorate: int
-    def __init__(self, round: _Optional[int] = ..., outcome: _Optional[str] = ..., seconds: _Optional[float] = ..., contributors: _Optional[_Iterable[str]] = ..., missing: _Optional[_Iterable[str]] = ..., voters: _Optional[_Iterable[str]] = ..., commit_id: _Optional[str] = ..., state_root: _Optional[str] = ..., loss: _Optional[float] = ..., committed_tokens: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., attempts: _Optional[int] = ..., committed_at_ms: _Optional[int] = ..., electorate: _Optional[int] = ...) -> None: ...
+    metrics: _containers.ScalarMap[str, float]
+    def __init__(self, round: _Optional[int] = ..., outcome: _Optional[str] = ..., seconds: _Optional[float] = ..., contributors: _Optional[_Iterable[str]] = ..., missing: _Optional[_Iterable[str]] = ..., voters: _Optional[_Iterable[str]] = ..., commit_id: _Optional[str] = ..., state_root: _Optional[str] = ..., loss: _Optional[float] = ..., committed_tokens: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., attempts: _Optional[int] = ..., committed_at_ms: _Optional[int] = ..., electorate: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class HistoryReply(_message.Message):
     __slots__ = ("rounds",)
