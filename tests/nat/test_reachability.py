@@ -30,8 +30,11 @@ KINDS = {
 }
 # With no latency at all a hole is often missed: libp2p lets one side wait for half a relayed round
 # trip, so that its packet has left before the other's comes, and through a relay it takes longer.
-NEAR = between(round_trip_ms=10, loss=0)
+NEAR = between(round_trip_ms=20, loss=0)
 FAR = between(round_trip_ms=50, loss=0.01)
+# A public peer needs no relay, and if its port is no web server's, the web-only network can not
+# call it: there is a path between them once the public one has called.
+CALLED_BACK = {("i", host) for host in BOOTSTRAP if host not in WEB_SERVING}
 INDEPENDENT = ("a", "b", "g", "h")
 PUNCHED_WITHIN_S = 15.0
 ALL_WITHIN_S = 45.0
@@ -94,8 +97,9 @@ def test_who_can_not_be_called_holds_places_with_two_relays(swarm: LabSwarm) -> 
 
 def test_every_pair_talks_at_once_and_then_takes_its_best_path(swarm: LabSwarm) -> None:
     pairs = [(a, b) for a in swarm.peers.values() for b in swarm.peers.values() if a is not b]
-    problems = together(lambda pair: pair[0].ping(pair[1]), pairs)
-    shown = {f"{a.host}-{b.host}": p for (a, b), p in zip(pairs, problems, strict=True) if p}
+    callable_ = [(a, b) for a, b in pairs if (a.host, b.host) not in CALLED_BACK]
+    problems = together(lambda pair: pair[0].ping(pair[1]), callable_)
+    shown = {f"{a.host}-{b.host}": p for (a, b), p in zip(callable_, problems, strict=True) if p}
     assert not shown
 
     def wrong(hosts: Collection[str]) -> dict[str, str]:
