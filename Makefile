@@ -55,7 +55,7 @@ clean:  ## remove outputs and caches; the virtual environment stays
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMP): pyproject.toml constraints.txt swarm/collective/_kernels.c
+$(STAMP): pyproject.toml constraints.txt $(wildcard swarm/collective/_*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
 		{ echo "needs Python 3.10 to 3.13; name one with: make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \

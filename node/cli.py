@@ -22,6 +22,7 @@ from node import exit_codes
 from node.commands import (
     assemble,
     demo,
+    doctor,
     evaluate,
     generate,
     relay,
@@ -34,7 +35,7 @@ from node.commands import (
 from node.parser import Parser, make_parser
 from swarm.errors import Code, SwarmError
 
-COMMANDS = (run, start, relay, status, stop, testnet, assemble, evaluate, generate, demo)
+COMMANDS = (run, start, relay, status, doctor, stop, testnet, assemble, evaluate, generate, demo)
 TRACEBACK_VARIABLE = "EXPERTSWARM_TRACEBACK"
 
 DESCRIPTION = """\

@@ -20,6 +20,7 @@ from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
 from node.daemon_view import round_summary, status_reply
 from node.ending import finish
+from node.joining import load_admission
 from node.keeping import FragmentKeeper
 from node.known_peers import load_addresses
 from node.node_files import load_fragments, node_lock, require_same_run
@@ -79,7 +80,8 @@ class Daemon:
         self.buffers = SharedBuffers.create(self.policy.layout)
         seed = int.from_bytes(self.identity.sign(b"data order")[:4], "little")
         self.training = TrainingLink(config, self.policy, self.buffers, seed, self.status)
-        self.data_plane = DataPlane(self.identity, manifest.run_id)
+        self.admission = load_admission(config.directory, manifest, self.identity.peer_id)
+        self.data_plane = DataPlane(self.identity, manifest.run_id, admission=self.admission)
         self.network: PeerNetwork | None = None
         self.publisher: RecordPublisher | None = None
         self.company: CompanyReporter | None = None
@@ -137,10 +139,15 @@ class Daemon:
                 port=config.port,
                 initial_peers=config.peers,
                 known_peers=load_addresses(config.directory),
+                announce=config.announce,
+                relay=config.relay,
             ),
             on_stage=lambda name, message: self.status.report(f"{name}: {message}"),
+            admission=self.admission,
         )
-        directory = PeerDirectory(network, self.manifest.run_id, time.time, network.learn)
+        directory = PeerDirectory(
+            network, self.manifest.run_id, time.time, network.learn, self.admission
+        )
         state = CanonicalState(fragments)
         self.member = member = RoundMember(
             Context(
@@ -159,7 +166,7 @@ class Daemon:
         )
         self.data_plane.set_reduce_handler(member.registry.handle)
         self.data_plane.set_blob_source(state.blob)
-        self.data_plane.set_tunnel(network.open_stream)
+        network.carry(self.data_plane)
         await network.serve_streams(self.data_plane.accept_tunnel)
         port = int(address.rpartition(":")[2])
         self.publisher = RecordPublisher(

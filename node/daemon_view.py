@@ -83,6 +83,8 @@ def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
     )
     if daemon.network is not None:
         add_network(reply, daemon.network)
+        rates = daemon.data_plane.rates
+        reply.upload_bps, reply.download_bps = rates.upload_bps, rates.download_bps
         reply.refused.update(daemon.network.refused + daemon.data_plane.refused)
     reply.peers.extend(_peer_rows(daemon))
     return reply

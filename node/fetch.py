@@ -68,7 +68,7 @@ async def fetch_newest(manifest: RunManifest, addresses: Sequence[str], report: 
             report(f"newest commit: round {record.round}, {identifier.hex()[:16]}")
             sources = _sources(replies, await network.records(), manifest.run_id)
             plane = DataPlane(network.identity, manifest.run_id)
-            plane.set_tunnel(network.open_stream)
+            network.carry(plane)
             try:
                 fragments = await asyncio.to_thread(
                     download_all, plane, manifest, record, sources, report
@@ -198,4 +198,4 @@ def _sources(
                 except SwarmError:
                     continue
                 found[record.peer_id] = record
-    return [record for record in found.values() if record.data_addresses]
+    return [record for record in found.values() if record.tls_certificate]

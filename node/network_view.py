@@ -11,6 +11,12 @@ from swarm.wire import node_pb2
 def add_network(reply: node_pb2.StatusReply, network: PeerNetwork) -> None:
     """Fill in addresses, and whether the node is among others."""
     reply.addresses.extend(network.addresses)
+    reply.port = network.port
+    reach = network.reachability
+    reply.nat, reply.nat_reason = reach.kind, reach.reason
+    reply.observed.extend(reach.observed)
+    reply.relays.extend(reach.relays)
+    reply.clock_offset_s, reply.clock_peers = network.clocks.median_s, len(network.clocks)
     view = network.company
     reply.company = view.company.value
     reply.company_reason = view.reason()

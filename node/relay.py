@@ -19,6 +19,7 @@ from pathlib import Path
 from node.company import CompanyReporter
 from node.control_server import NodeControl, control_server
 from node.daemon_status import State, Status
+from node.joining import load_admission
 from node.known_peers import load_addresses, save_addresses
 from node.network_view import add_network
 from node.node_files import node_lock
@@ -27,6 +28,7 @@ from node.tasks import together, uninterrupted
 from swarm import __version__
 from swarm.config import RunManifest
 from swarm.errors import SwarmError
+from swarm.identity import Identity
 from swarm.network.p2p import NetworkConfig, PeerNetwork
 from swarm.network.records import RELAY
 from swarm.wire import node_pb2
@@ -131,12 +133,14 @@ class RelayNode:
     async def _start(self) -> PeerNetwork:
         config, status = self.config, self.status
         status.enter(State.STARTING, f"run {self.manifest.run_id.hex()[:16]}")
+        identity = Identity.load_or_create(config.directory / "identity.key")
         cached = load_addresses(config.directory)
         network = await PeerNetwork.start(
             config.directory / "identity.key",
             self.manifest.run_id,
             dataclasses.replace(config.network, known_peers=cached, may_be_first=True),
             on_stage=lambda name, message: status.report(f"{name}: {message}"),
+            admission=load_admission(config.directory, self.manifest, identity.peer_id),
         )
         self.network = network
         await network.publish(

@@ -106,6 +106,9 @@ def _network_facts(status: StatusReply) -> list[tuple[str, str]]:
         facts.append(("refused", refused))
     if status.company:
         facts.append(("company", status.company_reason))
+    if status.nat:
+        facts.append(("reachable", f"{status.nat}: {status.nat_reason}"))
+    facts += [("relayed by", relay) for relay in status.relays]
     facts += [("address", address) for address in status.addresses]
     return facts
 

@@ -21,6 +21,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from node.devices import available_devices
 from node.paths import PRIVATE_MASK
 from node.worker_channel import Channel
 from node.worker_protocol import Message
@@ -194,19 +195,14 @@ def _required(value: T | None) -> T:
 
 def _device(wanted: str) -> str:
     """`auto` is the best device there is; a named one must exist."""
-    import torch
-
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    available = available_devices()
     if wanted == "auto":
-        return next(kind for kind, there in available.items() if there)
-    if not available.get(wanted.split(":")[0], False):
-        there = ", ".join(kind for kind, there in available.items() if there)
+        return available[0]
+    if wanted.split(":")[0] not in available:
         raise SwarmError(
-            Code.CONFIG_INVALID, f"device {wanted!r} is not available", f"available: auto, {there}"
+            Code.CONFIG_INVALID,
+            f"device {wanted!r} is not available",
+            f"available: auto, {', '.join(available)}",
         )
     return wanted
 

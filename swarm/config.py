@@ -31,6 +31,7 @@ else:
 
 PROTOCOL_VERSION = 2
 SECTIONS = ("model", "training", "outer", "sync", "membership", "timeouts", "genesis")
+ADDED_TO_MEMBERSHIP = ("admission", "allow")  # since the first version
 T = TypeVar("T")
 
 
@@ -158,6 +159,13 @@ class MembershipConfig:
         default="continue",
         metadata=doc("continue: survivors go on in a new branch | wait: until a majority is back"),
     )
+    admission: str = field(
+        default="open",
+        metadata=doc("open: whoever has this file | ticket: with a ticket signed by the run's key"),
+    )
+    allow: tuple[str, ...] = field(
+        default=(), metadata=doc("ids of peers that a closed run admits without a ticket")
+    )
 
     def __post_init__(self) -> None:
         require(self.min_peers >= 1, "membership.min_peers", "must be at least 1")
@@ -165,6 +173,12 @@ class MembershipConfig:
             self.on_majority_lost in ("continue", "wait"),
             "membership.on_majority_lost",
             "is continue or wait",
+        )
+        require(self.admission in ("open", "ticket"), "membership.admission", "is open or ticket")
+        require(
+            not self.allow or self.admission == "ticket",
+            "membership.allow",
+            "means nothing in an open run",
         )
 
 
@@ -265,11 +279,20 @@ class RunManifest:
             "training.sequence_length",
             f"is more than model.context_length ({self.model.context_length})",
         )
+        require(
+            self.membership.admission == "open" or bool(self.run_public_key),
+            "run_public_key",
+            "must be set in a closed run: it signs the tickets",
+        )
 
     @property
     def run_id(self) -> bytes:
         """SHA-256 (32 bytes) of the canonical form of the manifest."""
-        canonical = msgpack.packb(dataclasses.asdict(self), use_bin_type=True)
+        fields = dataclasses.asdict(self)
+        for name in ADDED_TO_MEMBERSHIP:  # a run from before they existed keeps its id
+            if fields["membership"][name] == getattr(MembershipConfig(), name):
+                del fields["membership"][name]
+        canonical = msgpack.packb(fields, use_bin_type=True)
         return hashlib.sha256(b"expertswarm-manifest" + bytes(canonical)).digest()
 
     @classmethod
@@ -317,6 +340,8 @@ def _toml_value(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
     return repr(value)
 
 
@@ -339,5 +364,9 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         return _build(typing.cast(type[Any], kind), value, f"{name}.")
     if kind is float and type(value) is int:
         return float(value)
+    if kind == tuple[str, ...]:
+        texts = isinstance(value, list) and all(type(item) is str for item in value)
+        require(texts, name, f"must be a list of texts, is {value!r}")
+        return tuple(value)
     require(type(value) is kind, name, f"must be {kind.__name__}, is {value!r}")
     return value

@@ -17,6 +17,8 @@ HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 MARK = f"EXPERTSWARM_TEST_MARK={uuid.uuid4().hex}"
 os.environ.update([MARK.split("=")])
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # inherited where tests run detached
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def marked_processes() -> dict[int, str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node.parser import Verbs, add_command, host_and_port
-from node.paths import default_directory, socket_path
+from node.joining import add_join_arguments, joining
+from node.network_options import add_network_arguments
+from node.parser import Verbs, add_command, positive_int
 from node.serving import reporter, serve_until_ended
-from swarm.config import RunManifest
 
 if TYPE_CHECKING:
     from node.relay import RelayConfig
@@ -28,23 +27,13 @@ def register(verbs: Verbs) -> None:
         verbs, "relay", "help the peers of a run to reach one another, without training",
         EXAMPLES, run,
     )  # fmt: skip
-    required = parser.add_argument_group("required")
-    required.add_argument(
-        "--run", dest="manifest", type=Path, required=True, metavar="RUN.toml",
-        help="manifest of the run",
-    )  # fmt: skip
-    parser.add_argument(
-        "--peer", action="append", default=[], metavar="ADDRESS", dest="peers",
-        help="another public node of the run; starts without it when it does not answer",
-    )  # fmt: skip
-    parser.add_argument(
-        "--dir", type=Path, metavar="DIR",
-        help="directory of this node (default: by the run's name, ending in -relay)",
-    )  # fmt: skip
+    add_join_arguments(parser)
     parser.add_argument("--name", default="relay", help="display name (default: %(default)s)")
+    add_network_arguments(parser, port=4001)
     parser.add_argument(
-        "--listen", type=host_and_port, default=("0.0.0.0", 4001), metavar="HOST:PORT",
-        help="where others reach this node (default: 0.0.0.0:4001)",
+        "--mbit", type=positive_int, default=400, metavar="N",
+        help="forward at most so many megabits per second, half of it for one peer "
+        "(default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--stop-on-eof", action="store_true",
@@ -56,16 +45,21 @@ def run(args: argparse.Namespace) -> int:
     """Run the relay node."""
     from node.relay import RelayConfig
     from swarm.network.p2p import NetworkConfig
+    from swarm.network.relay_budget import RelayBudget
 
-    manifest = RunManifest.load(args.manifest)
-    directory = args.dir or default_directory(f"{manifest.name}-relay")
-    socket_path(directory)
+    joined = joining(args, "-relay")
     config = RelayConfig(
-        manifest_path=args.manifest,
-        directory=directory,
+        manifest_path=joined.manifest_path,
+        directory=joined.directory,
         name=args.name,
         network=NetworkConfig(
-            host=args.listen[0], port=args.listen[1], initial_peers=tuple(args.peers)
+            host=args.listen[0],
+            port=args.listen[1],
+            initial_peers=joined.peers,
+            announce=tuple(args.announce),
+            relay_budget=RelayBudget(
+                bandwidth_bps=1e6 * args.mbit, peer_bandwidth_bps=1e6 * args.mbit / 2
+            ),
         ),
     )
     return asyncio.run(_serve(config, as_json=args.json, stop_on_eof=args.stop_on_eof))

@@ -1,4 +1,4 @@
-"""`node run init`: found a run by writing its manifest and its key."""
+"""`node run`: found a run by writing its manifest and its key, and make tickets for it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from node.commands.ticket import register_ticket
 from node.exit_codes import OK
 from node.parser import Verbs, add_command, positive_int
 from swarm.config import RunManifest
@@ -18,11 +19,12 @@ EXAMPLES = """\
   node run init RUN.toml                              8 experts, founded by 2 peers
   node run init RUN.toml --name law --peers 4         4 peers, 2 experts each
   node run init RUN.toml --experts 16 --peers 8 --seed 7
+  node run init RUN.toml --closed                     only with a ticket: node run ticket
 Edit the file before the first start only: a changed manifest is another run."""
 
 
 def register(verbs: Verbs) -> None:
-    """Add `node run init`."""
+    """Add `node run init` and `node run ticket`."""
     group = add_command(verbs, "run", "make what all peers of a run share", EXAMPLES)
     actions = group.add_subparsers(dest="action", metavar="ACTION", required=True)
     parser = add_command(
@@ -47,7 +49,12 @@ def register(verbs: Verbs) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the initial weights (default: 0)"
     )
+    parser.add_argument(
+        "--closed", action="store_true",
+        help="let in only peers with a ticket (default: whoever has the manifest)",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="overwrite both files")
+    register_ticket(actions)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,18 +77,19 @@ def run(args: argparse.Namespace) -> int:
         membership=dataclasses.replace(base.membership, min_peers=args.peers),
         genesis=dataclasses.replace(base.genesis, seed=args.seed),
     )
-    manifest = found_run(manifest, args.manifest)
+    manifest = found_run(manifest, args.manifest, closed=args.closed)
     if args.json:
         facts = {"manifest": str(args.manifest), "key": str(key_path), "name": manifest.name}
         print(json.dumps({**facts, "run_id": manifest.run_id.hex()}))
     else:
         print(f"wrote {args.manifest} (run {manifest.run_id.hex()[:16]}) and {key_path}")
-        print("Give the .toml to everybody who takes part; keep the .key to yourself.")
+        share = "a ticket (node run ticket)" if args.closed else "the .toml"
+        print(f"Give {share} to everybody who takes part; keep the .key to yourself.")
         print(f"next: node start --run {args.manifest} --data PATH --domain NAME")
     return OK
 
 
-def found_run(manifest: RunManifest, path: Path) -> RunManifest:
+def found_run(manifest: RunManifest, path: Path, *, closed: bool = False) -> RunManifest:
     """Write `manifest`, completed with its run key and initial state, to `path`.
 
     The key goes beside it with the suffix .key, mode 0600. Both files are replaced when there.
@@ -107,5 +115,8 @@ def found_run(manifest: RunManifest, path: Path) -> RunManifest:
         genesis=genesis,
         run_public_key=public_key_of(identity.peer_id).public_bytes_raw().hex(),
     )
+    if closed:
+        membership = dataclasses.replace(complete.membership, admission="ticket")
+        complete = dataclasses.replace(complete, membership=membership)
     write_atomic(path, complete.to_toml().encode())
     return complete

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from pathlib import Path
 
 from node.daemon_config import DaemonConfig
-from node.parser import Verbs, add_command, host_and_port, positive_int
-from node.paths import default_directory, socket_path
+from node.joining import add_join_arguments, joining
+from node.network_options import add_network_arguments, add_relay_mode
+from node.parser import Verbs, add_command, positive_int
 from node.serving import reporter, serve_until_ended
-from swarm.config import RunManifest
 
 EXAMPLES = """\
   node start --run RUN.toml --data ~/texts --domain law
   node start --run RUN.toml --data demo:maths --domain maths --peer /ip4/10.0.0.5/tcp/4001/p2p/ID
+  node start --join TICKET --data ~/texts --domain law
   node start --run RUN.toml --data posts.jsonl.gz --domain forum --listen 0.0.0.0:4001 --threads 4
+  node start --run RUN.toml --data ~/texts --domain law --listen :4001 --announce home.example:4001
 The first node prints the address that the others pass to --peer; `node status` shows it again.
 Stop it with Ctrl-C or `node stop`; started again it goes on where it was."""
 
@@ -23,11 +24,8 @@ Stop it with Ctrl-C or `node stop`; started again it goes on where it was."""
 def register(verbs: Verbs) -> None:
     """Add `node start`."""
     parser = add_command(verbs, "start", "join a run and train, until stopped", EXAMPLES, run)
+    add_join_arguments(parser)
     required = parser.add_argument_group("required")
-    required.add_argument(
-        "--run", dest="manifest", type=Path, required=True, metavar="RUN.toml",
-        help="manifest of the run",
-    )  # fmt: skip
     required.add_argument(
         "--data", required=True, metavar="PATH",
         help="directory of text or source files, .jsonl, .jsonl.gz or .txt, or demo:python, "
@@ -36,21 +34,9 @@ def register(verbs: Verbs) -> None:
     required.add_argument(
         "--domain", required=True, metavar="NAME", help="what the data is about; others see it"
     )
-    parser.add_argument(
-        "--peer", action="append", default=[], metavar="ADDRESS", dest="peers",
-        help="a peer to join through, several are better; none: be the first",
-    )  # fmt: skip
-    parser.add_argument(
-        "--dir",
-        type=Path,
-        metavar="DIR",
-        help="directory of this node (default: by the run's name)",
-    )
     parser.add_argument("--name", help="display name (default: the domain)")
-    parser.add_argument(
-        "--listen", type=host_and_port, default=("0.0.0.0", 0), metavar="HOST:PORT",
-        help="where others reach this node; port 0 is any free one (default: 0.0.0.0:0)",
-    )  # fmt: skip
+    add_network_arguments(parser, port=0)
+    add_relay_mode(parser)
     parser.add_argument(
         "--threads", type=positive_int, default=1, metavar="N",
         help="CPU threads for training (default: %(default)s)",
@@ -59,7 +45,7 @@ def register(verbs: Verbs) -> None:
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)"
     )
     parser.add_argument(
-        "--allow-solo", action="store_true", help="train although no other peer is there"
+        "--allow-solo", action="store_true", help="train on although no other peer answers"
     )
     parser.add_argument(
         "--stop-on-eof", action="store_true",
@@ -69,21 +55,21 @@ def register(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the daemon."""
-    manifest = RunManifest.load(args.manifest)
-    directory = args.dir or default_directory(manifest.name)
-    socket_path(directory)
+    joined = joining(args)
     config = DaemonConfig(
-        manifest_path=args.manifest,
+        manifest_path=joined.manifest_path,
         data=args.data,
         domain=args.domain,
-        peers=tuple(args.peers),
-        directory=directory,
+        peers=joined.peers,
+        directory=joined.directory,
         name=args.name or args.domain,
         host=args.listen[0],
         port=args.listen[1],
         threads=args.threads,
         device=args.device,
         allow_solo=args.allow_solo,
+        announce=tuple(args.announce),
+        relay=args.relay,
     )
     return asyncio.run(_serve(config, as_json=args.json, stop_on_eof=args.stop_on_eof))
 

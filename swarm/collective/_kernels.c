@@ -1,242 +1,204 @@
-/* The lossy codecs, compiled: four to five times as fast as numpy (adr/0011).
+/* What a round computes on every value, compiled (adr/0011): the lossy codecs, weighted sums.
  *
  *     python tests/benchmarks/bench_kernels.py
  *
  * Every function works on whole buffers without the interpreter lock and gives the same bytes as
- * the numpy code of codecs.py, which explains them and takes their place where this file was not
- * compiled. So operations must stay as they are written: never -ffast-math. Buffers are fp32 or
- * bytes, contiguous, little-endian. Their sizes are checked here, since a wrong one would write past
- * the end; what the bytes mean is checked by the callers.
+ * the numpy code of codecs.py and kernels.py, which takes their place where this file was not
+ * compiled. Buffers are fp32 or bytes, contiguous, little-endian. Their sizes are checked here,
+ * since a wrong one would write past the end. What comes from others may be anything: a function
+ * returns False, and has not decoded it, when its scales are impossible.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <stdint.h>
-#include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
-#define FAST __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
-#else
-#define FAST
-#endif
+#include "_codecs.h"
 
-#define MAGNITUDE 0x7FFFFFFF /* all bits but the sign */
-#define INFINITE 0x7F800000
-#define QUIET_NAN 0x7FC00000
-#define MAX_SCALE 0x7BFFFF00 /* see codecs.py */
-#define TINY 0x00800000      /* the smallest normal number */
-#define BF16_MAX 0x7F7F0000
-#define TO_INTEGER 12582912.0f /* 1.5 * 2^23: adding it leaves a rounded integer in the low bits */
-
-static inline float as_float(int32_t bits) {
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
+static int aligned(const Py_buffer *buffer, uintptr_t size) {
+    return (uintptr_t)buffer->buf % size == 0 && (uintptr_t)buffer->len % size == 0;
 }
 
-static inline int32_t as_bits(float value) {
-    int32_t bits;
-    memcpy(&bits, &value, 4);
-    return bits;
-}
-
-/* ---- loops ---------------------------------------------------------------------------------- */
-
-/* The largest magnitude as bits: integers order them, NaN above infinity, and vectorize. */
-FAST static int32_t largest_bits(const float *values, Py_ssize_t count) {
-    const int32_t *bits = (const int32_t *)values;
-    int32_t largest = 0;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        int32_t magnitude = bits[i] & MAGNITUDE;
-        largest = magnitude > largest ? magnitude : largest;
-    }
-    return largest;
-}
-
-/* A block's scale: 16 significant bits, so that scale times level is exact. */
-static float scale_of(int32_t largest, float levels) {
-    if (largest >= INFINITE) return as_float(QUIET_NAN);
-    int32_t bits = (int32_t)(((uint32_t)as_bits(as_float(largest) / levels) + 0xFFu) & 0xFFFFFF00u);
-    if (bits > MAX_SCALE) bits = MAX_SCALE;
-    return as_float(bits < TINY ? 0 : bits);
-}
-
-/* Levels of one block, `offset` added; at most `limit` each way. */
-FAST static void round_block(const float *values, Py_ssize_t count, float scale, float limit,
-                             int32_t offset, uint8_t *out) {
-    float inverse = scale > 0 ? 1.0f / scale : 0.0f;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        float level = values[i] * inverse;
-        level = level > limit ? limit : level;
-        level = level < -limit ? -limit : level;
-        out[i] = (uint8_t)(as_bits(level + TO_INTEGER) + offset);
-    }
-}
-
-FAST static void scale_block(const int8_t *levels, Py_ssize_t count, float scale, float *out) {
-    for (Py_ssize_t i = 0; i < count; i++) out[i] = (float)levels[i] * scale;
-}
-
-FAST static void pack_high(const uint8_t *levels, Py_ssize_t count, uint8_t *out) {
-    for (Py_ssize_t i = 0; i < count; i++) out[i] |= (uint8_t)(levels[i] << 4);
-}
-
-FAST static void unpack_block(const uint8_t *packed, Py_ssize_t count, int shift, float scale,
-                              float *out) {
-    for (Py_ssize_t i = 0; i < count; i++)
-        out[i] = (float)((int32_t)((packed[i] >> shift) & 15) - 8) * scale;
-}
-
-FAST static void to_bf16(const float *values, Py_ssize_t count, uint16_t *out) {
-    const int32_t *all = (const int32_t *)values;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        int32_t magnitude = all[i] & MAGNITUDE, finite = magnitude < INFINITE;
-        magnitude = magnitude > BF16_MAX ? BF16_MAX : magnitude;
-        uint32_t bits = (uint32_t)(magnitude | (all[i] & ~MAGNITUDE));
-        bits = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
-        out[i] = (uint16_t)(finite ? bits : QUIET_NAN >> 16);
-    }
-}
-
-FAST static void from_bf16(const uint16_t *halves, Py_ssize_t count, float *out) {
-    uint32_t *bits = (uint32_t *)out;
-    for (Py_ssize_t i = 0; i < count; i++) bits[i] = (uint32_t)halves[i] << 16;
-}
-
-/* ---- codecs --------------------------------------------------------------------------------- */
-
-static Py_ssize_t blocks_of(Py_ssize_t count, Py_ssize_t block) { return (count + block - 1) / block; }
-
-static Py_ssize_t least(Py_ssize_t a, Py_ssize_t b) { return a < b ? a : b; }
-
-#define INT8_BLOCK 1024
-#define INT4_BLOCK 64
-
-static void encode_int8(const float *values, Py_ssize_t count, uint8_t *out) {
-    uint8_t *levels = out + 4 * blocks_of(count, INT8_BLOCK);
-    for (Py_ssize_t begin = 0; begin < count; begin += INT8_BLOCK, out += 4) {
-        Py_ssize_t size = least(INT8_BLOCK, count - begin);
-        float scale = scale_of(largest_bits(values + begin, size), 127.0f);
-        memcpy(out, &scale, 4);
-        round_block(values + begin, size, scale, 127.0f, 0, levels + begin);
-    }
-}
-
-static void decode_int8(const uint8_t *data, Py_ssize_t count, float *out) {
-    const int8_t *levels = (const int8_t *)data + 4 * blocks_of(count, INT8_BLOCK);
-    for (Py_ssize_t begin = 0; begin < count; begin += INT8_BLOCK, data += 4) {
-        float scale;
-        memcpy(&scale, data, 4);
-        scale_block(levels + begin, least(INT8_BLOCK, count - begin), scale, out + begin);
-    }
-}
-
-static void encode_int4(const float *values, Py_ssize_t count, uint8_t *out) {
-    Py_ssize_t half = (count + 1) / 2;
-    uint8_t *packed = out + 4 * blocks_of(count, INT4_BLOCK), levels[INT4_BLOCK];
-    for (Py_ssize_t begin = 0; begin < count; begin += INT4_BLOCK, out += 4) {
-        Py_ssize_t size = least(INT4_BLOCK, count - begin);
-        Py_ssize_t low = begin >= half ? 0 : least(size, half - begin);
-        float scale = scale_of(largest_bits(values + begin, size), 7.0f);
-        memcpy(out, &scale, 4);
-        round_block(values + begin, size, scale, 7.0f, 8, levels);
-        memcpy(packed + begin, levels, (size_t)low);
-        pack_high(levels + low, size - low, packed + begin + low - half);
-    }
-}
-
-static void decode_int4(const uint8_t *data, Py_ssize_t count, float *out) {
-    Py_ssize_t half = (count + 1) / 2;
-    const uint8_t *packed = data + 4 * blocks_of(count, INT4_BLOCK);
-    for (Py_ssize_t begin = 0; begin < count; begin += INT4_BLOCK, data += 4) {
-        Py_ssize_t size = least(INT4_BLOCK, count - begin);
-        Py_ssize_t low = begin >= half ? 0 : least(size, half - begin);
-        float scale;
-        memcpy(&scale, data, 4);
-        unpack_block(packed + begin, low, 0, scale, out + begin);
-        unpack_block(packed + begin + low - half, size - low, 4, scale, out + begin + low);
-    }
-}
-
-/* ---- Python --------------------------------------------------------------------------------- */
-
-static Py_ssize_t int8_bytes(Py_ssize_t count) { return count + 4 * blocks_of(count, INT8_BLOCK); }
-
-static Py_ssize_t int4_bytes(Py_ssize_t count) {
-    return (count + 1) / 2 + 4 * blocks_of(count, INT4_BLOCK);
-}
-
-static Py_ssize_t bf16_bytes(Py_ssize_t count) { return 2 * count; }
-
-static void encode_bf16(const float *values, Py_ssize_t count, uint8_t *out) {
-    to_bf16(values, count, (uint16_t *)out);
-}
-
-static void decode_bf16(const uint8_t *data, Py_ssize_t count, float *out) {
-    from_bf16((const uint16_t *)data, count, out);
-}
-
-static int is_fp32(const Py_buffer *buffer) {
-    return buffer->len % 4 == 0 && (uintptr_t)buffer->buf % 4 == 0;
-}
-
-static PyObject *done(Py_buffer *first, Py_buffer *second, int fits) {
-    PyBuffer_Release(first);
-    PyBuffer_Release(second);
-    if (fits) Py_RETURN_NONE;
+static PyObject *misfit(void) {
     PyErr_SetString(PyExc_ValueError, "buffers do not fit each other");
     return NULL;
 }
 
-typedef Py_ssize_t (*Size)(Py_ssize_t);
-typedef void (*Encode)(const float *, Py_ssize_t, uint8_t *);
-typedef void (*Decode)(const uint8_t *, Py_ssize_t, float *);
+/* ---- one chunk ------------------------------------------------------------------------------ */
 
-static PyObject *encode(PyObject *args, Size size, Encode work) {
-    Py_buffer values, out;
-    if (!PyArg_ParseTuple(args, "y*w*", &values, &out)) return NULL;
+static PyObject *encode(PyObject *args, const Codec *codec) {
+    Py_buffer values, data;
+    if (!PyArg_ParseTuple(args, "y*w*", &values, &data)) return NULL;
     Py_ssize_t count = values.len / 4;
-    int fits = is_fp32(&values) && out.len == size(count) && (uintptr_t)out.buf % 2 == 0;
-    if (fits) {
+    int fit = aligned(&values, 4) && data.len == codec->bytes(count) &&
+              (uintptr_t)data.buf % 2 == 0;
+    if (fit) {
         Py_BEGIN_ALLOW_THREADS
-        work(values.buf, count, out.buf);
+        codec->encode(values.buf, 0, count, count, data.buf);
         Py_END_ALLOW_THREADS
     }
-    return done(&values, &out, fits);
+    PyBuffer_Release(&values);
+    PyBuffer_Release(&data);
+    if (!fit) return misfit();
+    Py_RETURN_NONE;
 }
 
-static PyObject *decode(PyObject *args, Size size, Decode work) {
-    Py_buffer data, out;
-    if (!PyArg_ParseTuple(args, "y*w*", &data, &out)) return NULL;
-    Py_ssize_t count = out.len / 4;
-    int fits = is_fp32(&out) && data.len == size(count) && (uintptr_t)data.buf % 2 == 0;
-    if (fits) {
+static PyObject *decode(PyObject *args, const Codec *codec) {
+    Py_buffer data, values;
+    if (!PyArg_ParseTuple(args, "y*w*", &data, &values)) return NULL;
+    Py_ssize_t count = values.len / 4;
+    int possible = 0, fit = aligned(&values, 4) && data.len == codec->bytes(count) &&
+                            (uintptr_t)data.buf % 2 == 0;
+    if (fit) {
         Py_BEGIN_ALLOW_THREADS
-        work(data.buf, count, out.buf);
+        possible = codec->fits(data.buf, count);
+        if (possible) codec->decode(data.buf, 0, count, count, values.buf);
         Py_END_ALLOW_THREADS
     }
-    return done(&data, &out, fits);
+    PyBuffer_Release(&data);
+    PyBuffer_Release(&values);
+    return fit ? PyBool_FromLong(possible) : misfit();
 }
 
-#define CODEC(name)                                                              \
-    static PyObject *py_encode_##name(PyObject *self, PyObject *args) {          \
-        (void)self;                                                              \
-        return encode(args, name##_bytes, encode_##name);                        \
-    }                                                                            \
-    static PyObject *py_decode_##name(PyObject *self, PyObject *args) {          \
-        (void)self;                                                              \
-        return decode(args, name##_bytes, decode_##name);                        \
+static PyObject *all_finite(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer values;
+    if (!PyArg_ParseTuple(args, "y*", &values)) return NULL;
+    int finite = 0, fit = aligned(&values, 4);
+    if (fit) {
+        Py_BEGIN_ALLOW_THREADS
+        finite = largest_bits(values.buf, values.len / 4) < INFINITE;
+        Py_END_ALLOW_THREADS
     }
-CODEC(int8)
-CODEC(int4)
-CODEC(bf16)
+    PyBuffer_Release(&values);
+    return fit ? PyBool_FromLong(finite) : misfit();
+}
+
+/* ---- weighted sums -------------------------------------------------------------------------- */
+
+/* Contributions to a chunk; `own` is the number of the one that is still fp32, or none's. */
+typedef struct {
+    const Codec *codec; /* NULL: fp32, all of them */
+    Py_buffer *all;
+    Py_ssize_t number, own;
+    const float *weights;
+    float *total;
+    Py_ssize_t count;
+    uint8_t *mean; /* the encoded result */
+} Sum;
+
+/* A tile of a contribution; `room` is for those that have to be decoded. */
+static const float *tile_of(const Sum *sum, Py_ssize_t i, Py_ssize_t begin, Py_ssize_t end,
+                            uint8_t *scratch, float *room) {
+    const float *plain = (const float *)sum->all[i].buf + begin;
+    Py_ssize_t size = end - begin;
+    if (sum->codec == NULL) return plain;
+    if (i == sum->own) { /* through the codec, as everybody's */
+        sum->codec->encode(plain, 0, size, size, scratch);
+        sum->codec->decode(scratch, 0, size, size, room);
+    } else {
+        sum->codec->decode(sum->all[i].buf, begin, end, sum->count, room);
+    }
+    return room;
+}
+
+/* A tile at a time, which stays in the first cache from the decoding to the result. */
+static int add_up(const Sum *sum) {
+    float room[TILE], added[TILE];
+    uint16_t scratch[TILE]; /* an encoded tile is at most that */
+    for (Py_ssize_t i = 0; sum->codec != NULL && i < sum->number; i++)
+        if (i != sum->own && !sum->codec->fits(sum->all[i].buf, sum->count)) return 0;
+    for (Py_ssize_t begin = 0; begin < sum->count; begin += TILE) {
+        Py_ssize_t end = least(begin + TILE, sum->count), size = end - begin;
+        float *tile = sum->codec == NULL ? sum->total + begin : added;
+        for (Py_ssize_t i = 0; i < sum->number; i++) {
+            const float *values = tile_of(sum, i, begin, end, (uint8_t *)scratch, room);
+            (i == 0 ? weigh : weigh_and_add)(values, size, sum->weights[i], tile);
+        }
+        if (largest_bits(tile, size) >= INFINITE) return 0;
+        if (sum->codec != NULL) {
+            sum->codec->encode(tile, begin, end, sum->count, sum->mean);
+            sum->codec->decode(sum->mean, begin, end, sum->count, sum->total + begin);
+        }
+    }
+    return 1;
+}
+
+static int sum_fits(const Sum *sum, const Py_buffer *weights, const Py_buffer *total,
+                    const Py_buffer *mean) {
+    Py_ssize_t bytes = sum->codec == NULL ? 4 * sum->count : sum->codec->bytes(sum->count);
+    int fit = sum->number > 0 && aligned(total, 4) && aligned(weights, 4) &&
+              weights->len == 4 * sum->number && (uintptr_t)mean->buf % 2 == 0 &&
+              mean->len == (sum->codec == NULL ? 0 : bytes);
+    for (Py_ssize_t i = 0; i < sum->number; i++) {
+        int plain = sum->codec == NULL || i == sum->own;
+        fit &= sum->all[i].len == (plain ? total->len : bytes);
+        fit &= (uintptr_t)sum->all[i].buf % (plain ? 4 : 2) == 0;
+    }
+    return fit;
+}
+
+static PyObject *weighted_sum(PyObject *args, const Codec *codec) {
+    PyObject *contributions;
+    Py_buffer weights, total, mean;
+    Py_ssize_t own, taken = 0;
+    if (!PyArg_ParseTuple(args, "O!ny*w*w*", &PyTuple_Type, &contributions, &own, &weights, &total,
+                          &mean))
+        return NULL;
+    Py_ssize_t number = PyTuple_GET_SIZE(contributions);
+    int finite = 0, fit = 0;
+    Py_buffer *all = PyMem_Calloc((size_t)number + 1, sizeof(Py_buffer));
+    if (all == NULL) PyErr_NoMemory();
+    while (all != NULL && taken < number &&
+           PyObject_GetBuffer(PyTuple_GET_ITEM(contributions, taken), &all[taken], PyBUF_SIMPLE) == 0)
+        taken++;
+    if (all != NULL && taken == number) {
+        Sum sum = {codec, all, number, own, weights.buf, total.buf, total.len / 4, mean.buf};
+        fit = sum_fits(&sum, &weights, &total, &mean);
+        if (fit) {
+            Py_BEGIN_ALLOW_THREADS
+            finite = add_up(&sum);
+            Py_END_ALLOW_THREADS
+        } else {
+            misfit();
+        }
+    }
+    while (taken > 0) PyBuffer_Release(&all[--taken]);
+    PyMem_Free(all);
+    PyBuffer_Release(&weights);
+    PyBuffer_Release(&total);
+    PyBuffer_Release(&mean);
+    return fit ? PyBool_FromLong(finite) : NULL;
+}
+
+/* ---- Python --------------------------------------------------------------------------------- */
+
+#define FUNCTION(name, work, codec)                          \
+    static PyObject *name(PyObject *self, PyObject *args) {  \
+        (void)self;                                          \
+        return work(args, codec);                            \
+    }
+FUNCTION(py_encode_int8, encode, &INT8)
+FUNCTION(py_encode_int4, encode, &INT4)
+FUNCTION(py_encode_bf16, encode, &BF16)
+FUNCTION(py_decode_int8, decode, &INT8)
+FUNCTION(py_decode_int4, decode, &INT4)
+FUNCTION(py_decode_bf16, decode, &BF16)
+FUNCTION(py_sum_int8, weighted_sum, &INT8)
+FUNCTION(py_sum_int4, weighted_sum, &INT4)
+FUNCTION(py_sum_bf16, weighted_sum, &BF16)
+FUNCTION(py_sum_fp32, weighted_sum, NULL)
 
 static PyMethodDef METHODS[] = {
-    {"encode_int8", py_encode_int8, METH_VARARGS, "encode_int8(values, out)"},
-    {"decode_int8", py_decode_int8, METH_VARARGS, "decode_int8(data, out)"},
-    {"encode_int4", py_encode_int4, METH_VARARGS, "encode_int4(values, out)"},
-    {"decode_int4", py_decode_int4, METH_VARARGS, "decode_int4(data, out)"},
-    {"encode_bf16", py_encode_bf16, METH_VARARGS, "encode_bf16(values, out)"},
-    {"decode_bf16", py_decode_bf16, METH_VARARGS, "decode_bf16(data, out)"},
+    {"encode_int8", py_encode_int8, METH_VARARGS, "encode_int8(values, data)"},
+    {"encode_int4", py_encode_int4, METH_VARARGS, "encode_int4(values, data)"},
+    {"encode_bf16", py_encode_bf16, METH_VARARGS, "encode_bf16(values, data)"},
+    {"decode_int8", py_decode_int8, METH_VARARGS, "decode_int8(data, values) -> possible"},
+    {"decode_int4", py_decode_int4, METH_VARARGS, "decode_int4(data, values) -> possible"},
+    {"decode_bf16", py_decode_bf16, METH_VARARGS, "decode_bf16(data, values) -> possible"},
+    {"sum_int8", py_sum_int8, METH_VARARGS, "sum_int8(all, own, weights, total, mean) -> finite"},
+    {"sum_int4", py_sum_int4, METH_VARARGS, "sum_int4(all, own, weights, total, mean) -> finite"},
+    {"sum_bf16", py_sum_bf16, METH_VARARGS, "sum_bf16(all, own, weights, total, mean) -> finite"},
+    {"sum_fp32", py_sum_fp32, METH_VARARGS, "sum_fp32(all, own, weights, total, mean) -> finite"},
+    {"all_finite", all_finite, METH_VARARGS, "all_finite(values) -> finite"},
     {NULL, NULL, 0, NULL},
 };
 

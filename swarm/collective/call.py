@@ -22,6 +22,7 @@ from datetime import timedelta
 import numpy as np
 
 from swarm.collective.codecs import F32, U8, get_codec
+from swarm.collective.kernels import all_finite
 from swarm.collective.plan import Job
 from swarm.collective.reduce import (
     GO_ON,
@@ -180,7 +181,7 @@ class ReducerCall:
                 lane.read_into(scratch[:size].data)
                 codec.decode_into(scratch[:size], values)
             self._work.session.tally.add(received=size)
-            if not np.isfinite(values).all():
+            if not codec.finite and not all_finite(values):
                 raise SwarmError(Code.NON_FINITE, f"{self.reducer} sent a mean with NaN in it")
         self._next(lane, (Kind.END, 0, 0))
         self.complete = not self._stopped

@@ -62,6 +62,7 @@ class Codec(Protocol):
 
     name: str
     lossless: bool
+    finite: bool  # whatever `decode_into` gives is finite
 
     def encoded_bytes(self, elements: int) -> int:
         """Exact payload size of `elements` values."""
@@ -108,6 +109,7 @@ class Fp32Codec:
 
     name = "fp32"
     lossless = True
+    finite = False
 
     def encoded_bytes(self, elements: int) -> int:
         """Four bytes a value."""
@@ -128,6 +130,7 @@ class Bf16Codec:
 
     name = "bf16"
     lossless = False
+    finite = False
 
     def encoded_bytes(self, elements: int) -> int:
         """Two bytes a value."""
@@ -165,6 +168,7 @@ class _BlockCodec:
 
     name: str
     lossless = False
+    finite = True
     block: int
     levels: int
 
@@ -260,10 +264,9 @@ class Int8Codec(_BlockCodec):
     def decode_into(self, data: U8, out: F32) -> None:
         """One exact multiplication a value."""
         _check_size(self, data, out.size)
-        scales = self._scales_of(data, out.size)
-        if compiled is not None:
-            compiled.decode_int8(data, out)
+        if compiled is not None and compiled.decode_int8(data, out):
             return
+        scales = self._scales_of(data, out.size)
         levels = data[4 * scales.size :].view(np.int8)
         for begin in range(0, out.size, PIECE):
             piece = out[begin : begin + PIECE]
@@ -296,10 +299,9 @@ class Int4Codec(_BlockCodec):
     def decode_into(self, data: U8, out: F32) -> None:
         """One exact multiplication a value."""
         _check_size(self, data, out.size)
-        scales = self._scales_of(data, out.size)
-        if compiled is not None:
-            compiled.decode_int4(data, out)
+        if compiled is not None and compiled.decode_int4(data, out):
             return
+        scales = self._scales_of(data, out.size)
         packed, half = data[4 * scales.size :], (out.size + 1) // 2
         np.copyto(out[:half], packed & np.uint8(15))
         np.copyto(out[half:], (packed >> np.uint8(4))[: out.size - half])

@@ -6,6 +6,10 @@
         kernel.add(position, values)                # values are only read
     kernel.finish()
 
+or, for weighted sums where they are compiled, in one go, five times as fast:
+
+    kernel.at_once(codec, encoded_contributions, total, encoded_mean)   # False: not so
+
 Contributions are taken in the plan's (sorted) order with separate fp32 multiplications and
 additions, so a result depends neither on timing nor on the machine.
 
@@ -24,12 +28,14 @@ Sources: Yin et al. 2018 (arXiv 1803.01498) for trimmed mean and median.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from swarm.collective.codecs import F32
+from swarm.collective import codecs
+from swarm.collective.codecs import F32, U8, Codec
 from swarm.collective.norms import clip_factors
 from swarm.wire import collective_pb2 as pb
 
@@ -52,6 +58,13 @@ class Kernel(Protocol):
     def finish(self) -> None:
         """The chunk's contributions are complete."""
         ...
+
+
+def all_finite(values: F32) -> bool:
+    """Whether no value of a contiguous array is NaN or infinite."""
+    if codecs.compiled is not None:
+        return bool(codecs.compiled.all_finite(values))
+    return bool(np.isfinite(values).all())
 
 
 def make_kernel(fragment: pb.FragmentPlan, elements: int) -> Kernel:
@@ -81,7 +94,7 @@ class WeightedSum:
     hides_infinities = False
 
     def __init__(self, weights: list[float], elements: int) -> None:
-        self._weights = [np.float32(w) for w in weights]
+        self._weights = np.array(weights, np.float32)
         self._term = np.empty(elements, np.float32)
         self._total: F32 = self._term
 
@@ -91,7 +104,7 @@ class WeightedSum:
 
     def add(self, position: int, values: F32) -> None:
         """See `Kernel`."""
-        weight = self._weights[position]
+        weight: np.float32 = self._weights[position]
         if position == 0:
             np.multiply(values, weight, out=self._total)
         elif weight == 1:
@@ -103,6 +116,21 @@ class WeightedSum:
 
     def finish(self) -> None:
         """See `Kernel`."""
+
+    def at_once(
+        self, codec: Codec, contributions: Sequence[U8 | F32], own: int, total: F32, mean: U8
+    ) -> bool:
+        """The whole chunk, and for a lossy codec what it makes of the result.
+
+        `contributions` are encoded, but for number `own`, if there is such a one. `mean` is for the
+        encoded result (empty where the codec is lossless), `total` gets what it decodes to: the
+        same bits as one step after the other. False when it can not be done so, or when something
+        is not finite or not decodable; what `total` and `mean` have then is of no use.
+        """
+        if codecs.compiled is None:
+            return False
+        add_up = getattr(codecs.compiled, f"sum_{codec.name}")
+        return bool(add_up(tuple(contributions), own, self._weights, total, mean))
 
 
 class Extreme:

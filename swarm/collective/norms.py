@@ -61,7 +61,12 @@ class NormWatch:
 
     def __init__(self, plan: pb.Plan) -> None:
         self._limits = _limits(plan)
+        self._watched = {fragment for fragment, _ in self._limits}
         self._squares: dict[tuple[str, str], float] = defaultdict(float)
+
+    def watches(self, fragment: str) -> bool:
+        """Whether norms of contributions to the fragment were declared."""
+        return fragment in self._watched
 
     def add(self, fragment: str, peer: str, values: F32) -> None:
         """Count a chunk. Raises `NormExceededError` as soon as the peer's sum is above its

@@ -87,12 +87,22 @@ class Outbox:
         """Where the job's mean is, or will be."""
         return self._results[job.fragment][job.begin : job.end]
 
-    def publish(self, job: Job) -> None:
-        """The job's mean is complete; what its codec loses is lost here too."""
+    def room(self, job: Job) -> U8:
+        """A buffer for the encoded mean; empty under a lossless codec."""
+        codec = get_codec(job.codec)
+        size = 0 if codec.lossless else codec.encoded_bytes(job.elements)
+        return take(-(-size // 4)).view(np.uint8)[:size]
+
+    def publish(self, job: Job, encoded: U8 | None = None) -> None:
+        """The job's mean is complete; what its codec loses is lost here too.
+
+        `encoded` is the mean, if that has been done already.
+        """
         codec = get_codec(job.codec)
         if not codec.lossless:
-            encoded = self._encode(job)
-            codec.decode_into(encoded, self.values(job))
+            if encoded is None:
+                encoded = self._encode(job)
+                codec.decode_into(encoded, self.values(job))
             self._keep(job.index, encoded.data)
         with self._lock:
             if self.done != ENDED:
@@ -128,10 +138,8 @@ class Outbox:
         return kept
 
     def _encode(self, job: Job) -> U8:
-        codec = get_codec(job.codec)
-        size = codec.encoded_bytes(job.elements)
-        encoded = take(-(-size // 4)).view(np.uint8)[:size]
-        codec.encode_into(self.values(job), encoded)
+        encoded = self.room(job)
+        get_codec(job.codec).encode_into(self.values(job), encoded)
         return encoded
 
     def _keep(self, index: int, encoded: memoryview) -> None:

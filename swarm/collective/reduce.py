@@ -22,7 +22,7 @@ import numpy as np
 from swarm.collective.codecs import F32, U8, Codec, get_codec
 from swarm.collective.crew import Berth
 from swarm.collective.inbox import Inbox, Slot
-from swarm.collective.kernels import Kernel, make_kernel
+from swarm.collective.kernels import Kernel, WeightedSum, all_finite, make_kernel
 from swarm.collective.norms import NORM_EXCEEDED, NormExceededError, NormWatch
 from swarm.collective.outbox import ENDED, Follower, Outbox
 from swarm.collective.plan import Job, reducer_jobs
@@ -149,25 +149,50 @@ class ReduceSession:
         try:
             with np.errstate(all="ignore"):  # what is not finite is looked for, and named
                 for job in self.jobs:
-                    self._reduce(job)
-                    self.outbox.publish(job)
+                    self.outbox.publish(job, self._reduce(job))
         except Exception as error:
             self.fail(str(error))  # nobody may be left waiting for a mean
             raise
 
-    def _reduce(self, job: Job) -> None:
+    def _reduce(self, job: Job) -> U8 | None:
+        """Fill in the mean; returns it encoded where that has been done on the way."""
+        held: dict[str, Slot] = {}
+        encoded = self._at_once(job, held)
+        if encoded is None:
+            self._step_by_step(job, held)
+        for peer, slot in held.items():
+            self._inboxes[peer].give_back(slot)
+        return encoded
+
+    def _at_once(self, job: Job, held: dict[str, Slot]) -> U8 | None:
+        """The encoded mean; None when it can not be done so, or for a reason still to be found."""
+        kernel = self._kernels[job.fragment]
+        if not isinstance(kernel, WeightedSum) or self._watch.watches(job.fragment):
+            return None
+        for peer in job.contributors:
+            if peer != self._me:
+                held[peer] = self._take(peer, job)
+        codec, encoded = get_codec(job.codec), self.outbox.room(job)
+        contributions = [
+            self._own[job.fragment][job.begin : job.end] if p == self._me else held[p].data
+            for p in job.contributors
+        ]
+        own = job.contributors.index(self._me) if self._me in job.contributors else -1
+        done = kernel.at_once(codec, contributions, own, self.outbox.values(job), encoded)
+        return encoded if done else None
+
+    def _step_by_step(self, job: Job, held: dict[str, Slot]) -> None:
         codec, kernel = get_codec(job.codec), self._kernels[job.fragment]
         total = self.outbox.values(job)
         kernel.begin(total)
-        held: list[tuple[str, Slot]] = []
         for position, peer in enumerate(job.contributors):
             if peer == self._me:
                 values = self._own_values(codec, job)
             else:
-                slot = self._take(peer, job)
-                held.append((peer, slot))
-                values = self._decode(peer, codec, slot.data, job)
-            if kernel.hides_infinities and not np.isfinite(values).all():
+                if peer not in held:
+                    held[peer] = self._take(peer, job)
+                values = self._decode(peer, codec, held[peer].data, job)
+            if kernel.hides_infinities and not all_finite(values):
                 self._not_finite(job, peer)
             kernel.add(position, values)
             try:
@@ -176,11 +201,9 @@ class ReduceSession:
                 self._find_culprit(job, codec, held)
                 self._abort(str(error), {peer: NORM_EXCEEDED})
         kernel.finish()
-        if not np.isfinite(total).all():
+        if not all_finite(total):
             self._find_culprit(job, codec, held)
             self._abort(f"the mean of {job.fragment} is not finite", {})
-        for peer, slot in held:
-            self._inboxes[peer].give_back(slot)
 
     def _take(self, peer: str, job: Job) -> Slot:
         self._awaited = peer
@@ -211,13 +234,13 @@ class ReduceSession:
             self._abort(f"{job.fragment} of {peer}: {error.message}", {peer: error.code.value})
         return values
 
-    def _find_culprit(self, job: Job, codec: Codec, held: list[tuple[str, Slot]]) -> None:
+    def _find_culprit(self, job: Job, codec: Codec, held: Mapping[str, Slot]) -> None:
         """Abort if a contribution is not finite; finite ones may still have an infinite sum."""
         if self._me in job.contributors:
-            if not np.isfinite(self._own[job.fragment][job.begin : job.end]).all():
+            if not all_finite(self._own[job.fragment][job.begin : job.end]):
                 self._not_finite(job, self._me)
-        for peer, slot in held:
-            if not np.isfinite(self._decode(peer, codec, slot.data, job)).all():
+        for peer, slot in held.items():
+            if not all_finite(self._decode(peer, codec, slot.data, job)):
                 self._not_finite(job, peer)
 
     def _not_finite(self, job: Job, peer: str) -> NoReturn:

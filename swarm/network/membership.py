@@ -18,6 +18,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from swarm.errors import SwarmError
+from swarm.network.admission import Admission, open_to_all
 from swarm.network.records import LEFT, RELAY, expires_at_ms, verify_record
 from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
@@ -43,7 +44,9 @@ class PeerDirectory:
         run_id: bytes,
         now_s: Callable[[], float],
         on_record: Callable[[PeerRecord], None] = lambda record: None,
+        admission: Admission | None = None,
     ) -> None:
+        self._admission = admission or open_to_all(run_id)
         self._source = source
         self._on_record = on_record
         self._run_id = run_id
@@ -59,6 +62,7 @@ class PeerDirectory:
         """Take a record if it is valid and not older than the known one; None if it is invalid."""
         try:
             record = verify_record(signed, run_id=self._run_id, now_ms=self._now_ms())
+            self._admission.check(record.peer_id, record.permission)
         except SwarmError:
             return None
         known = self._known.get(record.peer_id)

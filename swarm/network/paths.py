@@ -6,9 +6,10 @@
 
 libp2p tries once per relayed connection to punch a hole, at once, and that is often too early: the
 protocol is offered only when four hosts have told what they see. Then the pair stays relayed for
-the life of the connection. So a pair that could do better is connected anew, after 5, 15 and 60 s
-and twice more: a try that fails leaves its ports in the tables of the routers on the way, for two
-minutes, where they spoil the next one. If none helps, the pair stays with the relay for good.
+the life of the connection. So a pair that could do better is connected anew, at 5 and 15 s, and
+then further apart: a try whose packets cross in the wrong order leaves a half-open connection that
+keeps the port for 63 s (SYN-RECV), and until then p2pd dials from others, which no hole fits. If
+none helps, the pair stays with the relay for good.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from swarm.network.reachability import HIDDEN, PUNCH_OBSERVERS, Nat, Reachabilit
 from swarm.wire.membership_pb2 import PeerRecord
 
 LAN, DIRECT, PUNCHED, RELAY, NONE = "lan", "direct", "punched", "relay", "none"
-RETRIES_S = (5.0, 15.0, 60.0, 180.0, 600.0)
+RETRIES_S = (5.0, 15.0, 80.0, 300.0, 900.0)
 
 
 def path_of(addresses: Iterable[str], *, hidden: bool, peer_hidden: bool) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import ipaddress
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,7 @@ class Observation:
         port: the same for our port.
         local_host: our own IP address on the way to that peer.
         open_ports: ports of `host` at which it reached us anew; None if it did not try.
+        listening: whether the connection that it sees comes from the port on which we listen.
     """
 
     observer_host: str
@@ -52,6 +54,7 @@ class Observation:
     port: int
     local_host: str
     open_ports: frozenset[int] | None = None
+    listening: bool = True
 
 
 @dataclass(frozen=True)
@@ -137,14 +140,27 @@ def _judge_public(public: Sequence[Observation], count: int) -> tuple[Nat, str]:
         if tried:
             return Nat.FIREWALLED, f"own address is public, but {dialled}"
         return Nat.UNKNOWN, "own address is public, but nobody has tried to dial back"
-    mapping = f"{len({(o.host, o.port) for o in public})} seen by {count} peers"
+    mapped = [o for o in public if o.listening]
+    mapping = f"{len({(o.host, o.port) for o in mapped})} seen by {count} peers"
     if reached:
         return Nat.FORWARDED, f"behind NAT ({mapping}), and {dialled}"
-    if len({(o.host, o.port) for o in public}) > 1:
-        return Nat.SYMMETRIC, f"behind NAT that shows each peer another address ({mapping})"
-    if count >= MIN_OBSERVERS:
+    if not mapped:
+        return Nat.UNKNOWN, "behind NAT; connections do not come from the own port for now"
+    if _all_alike(mapped):
         return Nat.ENDPOINT_INDEPENDENT, f"behind NAT that shows all peers one address ({mapping})"
+    if count >= MIN_OBSERVERS:
+        return Nat.SYMMETRIC, f"behind NAT that shows each peer another address ({mapping})"
     return Nat.UNKNOWN, "behind NAT of unknown kind: only one public peer could be asked"
+
+
+def _all_alike(public: Sequence[Observation]) -> bool:
+    """Whether two observers saw one address: a symmetric NAT makes a new one for each.
+
+    Not all have to: some may be connected from another port than that on which we listen.
+    """
+    seen = {(o.observer_host, o.host, o.port) for o in public}
+    counts = Counter((host, port) for _, host, port in seen)
+    return max(counts.values()) >= MIN_OBSERVERS
 
 
 def _by_frequency(observations: Sequence[Observation]) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ class PeerStatus(_message.Message):
     def __init__(self, peer_id: _Optional[str] = ..., display_name: _Optional[str] = ..., domain: _Optional[str] = ..., path: _Optional[str] = ..., held_experts: _Optional[_Iterable[int]] = ..., tokens_per_second: _Optional[float] = ..., in_roster: bool = ..., alive: bool = ..., round: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("run_id", "run_name", "peer_id", "display_name", "domain", "state", "reason", "since_ms", "round", "branch", "commit_id", "last_outcome", "tokens_per_second", "loss", "step", "steps_per_round", "held_experts", "peers", "bytes_sent", "bytes_received", "tokens_trained", "committed_tokens", "refused", "pid", "worker_pid", "addresses", "version", "last_counted_round", "data_report", "device", "company", "company_since_ms", "company_reason", "role")
+    __slots__ = ("run_id", "run_name", "peer_id", "display_name", "domain", "state", "reason", "since_ms", "round", "branch", "commit_id", "last_outcome", "tokens_per_second", "loss", "step", "steps_per_round", "held_experts", "peers", "bytes_sent", "bytes_received", "tokens_trained", "committed_tokens", "refused", "pid", "worker_pid", "addresses", "version", "last_counted_round", "data_report", "device", "company", "company_since_ms", "company_reason", "role", "clock_offset_s", "clock_peers", "nat", "nat_reason", "observed", "relays", "upload_bps", "download_bps", "port")
     class RefusedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +85,15 @@ class StatusReply(_message.Message):
     COMPANY_SINCE_MS_FIELD_NUMBER: _ClassVar[int]
     COMPANY_REASON_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_OFFSET_S_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_PEERS_FIELD_NUMBER: _ClassVar[int]
+    NAT_FIELD_NUMBER: _ClassVar[int]
+    NAT_REASON_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_FIELD_NUMBER: _ClassVar[int]
+    RELAYS_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_BPS_FIELD_NUMBER: _ClassVar[int]
+    DOWNLOAD_BPS_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     run_name: str
     peer_id: str
@@ -119,7 +128,16 @@ class StatusReply(_message.Message):
     company_since_ms: int
     company_reason: str
     role: str
-    def __init__(self, run_id: _Optional[str] = ..., run_name: _Optional[str] = ..., peer_id: _Optional[str] = ..., display_name: _Optional[str] = ..., domain: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., since_ms: _Optional[int] = ..., round: _Optional[int] = ..., branch: _Optional[str] = ..., commit_id: _Optional[str] = ..., last_outcome: _Optional[str] = ..., tokens_per_second: _Optional[float] = ..., loss: _Optional[float] = ..., step: _Optional[int] = ..., steps_per_round: _Optional[int] = ..., held_experts: _Optional[_Iterable[int]] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., tokens_trained: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., pid: _Optional[int] = ..., worker_pid: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., last_counted_round: _Optional[int] = ..., data_report: _Optional[_Mapping[str, int]] = ..., device: _Optional[str] = ..., company: _Optional[str] = ..., company_since_ms: _Optional[int] = ..., company_reason: _Optional[str] = ..., role: _Optional[str] = ...) -> None: ...
+    clock_offset_s: float
+    clock_peers: int
+    nat: str
+    nat_reason: str
+    observed: _containers.RepeatedScalarFieldContainer[str]
+    relays: _containers.RepeatedScalarFieldContainer[str]
+    upload_bps: float
+    download_bps: float
+    port: int
+    def __init__(self, run_id: _Optional[str] = ..., run_name: _Optional[str] = ..., peer_id: _Optional[str] = ..., display_name: _Optional[str] = ..., domain: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., since_ms: _Optional[int] = ..., round: _Optional[int] = ..., branch: _Optional[str] = ..., commit_id: _Optional[str] = ..., last_outcome: _Optional[str] = ..., tokens_per_second: _Optional[float] = ..., loss: _Optional[float] = ..., step: _Optional[int] = ..., steps_per_round: _Optional[int] = ..., held_experts: _Optional[_Iterable[int]] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., tokens_trained: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., pid: _Optional[int] = ..., worker_pid: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., last_counted_round: _Optional[int] = ..., data_report: _Optional[_Mapping[str, int]] = ..., device: _Optional[str] = ..., company: _Optional[str] = ..., company_since_ms: _Optional[int] = ..., company_reason: _Optional[str] = ..., role: _Optional[str] = ..., clock_offset_s: _Optional[float] = ..., clock_peers: _Optional[int] = ..., nat: _Optional[str] = ..., nat_reason: _Optional[str] = ..., observed: _Optional[_Iterable[str]] = ..., relays: _Optional[_Iterable[str]] = ..., upload_bps: _Optional[float] = ..., download_bps: _Optional[float] = ..., port: _Optional[int] = ...) -> None: ...
 
 class StopRequest(_message.Message):
     __slots__ = ("reason",)

@@ -131,13 +131,14 @@ def test_a_newcomer_enters_with_the_next_operation_and_takes_the_state(trio):
                 handle.wait(LIMIT)
         assert late.peer_id in joining.wait(LIMIT)
         everybody = [*trio, late]
-        handles = [
-            c.sync_shared_state({"w": np.zeros(3, int)}, revision=0)
-            if c is late
-            else c.sync_shared_state({"w": np.full(3, 99)}, revision=revision + 1)
-            for c in everybody
-        ]
-        assert handles[-1].wait(LIMIT).tensors["w"].tolist() == [99, 99, 99]
+        newest = {"w": np.full(3, 99)}
+        handles = [c.sync_shared_state(newest, revision=revision + 1) for c in trio]
+        shared = late.sync_shared_state({"w": np.zeros(3, int)}, revision=0).wait(LIMIT)
+        if shared.revision <= revision:  # of the operation that was under way when it entered
+            shared = late.sync_shared_state(shared.tensors, revision=shared.revision).wait(LIMIT)
+        assert shared.tensors["w"].tolist() == [99, 99, 99]
+        for handle in handles:
+            assert handle.wait(LIMIT).revision == shared.revision
         handles = [c.all_reduce({"x": np.ones(3, np.float32)}, op="sum") for c in everybody]
         assert same_everywhere([h.wait(LIMIT) for h in handles], "x").tolist() == [4.0] * 3
 
@@ -161,8 +162,11 @@ def test_a_peer_that_calls_something_else_is_told_and_the_group_goes_on(trio, op
         handles[0].wait(LIMIT)
     assert caught.value.code is Code.OPERATION_MISSED
     assert same_everywhere([h.wait(LIMIT) for h in handles[1:]], "x").tolist() == [1.0] * 5
-    handles = [c.all_reduce({"x": values_of(1)}) for c in trio]
-    assert len(handles[0].wait(LIMIT).weights["x"]) == 3
+    for _ in range(10):  # one that called otherwise is not waited for, but let in when it is there
+        results = [c.all_reduce({"x": values_of(1)}) for c in trio]
+        if len(results[0].wait(LIMIT).weights["x"]) == 3:
+            break
+    assert len(results[0].wait(LIMIT).weights["x"]) == 3
 
 
 def test_values_that_are_not_finite_are_an_error_for_each_peer_that_gave_them(trio):
@@ -171,8 +175,11 @@ def test_values_that_are_not_finite_are_an_error_for_each_peer_that_gave_them(tr
         with pytest.raises(SwarmError) as caught:
             handle.wait(LIMIT)
         assert caught.value.code is Code.NON_FINITE
-    handles = [c.all_reduce({"x": values_of(1)}) for c in trio]
-    assert len(handles[0].wait(LIMIT).weights["x"]) == 3
+    for _ in range(10):  # one that called otherwise is not waited for, but let in when it is there
+        results = [c.all_reduce({"x": values_of(1)}) for c in trio]
+        if len(results[0].wait(LIMIT).weights["x"]) == 3:
+            break
+    assert len(results[0].wait(LIMIT).weights["x"]) == 3
 
 
 def test_a_refused_call_uses_up_no_operation(trio):

@@ -72,6 +72,12 @@ async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float 
     return time.monotonic() - began
 
 
+async def has_stopped(pid: int) -> bool:
+    """Whether every thread has; SIGSTOP is not done when `kill` returns."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return all(t.joinpath("stat").read_text().rpartition(")")[2].split()[0] == "T" for t in tasks)
+
+
 async def sees(network: PeerNetwork, count: int) -> bool:
     return len(await network.records()) == count
 
@@ -251,6 +257,7 @@ def test_dead_peer_is_reported_quickly_and_calls_have_a_limit(keys):
         async with swarm_of(keys, 2) as (alice, bob):
             await alice.call(bob.peer_id, Ping(), Pong, WAIT)
             os.kill(bob._daemon.p2p._child.pid, signal.SIGSTOP)
+            await eventually(lambda: has_stopped(bob._daemon.p2p._child.pid))
             began = time.monotonic()
             frozen = alice.call(bob.peer_id, Ping(), Pong, timedelta(seconds=0.5))
             assert (await error_of(frozen)).code is Code.PEER_UNREACHABLE

@@ -108,11 +108,12 @@ def test_a_signal_ends_a_command_with_its_code(
     monkeypatch.setattr(
         status_command, "find_directory", lambda given: os.kill(os.getpid(), number)
     )
-    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(n) for n in numbers]
     try:
         code, _, err = outcome(capsys, "status")
     finally:
-        for n, handler in zip((signal.SIGTERM, signal.SIGHUP), before, strict=True):
+        for n, handler in zip(numbers, before, strict=True):
             signal.signal(n, handler)
     assert code == expected
     assert "Traceback" not in err
@@ -147,7 +148,7 @@ def test_init_with_impossible_numbers_writes_nothing(
 def test_init_into_a_missing_or_locked_place_is_a_storage_error(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(manifest: object, path: Path) -> None:
+    def refuse(manifest: object, path: Path, *, closed: bool) -> None:
         raise SwarmError(Code.DISK_FULL, f"{path}: full")
 
     monkeypatch.setattr(run_command, "found_run", refuse)

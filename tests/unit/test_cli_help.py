@@ -17,11 +17,12 @@ VERBS = {
     **{
         verb: [verb]
         for verb in (
-            "start", "relay", "status", "stop", "testnet", "assemble", "eval", "generate", "demo",
-            "run",
+            "start", "relay", "doctor", "status", "stop", "testnet", "assemble", "eval", "generate",
+            "demo", "run",
         )
     },
     "run-init": ["run", "init"],
+    "run-ticket": ["run", "ticket"],
 }  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def test_a_reducer_that_hands_out_values_that_are_not_finite_is_accused():
     group = Group(NUMEL)
     publish = group.prepare("a").session.outbox.publish
 
-    def poison(job):
+    def poison(job, encoded=None):
         group.exchanges["a"].session.outbox.values(job)[0] = np.nan
         publish(job)
 

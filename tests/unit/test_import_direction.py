@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOUNDATION = {"swarm", "swarm.errors", "swarm.config", "swarm.files", "swarm.hashing"}
+FOUNDATION = {
+    "swarm",
+    "swarm.aio",
+    "swarm.config",
+    "swarm.errors",
+    "swarm.files",
+    "swarm.hashing",
+}
 LAYERS = [
     {"swarm.wire", "swarm.identity"},
     {"swarm.network"},

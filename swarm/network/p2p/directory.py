@@ -20,9 +20,10 @@ from google.protobuf.message import DecodeError
 from swarm.aio import in_time
 from swarm.errors import Code, SwarmError
 from swarm.network import records
+from swarm.network.admission import Admission, not_admitted
 from swarm.network.limits import DHT_REQUESTS, RecordQuota, RequestLimits
 from swarm.network.p2p.daemon import Daemon, unreachable
-from swarm.network.p2p.guarded_dht import start_dht
+from swarm.network.p2p.guarded_dht import Door, start_dht
 from swarm.network.p2p.hivemind_parts import (
     DHTID,
     DHTRecord,
@@ -66,16 +67,22 @@ class Directory:
         now: Clock,
         refused: Counter[str],
         trusted: Callable[[str], bool],
+        admission: Admission,
+        introduce: Callable[[str], Awaitable[object]],
     ) -> Directory:
         """A DHT node in this event loop, knowing nobody yet (no forked DHT process).
 
-        `trusted` tells members of the run, see `RequestLimits`.
+        `trusted` tells members of the run, see `RequestLimits`. `introduce(peer)` calls a peer
+        that has not shown a permission yet, so that it shows one.
         """
         limits = RequestLimits(DHT_REQUESTS, trusted)
+        door = Door(admission, introduce)
 
         async def guard(peer: str, size: int) -> None:
             try:
                 limits.take(peer, size, time.monotonic())
+                if not admission.admits(peer):
+                    await door.ask(peer)
             except SwarmError as error:
                 refused[error.code.value] += 1
                 raise
@@ -84,7 +91,7 @@ class Directory:
             guard,
             limits.done,
             p2p=daemon.p2p,
-            record_validator=EntryValidator(run_id, now, refused),
+            record_validator=EntryValidator(run_id, now, refused, admission),
             wait_timeout=RPC_WAIT.total_seconds(),
             # Values are small and must be fresh, and a restarted peer must be asked again soon.
             cache_locally=False,
@@ -192,9 +199,12 @@ class EntryValidator(RecordValidatorBase):  # type: ignore[misc]
         storing: what is validated is to be stored here for others, so there must be room for it.
     """
 
-    def __init__(self, run_id: bytes, now: Clock, refused: Counter[str]) -> None:
+    def __init__(
+        self, run_id: bytes, now: Clock, refused: Counter[str], admission: Admission
+    ) -> None:
         self._run_id = run_id
         self._now = now
+        self._admission = admission
         self._refused = refused
         self.storing = False
         self._quota = RecordQuota(
@@ -219,6 +229,7 @@ class EntryValidator(RecordValidatorBase):  # type: ignore[misc]
             content = records.verify_record(
                 signed, run_id=self._run_id, now_ms=None, peer_id=str(owner)
             )
+            self._admission.check(content.peer_id, content.permission)
         else:
             content = records.verify_value(
                 signed, run_id=self._run_id, now_ms=None, peer_id=str(owner)
@@ -226,6 +237,8 @@ class EntryValidator(RecordValidatorBase):  # type: ignore[misc]
             key = entry_key(self._run_id, content.name)
             if entry.key != DHTID.generate(source=key).to_bytes():
                 raise SwarmError(Code.MESSAGE_MALFORMED, "value under another name")
+            if not self._admission.admits(content.peer_id):
+                raise not_admitted(content.peer_id, "it has shown no permission")
         if abs(records.expires_at_ms(content) - entry.expiration_time * 1000) > 1:
             raise SwarmError(Code.MESSAGE_MALFORMED, "expiration is not the signed one")
         if self.storing:

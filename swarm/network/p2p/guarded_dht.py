@@ -7,13 +7,22 @@ answer of gigabytes. The guard is asked before hivemind sees a request.
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from swarm.errors import Code, SwarmError
+from swarm.network.admission import Admission, not_admitted
+from swarm.network.limits import over_limit
 from swarm.network.p2p.hivemind_parts import DHTNode, HivemindDHTProtocol, dht_node, dht_pb2
 
 MAX_KEYS = 64  # in one request; a node of this program asks for one, and hands over few to others
+MAX_ASKED = 64  # strangers that are being asked for their permission
+MAX_TURNED_AWAY = 4096
+ASK_AGAIN_S = 10.0
+logger = logging.getLogger(__name__)
 Guard = Callable[[str, int], Awaitable[None]]  # (peer, bytes); raises a SwarmError
 
 
@@ -58,6 +67,44 @@ class DHTProtocol(HivemindDHTProtocol):  # type: ignore[misc]
             return await answer(request, context)
         finally:
             self.done(peer)
+
+
+class Door:
+    """Lets a closed run's peers in: who has not shown a permission is called, so that he shows it.
+
+    hivemind's requests can not carry one. Each peer is called once at a time, and one that showed
+    none is not called again for a while.
+    """
+
+    def __init__(self, admission: Admission, introduce: Callable[[str], Awaitable[object]]) -> None:
+        self._admission = admission
+        self._introduce = introduce
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._not_before_s: dict[str, float] = {}
+
+    async def ask(self, peer: str) -> None:
+        """Return when `peer` is admitted. Raises `NOT_ADMITTED`."""
+        if peer not in self._asking:
+            now_s = time.monotonic()
+            if self._not_before_s.get(peer, 0.0) > now_s:
+                raise not_admitted(peer, "it has shown no permission")
+            if len(self._asking) >= MAX_ASKED:
+                raise over_limit("too many strangers at the door")
+            if len(self._not_before_s) >= MAX_TURNED_AWAY:
+                self._not_before_s.clear()
+            self._not_before_s[peer] = now_s + ASK_AGAIN_S
+            self._asking[peer] = asyncio.create_task(self._ask(peer))
+        await asyncio.shield(self._asking[peer])
+        if not self._admission.admits(peer):
+            raise not_admitted(peer, "it has shown no permission")
+
+    async def _ask(self, peer: str) -> None:
+        try:
+            await self._introduce(peer)
+        except SwarmError as error:
+            logger.info("%s asks the DHT, but: %s", peer, error)
+        finally:
+            del self._asking[peer]
 
 
 async def start_dht(guard: Guard, done: Callable[[str], None], **options: Any) -> Any:

@@ -27,8 +27,11 @@ from swarm.aio import in_time
 from swarm.config import PROTOCOL_VERSION
 from swarm.errors import SwarmError
 from swarm.identity import Identity
+from swarm.network.admission import Admission, open_to_all
+from swarm.network.clocks import ClockOffsets
 from swarm.network.company import CompanyKeeper
 from swarm.network.contacts import Contacts, by_peer, peer_of
+from swarm.network.data_plane import DataPlane
 from swarm.network.isolation import PROBE_LIMIT_S, View
 from swarm.network.limits import MESSAGES, RequestLimits
 from swarm.network.p2p.bootstrap import bootstrap
@@ -42,8 +45,17 @@ from swarm.network.p2p.streams import Accept, Streams
 from swarm.network.p2p.twin import CONTROL_PROTOCOL, look_for_twin
 from swarm.network.reachability import Reachability
 from swarm.network.records import LEFT
+from swarm.network.speed import SpeedService
 from swarm.network.transport import Clock, Endpoint, Reply, Request
-from swarm.wire.control_pb2 import DialBack, Locate, LocateReply, Observe, Ping, Pong
+from swarm.wire.control_pb2 import (
+    DialBack,
+    Locate,
+    LocateReply,
+    Observe,
+    Ping,
+    Pong,
+    SpeedTest,
+)
 from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
 logger = logging.getLogger(__name__)
@@ -70,6 +82,7 @@ class PeerNetwork:
         incarnation: 16 random bytes of this start; goes into the peer record.
         refused: messages and records that were not let in, by error code.
         addresses: multiaddrs to give to other peers.
+        clocks: how far the clocks of other peers are from this one's.
     """
 
     def __init__(
@@ -80,24 +93,28 @@ class PeerNetwork:
         config: NetworkConfig,
         on_stage: StageCallback,
         now: Clock,
+        admission: Admission | None = None,
     ) -> None:
         self.identity = identity
+        self._admission = admission or open_to_all(run_id)
         self.incarnation = secrets.token_bytes(16)
         self.addresses: list[str] = []
+        self.clocks = ClockOffsets()
         self._key_file = key_file
         self._run_id = run_id
         self._config = config
         self._port = config.port
         self._on_stage = on_stage
         self._now = now
-        self._endpoint = Endpoint(identity, run_id, now, RequestLimits(MESSAGES, self._is_member))
+        limits = RequestLimits(MESSAGES, self._is_member)
+        self._endpoint = Endpoint(identity, run_id, now, limits, self._admission)
         rng = random.Random()
         self._contacts = Contacts(identity.peer_id, rng)
         self._company = CompanyKeeper(
             identity.peer_id, self._contacts, self._look_for, self._drop, time.monotonic, rng
         )
-        self._publisher = Publisher(identity, run_id, self.incarnation, now)
-        self.routes = Routes(self, config, run_id)
+        self._publisher = Publisher(identity, run_id, self.incarnation, now, self._admission.own)
+        self.routes = Routes(self, config, run_id, self._admission.admits)
         self.routes.on_change = self._announce
         self._daemon: Daemon | None = None
         self._directory: Directory | None = None
@@ -110,6 +127,7 @@ class PeerNetwork:
         self.serve(DialBack, self.routes.answers.dial_back)
         self.serve(Ping, self._answer_ping)
         self.serve(Locate, self._answer_locate)
+        self.serve(SpeedTest, SpeedService(self._is_member).answer)
 
     # ---- start and stop ----
 
@@ -122,8 +140,11 @@ class PeerNetwork:
         *,
         on_stage: StageCallback = lambda name, message: None,
         now: Clock = time.time,
+        admission: Admission | None = None,
     ) -> PeerNetwork:
         """Load or make the key, start p2pd, and join the run's DHT.
+
+        `admission`: of a closed run, with this peer's own permission in it.
 
         `on_stage(name, message)` is called at the end of each stage. Raises the errors of the
         module's first lines; nothing is left running then.
@@ -131,7 +152,7 @@ class PeerNetwork:
         is_new = not key_file.exists()
         identity = Identity.load_or_create(key_file)
         on_stage("key", identity.peer_id)
-        network = cls(identity, key_file, run_id, config, on_stage, now)
+        network = cls(identity, key_file, run_id, config, on_stage, now, admission)
         try:
             for peer, addresses in by_peer((*config.initial_peers, *config.known_peers)).items():
                 network._contacts.learn(peer, addresses)
@@ -170,7 +191,13 @@ class PeerNetwork:
             await wait_for_port(config.host, self._port)
             self._on_stage("port", f"{config.host}:{self._port} is free")
         if check_twin:
-            await look_for_twin(self.peer_id, self._run_id, self._targets(), config.start_timeout)
+            await look_for_twin(
+                self.peer_id,
+                self._run_id,
+                self._targets(),
+                config.start_timeout,
+                self._admission,
+            )
         self._daemon = await Daemon.start(
             self._key_file, config.host, self._port, listen=True, timeout=config.start_timeout
         )
@@ -180,7 +207,13 @@ class PeerNetwork:
         await self.routes.attach(self._daemon)
         self.addresses = self.routes.addresses
         self._directory = await Directory.start(
-            self._daemon, self._run_id, self._now, self._endpoint.refused, self._is_member
+            self._daemon,
+            self._run_id,
+            self._now,
+            self._endpoint.refused,
+            self._is_member,
+            self._admission,
+            lambda peer: self.call(peer, Ping(), Pong, PROBE_WAIT),
         )
         await self._daemon.serve(CONTROL_PROTOCOL, self._answer)
         self._streams = self._daemon.streams(LANE_PROTOCOL)
@@ -223,14 +256,14 @@ class PeerNetwork:
         """Connect, check that both are of one run, and enter each other's routing table."""
         daemon, directory = self._running()
         await daemon.connect(peer, addresses, CONNECT_WAIT)
-        await self.call(peer, Ping(), Pong, GREET_WAIT)
+        await self._look_for(peer)
         await directory.meet(peer)
         self._contacts.met(peer, time.monotonic())
 
     async def _look_at_routes(self) -> None:
         """Find out who reaches this peer before it tells anybody where it is."""
         with suppress(SwarmError, asyncio.TimeoutError):
-            await in_time(self.routes.step(), ROUTES_WAIT.total_seconds())
+            await in_time(self.routes.look(), ROUTES_WAIT.total_seconds())
         self.addresses = self.routes.addresses
         reach = self.reachability
         through = f"; reached through {len(reach.relays)} relays" if reach.relays else ""
@@ -336,6 +369,16 @@ class PeerNetwork:
 
     # ---- streams --------------------------------------------------------------------------
 
+    def carry(self, plane: DataPlane) -> None:
+        """Be the way of a data plane to peers that no address reaches, and tell it of better ones.
+
+        `serve_streams(plane.accept_tunnel)` is the other half.
+        """
+        plane.set_tunnel(self.open_stream)
+        plane.set_addresses(self.routes.data_addresses)
+        self.routes.busy = lambda: plane.tunnelled
+        self.routes.on_better = plane.renew
+
     async def serve_streams(self, accept: Accept) -> None:
         """Take streams for lanes: `accept(peer, sock)` in a thread, `peer` known by libp2p.
 
@@ -402,11 +445,18 @@ class PeerNetwork:
         return peer == self.peer_id or peer in self._company.roster()
 
     async def _look_for(self, peer: str) -> None:
-        await self.call(peer, Ping(), Pong, timedelta(seconds=PROBE_LIMIT_S))
+        sent_s = self._now()
+        pong = await self.call(peer, Ping(), Pong, timedelta(seconds=PROBE_LIMIT_S))
+        self.clocks.note(peer, sent_s, self._now(), pong.now_ms)
 
     async def _drop(self, peer: str) -> None:
         if self._daemon is not None:
             await self._daemon.disconnect(peer)
+
+    @property
+    def data_hosts(self) -> list[str]:
+        """Multiaddrs of the interfaces at which others may reach a data plane, in a LAN too."""
+        return self.routes.data_hosts
 
     @property
     def known_addresses(self) -> list[str]:
@@ -419,7 +469,11 @@ class PeerNetwork:
         return self._directory.known() if self._directory is not None else set()
 
     async def _answer_ping(self, sender: str, request: Ping) -> Pong:
-        return Pong(sequence=request.sequence, incarnation=self.incarnation)
+        return Pong(
+            sequence=request.sequence,
+            incarnation=self.incarnation,
+            now_ms=int(self._now() * 1000),
+        )
 
     async def _answer_locate(self, sender: str, request: Locate) -> LocateReply:
         if request.peer_id == self.peer_id:
@@ -493,6 +547,13 @@ class PeerNetwork:
     async def connect(self, peer: str, limit: timedelta) -> None:
         """Make sure of a connection. Raises `PEER_UNREACHABLE`."""
         await self._running()[0].connect(peer, self._contacts.addresses(peer), limit)
+
+    async def reconnect(self, peer: str, limit: timedelta) -> None:
+        """Make a new connection in place of those there are, unless bulk data is on them."""
+        if peer not in self.routes.busy():
+            await self._running()[0].disconnect(peer)
+            with suppress(SwarmError):
+                await self.connect(peer, limit)
 
     def addresses_of(self, peer: str) -> list[str]:
         """Known addresses of a peer."""

@@ -7,6 +7,7 @@ observations, relays = await observer.ask(peers)
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -98,15 +99,15 @@ async def _observe(call: Call, peer: str, at: tuple[str, int], listen_port: int)
         return None
     # After a restart on the same port the kernel does not let p2pd dial from it for a minute, and
     # what others see of any other port says nothing about the one on which we listen.
-    local_port = local_port_towards(*at)
-    if local_port is not None and local_port != listen_port:
-        return Seen(peer, reply.relay, ())
+    listening = local_port_towards(*at) in (listen_port, None)
     local_host = local_host_towards(at[0])
     found = []
     for address in plain(reply.addresses)[:MAX_PORTS]:
         parts = address.split("/")
         if len(parts) >= 5 and parts[3] == "tcp" and parts[4].isdecimal():
-            found.append(Observation(at[0], parts[2], int(parts[4]), local_host))
+            found.append(
+                Observation(at[0], parts[2], int(parts[4]), local_host, listening=listening)
+            )
     return Seen(peer, reply.relay, tuple(found))
 
 
@@ -122,7 +123,7 @@ def _with_ports(seen: Seen, ports: frozenset[int] | None) -> Seen:
     if ports is None:
         return seen
     observations = tuple(
-        Observation(o.observer_host, o.host, o.port, o.local_host, ports) for o in seen.observations
+        dataclasses.replace(observation, open_ports=ports) for observation in seen.observations
     )
     return Seen(seen.peer, seen.relay, observations)
 

@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Protocol
 
@@ -24,8 +24,8 @@ from swarm.network.p2p.config import NetworkConfig
 from swarm.network.p2p.looking import local_host_towards
 from swarm.network.p2p.observing import Connections, ask_observers, observers
 from swarm.network.p2p.streams import Streams
-from swarm.network.reachability import PUNCH_OBSERVERS, Nat, Observation, Reachability, judge
-from swarm.network.relays import RelayBook
+from swarm.network.reachability import OPEN, PUNCH_OBSERVERS, Observation, Reachability, judge
+from swarm.network.relays import WEB_PORTS, RelayBook
 from swarm.network.transport import Reply
 from swarm.wire.membership_pb2 import PeerRecord
 
@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 MEASURE_EVERY_S = 60.0
 AGAIN_S = 3.0  # at the earliest, when there is a reason
 RESERVE_WAIT = timedelta(seconds=2)
+PORT_FREE_S = 65.0  # after which Linux lets a closed connection's ports be used again
+HIDDEN_WANTS = 2
 RELAY_ADDRESSES = 2  # of one relay that are announced
 
 
@@ -69,6 +71,10 @@ class Link(Protocol):
         """Make sure of a connection. Raises `PEER_UNREACHABLE`."""
         ...
 
+    async def reconnect(self, peer: str, limit: timedelta) -> None:
+        """Make a new connection in place of those there are, unless bulk data is on them."""
+        ...
+
     def addresses_of(self, peer: str) -> list[str]:
         """Known addresses of a peer."""
         ...
@@ -91,6 +97,7 @@ class ReachKeeper:
         self._config = config
         self._clock = clock
         self._book = RelayBook(link.peer_id)
+        self._started_s = clock()
         self._measured_s = float("-inf")
         self._asked: frozenset[str] = frozenset()  # hosts of the observers of the last time
         self._local_host = ""
@@ -98,7 +105,7 @@ class ReachKeeper:
     def learn(self, record: PeerRecord) -> None:
         """Hear of a peer that may relay."""
         if record.relay:
-            self._book.offer(record.peer_id)
+            self._book.offer(record.peer_id, web=_on_web_port(record.p2p_addresses))
         else:
             self._book.withdraw(record.peer_id)
 
@@ -138,33 +145,46 @@ class ReachKeeper:
         self._local_host = local_host_towards(next(iter(self._asked), ""))
         for answer in seen:
             if answer.relay:
-                self._book.offer(answer.peer)
+                web = _on_web_port(self._link.addresses_of(answer.peer))
+                self._book.offer(answer.peer, web=web)
         observations: list[Observation] = [o for answer in seen for o in answer.observations]
         if observations or not seen:
             self.reachability = judge(observations, self._link.port, self._config.announce)
+        others = [a.peer for a in seen if not any(o.listening for o in a.observations)]
+        if others and self._clock() - self._started_s > PORT_FREE_S:
+            # From the listening port again, now that the kernel lets it: for hole punching.
+            await asyncio.gather(*(self._link.reconnect(peer, RESERVE_WAIT) for peer in others))
 
     # ---- relays ---------------------------------------------------------------------------
 
     @property
-    def needs_relays(self) -> bool:
-        """Whether others may not reach this peer without one."""
+    def _wanted(self) -> int:
+        """How many relays to hold. A public peer holds one too, on a web port, unless it listens
+        on one itself: for those whose network lets them dial no other port."""
         if self._config.relay == "only":
-            return True
-        return (
-            self._config.relay == "on"
-            and self.reachability.hidden
-            and not (self._config.announce and self.reachability.nat is Nat.FORWARDED)
-        )
+            return HIDDEN_WANTS
+        if self._config.relay == "off":
+            return 0
+        if self.reachability.hidden and not self._config.announce:
+            return HIDDEN_WANTS
+        public = self.reachability.nat in OPEN
+        return 1 if public and self._link.port not in WEB_PORTS else 0
 
     async def _keep_relays(self, connections: Connections) -> None:
-        if not self.needs_relays:
+        wanted = self._wanted
+        if not wanted:
             self.circuits = []
             return
         now_s = self._clock()
         for relay in self._book.held(now_s):
             if not plain(connections.get(relay, ())):
                 self._book.lost(relay, now_s)
-        await asyncio.gather(*(self._reserve(relay) for relay in self._book.to_ask(now_s)))
+        await asyncio.gather(
+            *(
+                self._reserve(relay)
+                for relay in self._book.to_ask(now_s, wanted, web_only=wanted < HIDDEN_WANTS)
+            )
+        )
         self.circuits = [
             circuit_address(address, self._link.peer_id)
             for relay in self._book.held(self._clock())
@@ -180,3 +200,9 @@ class ReachKeeper:
             self._book.failed(relay, self._clock())
         else:
             self._book.granted(relay, ttl_s, self._clock())
+
+
+def _on_web_port(addresses: Iterable[str]) -> bool:
+    """Whether one of the multiaddrs, circuits aside, is on a port for the web."""
+    ports = [part for a in plain(addresses) for part in a.split("/tcp/")[1:]]
+    return any(part.partition("/")[0] in {str(port) for port in WEB_PORTS} for part in ports)

@@ -1,6 +1,6 @@
 """A relay with a budget: makes hidden peers reachable and forwards their connections.
 
-    service = RelayService(hop_streams, stop_streams, meter)
+    service = RelayService(hop_streams, stop_streams, meter, admits)
     service.start()                    # blocking, a moment; p2pd hands us the streams from now on
     service.serving = True             # before that, everybody is refused
     service.stop()
@@ -42,8 +42,11 @@ class RelayService:
         serving: whether requests are granted.
     """
 
-    def __init__(self, hop: Streams, stop: Streams, meter: RelayMeter) -> None:
+    def __init__(
+        self, hop: Streams, stop: Streams, meter: RelayMeter, admits: Callable[[str], bool]
+    ) -> None:
         self.serving = False
+        self._admits = admits
         self._hop = hop
         self._stop = stop
         self._meter = meter
@@ -104,7 +107,7 @@ class RelayService:
     ) -> tuple[str, socket.socket] | None:
         """Grant or refuse; the called peer and the stream to it if there is a circuit now."""
         if request.type == pb.HopMessage.RESERVE:
-            self._grant(lambda: self._meter.reserve(peer, time.monotonic()), sock)
+            self._grant(peer, lambda: self._meter.reserve(peer, time.monotonic()), sock)
             ttl_s = self._meter.budget.reservation_ttl.total_seconds()
             reply = _status(pb.CIRCUIT_OK)
             reply.reservation.expire = int(time.time() + ttl_s)
@@ -115,7 +118,7 @@ class RelayService:
             write_message(sock, _status(pb.CIRCUIT_UNEXPECTED_MESSAGE))
             return None
         called = PeerID(request.peer.id).to_base58()
-        self._grant(lambda: self._meter.open(peer, called, time.monotonic()), sock)
+        self._grant(peer, lambda: self._meter.open(peer, called, time.monotonic()), sock)
         try:
             out = self._call(peer, called, deadline_s)
             write_message(sock, _status(pb.CIRCUIT_OK))
@@ -127,8 +130,10 @@ class RelayService:
             raise
         return called, out
 
-    def _grant(self, take: Callable[[], None], sock: socket.socket) -> None:
+    def _grant(self, peer: str, take: Callable[[], None], sock: socket.socket) -> None:
         try:
+            if not self._admits(peer):
+                raise refused("not admitted to the run")
             with self._lock:
                 if not self.serving:
                     raise refused("not serving")

@@ -14,6 +14,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 TEST_BYTES = 2**20
 TEST_WAIT = timedelta(seconds=10)
-TEST_AGAIN_S = 60.0
+TEST_AGAIN_S = 10.0
 
 
 class RelayHost:
@@ -42,12 +43,18 @@ class RelayHost:
         works: whether the last test got its bytes through.
     """
 
-    def __init__(self, daemon: Daemon, meter: RelayMeter) -> None:
+    def __init__(self, daemon: Daemon, meter: RelayMeter, admits: Callable[[str], bool]) -> None:
         self.works = False
-        self.service = RelayService(daemon.streams(HOP), daemon.streams(STOP), meter)
+        self._probe = ""  # peer id of the test
+        self.service = RelayService(
+            daemon.streams(HOP),
+            daemon.streams(STOP),
+            meter,
+            lambda peer: peer == self._probe or admits(peer),
+        )
         self._daemon = daemon
         self._started = False
-        self._tested_s = float("-inf")
+        self._next_test_s = 0.0
 
     @property
     def serving(self) -> bool:
@@ -63,12 +70,12 @@ class RelayHost:
             self._started = True
             await asyncio.to_thread(self.service.start)
         self.service.serving = True
-        if not self.works and time.monotonic() - self._tested_s > TEST_AGAIN_S:
-            self._tested_s = time.monotonic()
+        if not self.works and time.monotonic() >= self._next_test_s:
             try:
-                await test_relay(self._daemon.peer_id, await self._daemon.addresses())
+                await self._test()
             except (SwarmError, OSError, asyncio.TimeoutError) as error:
                 logger.warning("this peer does not work as a relay: %s", error)
+                self._next_test_s = time.monotonic() + TEST_AGAIN_S
             else:
                 self.works = True
 
@@ -76,20 +83,21 @@ class RelayHost:
         """Serve no more."""
         self.service.stop()
 
-
-async def test_relay(relay: str, addresses: list[str]) -> None:
-    """Push 1 MiB through a relay, from a throw-away peer to itself. Raises a `SwarmError`."""
-    with tempfile.TemporaryDirectory() as directory:
-        key_file = Path(directory) / "probe.key"
-        Identity.load_or_create(key_file)
-        daemon = await Daemon.start(key_file, "127.0.0.1", 0, listen=False, timeout=TEST_WAIT)
-    try:
-        await daemon.connect(relay, addresses, TEST_WAIT)
-        await asyncio.to_thread(
-            _push, daemon.peer_id, relay, daemon.streams(HOP), daemon.streams(STOP)
-        )
-    finally:
-        await daemon.stop()
+    async def _test(self) -> None:
+        """Push 1 MiB through the relay, from a throw-away peer to itself. Raises a `SwarmError`."""
+        with tempfile.TemporaryDirectory() as directory:
+            key_file = Path(directory) / "probe.key"
+            Identity.load_or_create(key_file)
+            probe = await Daemon.start(key_file, "127.0.0.1", 0, listen=False, timeout=TEST_WAIT)
+        self._probe, relay = probe.peer_id, self._daemon.peer_id
+        try:
+            await probe.connect(relay, await self._daemon.addresses(), TEST_WAIT)
+            await asyncio.to_thread(
+                _push, self._probe, relay, probe.streams(HOP), probe.streams(STOP)
+            )
+        finally:
+            self._probe = ""
+            await probe.stop()
 
 
 def _push(own_id: str, relay: str, hop: Streams, stop: Streams) -> None:

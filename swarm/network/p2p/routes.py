@@ -1,8 +1,8 @@
 """The ways between this peer and the others: its addresses, its relays, the path to each peer.
 
-    routes = Routes(link, config, run_id)
+    routes = Routes(link, config, run_id, admits)
     await routes.attach(daemon)          # a p2pd has come up; `detach` when it goes
-    await routes.step()                  # once at the start, then `run` until cancelled
+    await routes.look()                  # once at the start, then `run` until cancelled
     routes.describe(record)              # fills in what others need to reach this peer
 
 The ladder to another peer: an existing connection, its LAN addresses if both have one public
@@ -15,7 +15,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import suppress
 from datetime import timedelta
 
 from swarm.errors import SwarmError
@@ -57,7 +56,9 @@ class Routes:
         on_change: called when the addresses of this peer have changed.
     """
 
-    def __init__(self, link: Link, config: NetworkConfig, run_id: bytes) -> None:
+    def __init__(
+        self, link: Link, config: NetworkConfig, run_id: bytes, admits: Callable[[str], bool]
+    ) -> None:
         self.own = OwnAddresses()
         self.meter = RelayMeter(config.relay_budget)
         self.busy: Callable[[], Collection[str]] = tuple
@@ -66,6 +67,7 @@ class Routes:
         self._link = link
         self._config = config
         self._run_id = run_id
+        self._admits = admits
         self._keeper = ReachKeeper(link, config)
         self._upgrades = Upgrades()
         self._daemon: Daemon | None = None
@@ -82,7 +84,8 @@ class Routes:
         """Work with this p2pd from now on."""
         self._daemon = daemon
         daemon.p2p.reach = self.reach
-        self._relay = RelayHost(daemon, self.meter) if self._config.relay == "on" else None
+        on = self._config.relay == "on"
+        self._relay = RelayHost(daemon, self.meter, self._admits) if on else None
         await self._refresh()
 
     def detach(self) -> None:
@@ -106,8 +109,7 @@ class Routes:
         """See who reaches this peer, to its relays, to being one, and to the paths."""
         if self._daemon is None:
             return
-        await self._keeper.step()
-        await self._refresh()
+        await self.look()
         if self._relay is not None:
             await self._relay.update(wanted=self._may_relay())
         announced = (self.addresses, self.own, self.relaying, self.reachability.kind)
@@ -116,6 +118,11 @@ class Routes:
             if self.on_change is not None:
                 await self.on_change()
         await self._improve()
+
+    async def look(self) -> None:
+        """The first half of a step: who reaches this peer, and its relays."""
+        await self._keeper.step()
+        await self._refresh()
 
     async def _refresh(self) -> None:
         assert self._daemon is not None
@@ -175,6 +182,9 @@ class Routes:
 
     def learn(self, record: PeerRecord) -> list[str]:
         """Remember a verified record; the addresses to dial, the best first."""
+        known = self._records.get(record.peer_id)
+        if known is not None and known.issued_at_ms > record.issued_at_ms:
+            return to_dial(known, self._network_hash)  # the DHT may have an older one
         self._keeper.learn(record)
         self._out_of_reach.pop(record.peer_id, None)
         self._records.pop(record.peer_id, None)
@@ -238,13 +248,4 @@ class Routes:
             if peer in self._records
         }
         due = self._upgrades.due(chances, time.monotonic())
-        await asyncio.gather(*(self._connect_anew(peer) for peer in due))
-
-    async def _connect_anew(self, peer: str) -> None:
-        if self._daemon is None:
-            return
-        await self._daemon.disconnect(peer)
-        with suppress(SwarmError):
-            await self._daemon.connect(
-                peer, to_dial(self._records[peer], self._network_hash), AGAIN_WAIT
-            )
+        await asyncio.gather(*(self._link.reconnect(peer, AGAIN_WAIT) for peer in due))
