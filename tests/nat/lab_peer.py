@@ -30,7 +30,7 @@ from swarm.wire.control_pb2 import Ping, Pong
 from swarm.wire.membership_pb2 import PeerRecord
 from tests.nat import topology
 from tests.nat.netlab import Lab
-from tests.nat.netns import lives
+from tests.nat.netns import lives, processes_in
 
 RUN_ID = b"r" * 32
 MIB = 1 << 20
@@ -224,8 +224,10 @@ class LabSwarm:
         together(start, hosts)
 
     def stop(self) -> None:
-        """Stop all peers."""
+        """Stop all peers. Fails if a process is left on their hosts."""
         together(lambda peer: peer.stop(), self.peers.values())
+        hosts = [self.lab.names[host] for host in self.peers]
+        eventually(lambda: processes_in(hosts), [], 5)
 
     def meet(self, limit_s: float = 30.0) -> None:
         """Wait until each running peer has the records of all."""
