@@ -10,6 +10,7 @@ swarm["a"].fetch(swarm["c"], 32 * MIB)  # its hash is checked
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -29,7 +30,7 @@ from swarm.wire.control_pb2 import Ping, Pong
 from swarm.wire.membership_pb2 import PeerRecord
 from tests.nat import topology
 from tests.nat.netlab import Lab
-from tests.nat.netns import lives
+from tests.nat.netns import lives, processes_in
 
 RUN_ID = b"r" * 32
 MIB = 1 << 20
@@ -39,6 +40,7 @@ WEB_SERVING = ("pub1", "pub2", "pub5")  # the network that lets only the web out
 START_S = 60.0
 CALL_S = 10.0
 DATA_PORT = 4800
+LOOK_EVERY_S = 1.0
 T = TypeVar("T")
 
 
@@ -57,6 +59,7 @@ class LabPeer:
         self._key_file = directory / f"{host}.key"
         self._network: PeerNetwork | None = None
         self._plane: DataPlane | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._blobs: dict[bytes, memoryview] = {}
         self._loop = lab.loop(host)
 
@@ -76,6 +79,19 @@ class LabPeer:
         plane.set_tunnel(network.open_stream)
         await network.serve_streams(plane.accept_tunnel)
         await self._publish()
+        self._looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        """Read all records each second, as a node does: that is how new addresses are learned."""
+        while True:
+            with contextlib.suppress(SwarmError):
+                await self.network.records()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _shutdown(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+        await self.network.shutdown()
 
     async def _publish(self) -> None:
         assert self._plane is not None
@@ -93,7 +109,7 @@ class LabPeer:
         if self._plane is not None:
             self._plane.stop()
         if self._network is not None:
-            self._loop.run(self._network.shutdown(), START_S)
+            self._loop.run(self._shutdown(), START_S)
         self._plane = self._network = None
 
     def kill(self) -> None:
@@ -208,8 +224,10 @@ class LabSwarm:
         together(start, hosts)
 
     def stop(self) -> None:
-        """Stop all peers."""
+        """Stop all peers. Fails if a process is left on their hosts."""
         together(lambda peer: peer.stop(), self.peers.values())
+        hosts = [self.lab.names[host] for host in self.peers]
+        eventually(lambda: processes_in(hosts), [], 5)
 
     def meet(self, limit_s: float = 30.0) -> None:
         """Wait until each running peer has the records of all."""
