@@ -29,7 +29,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 SECTIONS = ("model", "training", "outer", "sync", "membership", "timeouts", "genesis")
 T = TypeVar("T")
 
