@@ -30,6 +30,8 @@ def manifest(policy: str, min_peers: int) -> Any:
         run_id=RUN_ID,
         timeouts=TIMEOUTS,
         training=training,
+        model=SimpleNamespace(num_layers=1),
+        balance=SimpleNamespace(bias_rate=0.0),
         sync=SimpleNamespace(codec="fp32", aggregation="mean", weights="tokens", forward="full"),
         membership=SimpleNamespace(min_peers=min_peers, on_majority_lost=policy),
     )
