@@ -51,9 +51,15 @@ class Policy(Protocol):
         ...
 
     def assign(
-        self, roster: Sequence[str], previous: Mapping[str, Sequence[int]]
-    ) -> Mapping[str, Sequence[int]]:
-        """Experts of each member of the new roster."""
+        self,
+        record: pb.RoundRecord,
+        previous: pb.RoundRecord | None,
+        ready: Mapping[str, pb.Ready],
+    ) -> None:
+        """Add to a draft what its roster does next: `assignments` and `experts`.
+
+        `ready`: what the peers said at this round's boundary; that of some is missing.
+        """
         ...
 
 
@@ -123,6 +129,7 @@ class Offer:
     steps: int = 0
     tokens: int = 0
     loss: float = 0.0
+    train_seconds: float = 0.0  # that the steps took
     routed_tokens: Sequence[int] = ()
     wishes: Mapping[str, Wish] = field(default_factory=dict)
 
@@ -151,3 +158,4 @@ class Context:
     clock: Callable[[], float]  # monotonic seconds
     wall_clock: Callable[[], float]  # Unix seconds
     emit: Callable[[RoundEvent], None] = field(default=lambda event: None)
+    capability: Callable[[], pb.Capability] = pb.Capability  # of this machine, as measured

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -27,7 +27,8 @@ from swarm.collective.ledger import Ledger
 from swarm.collective.member import RoundMember
 from swarm.collective.state import CanonicalState, FragmentState
 from swarm.config import MembershipConfig, RunManifest, SyncConfig, TimeoutPolicy
-from swarm.experts.assignment import assign_experts
+from swarm.experts.assignment import AssignmentRules
+from swarm.experts.duties import DutyRules, assignment_of, fill_duties
 from swarm.identity import Identity
 from swarm.network.membership import PeerDirectory
 from swarm.network.records import sign_record
@@ -65,8 +66,11 @@ class ToyPolicy:
         self.numel = numel
         self.open_tags = False
         self.routing_width = 0
-        self._experts = sum(name.startswith("expert.") for name in numel)
-        self._per_peer = min(experts_per_peer, self._experts)
+        experts = sum(name.startswith("expert.") for name in numel)
+        self.duty_rules = DutyRules(
+            assignment=AssignmentRules(num_experts=experts, per_peer=experts_per_peer),
+            inner_steps=1,
+        )
 
     def wanted(self, record: pb.RoundRecord | None) -> Collection[str]:
         """Everything."""
@@ -74,7 +78,7 @@ class ToyPolicy:
 
     def trains(self, record: pb.RoundRecord, peer: str) -> Collection[str]:
         """The trunk and the peer's experts."""
-        held = next((list(a.experts) for a in record.assignments if a.peer == peer), [])
+        held = assignment_of(record, peer).experts
         trunk = [n for n in self.numel if not n.startswith("expert.")]
         return [*trunk, *(f"expert.{e}" for e in held)]
 
@@ -93,12 +97,13 @@ class ToyPolicy:
         return FragmentState.of(state.theta - step, momentum, state.version + 1)
 
     def assign(
-        self, roster: Sequence[str], previous: Mapping[str, Sequence[int]]
-    ) -> Mapping[str, Sequence[int]]:
+        self,
+        record: pb.RoundRecord,
+        previous: pb.RoundRecord | None,
+        ready: Mapping[str, pb.Ready],
+    ) -> None:
         """As in a real run."""
-        if not self._experts:
-            return {peer: [] for peer in roster}
-        return assign_experts(roster, previous, self._experts, self._per_peer)
+        fill_duties(record, previous, ready, self.duty_rules)
 
 
 def toy_values(name: str, numel: int) -> F32:
