@@ -11,7 +11,7 @@ import pytest
 from swarm.config import SECTIONS, RunManifest
 from swarm.errors import Code, SwarmError
 
-GOLDEN_RUN_ID = "578bcc1d4c81fd9c35db84488622f51a2b491343f2d30d88e6a8c9adc8bd1da4"
+GOLDEN_RUN_ID = "5c0f7fb466c0d42e0b07cd6c25ac8324d6d79635bd597ff25ab53f57f48bb6f1"
 
 
 def refused(text: str, path: Path) -> SwarmError:
