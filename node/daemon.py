@@ -150,6 +150,7 @@ class Daemon:
                 clock=time.monotonic,
                 wall_clock=time.time,
                 emit=self._on_event,
+                capability=lambda: self.training.capability,
             )
         )
         self.data_plane.set_reduce_handler(member.registry.handle)

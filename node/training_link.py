@@ -9,6 +9,7 @@ await link.stop()
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from datetime import timedelta
 
 import numpy as np
@@ -22,7 +23,9 @@ from swarm.aio import in_time
 from swarm.collective.context import Offer
 from swarm.collective.member import RoundMember
 from swarm.errors import Code, SwarmError
+from swarm.experts.duties import mean_steps, steps_of
 from swarm.training.policy import RunPolicy
+from swarm.training.unequal import step_scale
 from swarm.wire import collective_pb2 as pb
 
 MIN_ROUTED_TOKENS = 16  # below this, an expert's update is optimizer noise and is not offered
@@ -32,7 +35,11 @@ STOP_GRACE = timedelta(seconds=1)
 
 
 class TrainingLink:
-    """See the module docstring. `seed` orders this node's data."""
+    """See the module docstring. `seed` orders this node's data.
+
+    Attributes:
+        capability: of this machine, measured when the worker starts.
+    """
 
     def __init__(
         self,
@@ -49,6 +56,7 @@ class TrainingLink:
         self._status = status
         self._worker: WorkerProcess | None = None
         self._ready = False
+        self.capability = pb.Capability(domain=config.domain)
 
     # ---- the process ----------------------------------------------------------------------
 
@@ -66,7 +74,7 @@ class TrainingLink:
             seed=self._seed,
             threads=self._config.threads,
             device=self._config.device,
-            checkpoint=directory / "trainer.ckpt",
+            checkpoints=directory / "trainer",
         )
         self._note_ready(await self._worker.init(settings, self._note_data_progress))
         self._ready = True
@@ -79,6 +87,11 @@ class TrainingLink:
         status.data_report = {k: v for k, v in ready.data_report.items() if isinstance(v, int)}
         status.worker_pid = self._worker.pid
         status.device = ready.device
+        self.capability = pb.Capability(
+            memory_bytes=ready.memory_bytes,
+            seconds_per_step=ready.seconds_per_step,
+            domain=self._config.domain,
+        )
         counts = ", ".join(f"{name} {count}" for name, count in status.data_report.items() if count)
         status.report(f"data ready: {counts}")
 
@@ -120,7 +133,7 @@ class TrainingLink:
         for name in self._policy.wanted(record):
             self._buffers.theta[name][:] = member.state.fragments[name].theta
         self._status.enter(State.TRAINING, f"round {record.round + 1}")
-        training = asyncio.create_task(self._train_in_worker(record, held))
+        training = asyncio.create_task(self._train_in_worker(record, held, base_id))
         overtaken = asyncio.create_task(_until_changed(member, base_id))
         try:
             await asyncio.wait({training, overtaken}, return_when=asyncio.FIRST_COMPLETED)
@@ -133,7 +146,12 @@ class TrainingLink:
             return None
         return self._offer(result, record, base_id)
 
-    async def _train_in_worker(self, record: pb.RoundRecord, held: list[int]) -> RoundResult:
+    def _steps(self, record: pb.RoundRecord) -> int:
+        return steps_of(record, self._policy.me, self._policy.manifest.training.inner_steps)
+
+    async def _train_in_worker(
+        self, record: pb.RoundRecord, held: list[int], base_id: bytes
+    ) -> RoundResult:
         for restarts in range(RESTARTS + 1):
             try:
                 if self._worker is None or not self._worker.alive:
@@ -141,9 +159,11 @@ class TrainingLink:
                 assert self._worker is not None
                 return await self._worker.train(
                     round_number=record.round + 1,
-                    steps=self._policy.manifest.training.inner_steps,
+                    steps=self._steps(record),
                     committed_tokens=record.committed_tokens,
                     held=held,
+                    commit=base_id,
+                    previous=record.previous,
                     load_LE=np.array(record.routed_tokens) if record.routed_tokens else None,
                     on_progress=self._note_progress,
                 )
@@ -161,6 +181,8 @@ class TrainingLink:
 
     def _offer(self, result: RoundResult, record: pb.RoundRecord, base_id: bytes) -> Offer:
         status, layout = self._status, self._policy.layout
+        for warning in result.warnings:
+            status.report(f"warning: {warning}")
         status.step, status.loss = result.steps, result.loss
         status.tokens_trained += result.tokens
         status.tokens_per_second = result.tokens / max(result.seconds, 1e-9)
@@ -168,6 +190,7 @@ class TrainingLink:
         for expert in self._policy.held_experts(record):
             routed = float(result.routed_LE[:, expert].mean())
             weights[layout.expert_name(expert)] = routed if routed >= MIN_ROUTED_TOKENS else 0.0
+        self._normalize(record, result.steps, weights)
         return Offer(
             deltas={name: self._buffers.delta[name] for name in weights},
             weights=weights,
@@ -175,8 +198,18 @@ class TrainingLink:
             steps=result.steps,
             tokens=result.tokens,
             loss=result.loss,
+            train_seconds=result.seconds,
             routed_tokens=[int(count) for count in result.routed_LE.reshape(-1)],
         )
+
+    def _normalize(self, record: pb.RoundRecord, steps: int, names: Iterable[str]) -> None:
+        """Scale the updates, where they are, to the mean number of steps."""
+        manifest = self._policy.manifest
+        scale = step_scale(mean_steps(record, manifest.training.inner_steps), steps)
+        if manifest.sync.normalize_steps and scale != 1.0:
+            for name in names:
+                delta = self._buffers.delta[name]
+                np.multiply(delta, np.float32(scale), out=delta)
 
 
 async def _until_changed(member: RoundMember, commit_id: bytes) -> None:

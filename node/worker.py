@@ -21,6 +21,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from node.memory import training_bytes
 from node.paths import PRIVATE_MASK
 from node.worker_channel import Channel
 from node.worker_protocol import Message
@@ -29,6 +30,7 @@ from swarm.errors import Code, SwarmError
 if TYPE_CHECKING:
     from node.shared_buffers import SharedBuffers
     from swarm.data import Corpus, DataReport
+    from swarm.training.resuming import Resuming
     from swarm.training.trainer import Trainer
 
 PROGRESS_EVERY_S = 0.25
@@ -44,7 +46,7 @@ class Worker:
         self.memory_fd = memory_fd
         self.trainer: Trainer | None = None
         self.buffers: SharedBuffers | None = None
-        self.checkpoint: Path | None = None
+        self.resuming: Resuming | None = None
 
     def run(self) -> None:
         """Serve until `stop`."""
@@ -70,6 +72,8 @@ class Worker:
         from node.shared_buffers import SharedBuffers
         from swarm.config import RunManifest
         from swarm.data import Sampler
+        from swarm.training.resuming import Resuming
+        from swarm.training.round_checkpoints import RoundCheckpoints
         from swarm.training.trainer import Trainer
 
         torch.set_num_threads(request.get("threads") or 1)
@@ -80,11 +84,15 @@ class Worker:
             corpus, training.batch_size, training.sequence_length, int(request.get("seed", 0))
         )
         device = _device(request.get("device") or "cpu")
+        memory_bytes = training_bytes(device)
         self.trainer = Trainer(manifest, sampler, request["held"], device)
         self.buffers = SharedBuffers.attach(self.memory_fd, self.trainer.layout)
-        path = request.get("checkpoint")
-        self.checkpoint = Path(path) if path else None
-        warnings = self._restore()
+        self.resuming = None
+        if request.get("checkpoints"):
+            checkpoints = RoundCheckpoints(Path(request["checkpoints"]))
+            self.resuming = Resuming(self.trainer, checkpoints, time.monotonic)
+            self.resuming.restore_newest()
+        seconds_per_step = self.trainer.seconds_per_step(time.monotonic)
         parameters = self.trainer.model.parameters()
         self.channel.send(
             {
@@ -94,7 +102,9 @@ class Worker:
                 "trainable": sum(p.numel() for p in self.trainer.optimizer.parameters),
                 "device": device,
                 "step": self.trainer.step,
-                "warnings": warnings,
+                "seconds_per_step": seconds_per_step,
+                "memory_bytes": memory_bytes,
+                "warnings": self._warnings(),
             }
         )
 
@@ -112,39 +122,28 @@ class Worker:
             progress=progress,
         )
 
-    def _restore(self) -> list[str]:
-        """Load the checkpoint if there is one; returns what could not be used of it, in words.
-
-        A changed text costs only the position in it. A file that can not be used at all is set
-        aside, and the optimizer starts afresh.
-        """
-        from swarm.training.checkpoint import load_checkpoint
-
-        trainer, warnings = _required(self.trainer), []
-        if self.checkpoint is None or not self.checkpoint.exists():
+    def _warnings(self) -> list[str]:
+        """What could not be used or kept of the checkpoints since it was last asked."""
+        if self.resuming is None:
             return []
-        try:
-            tensors, meta = load_checkpoint(self.checkpoint)
-            if not trainer.sampler.accepts(meta.get("sampler")):
-                meta["sampler"] = trainer.sampler.state()
-                warnings.append("the text has changed since, it is read from its start again")
-            trainer.load_state_dict(tensors, meta)
-        except SwarmError as error:
-            aside = self.checkpoint.with_name(f"{self.checkpoint.name}.unusable")
-            self.checkpoint.replace(aside)
-            return [f"{error} - moved to {aside}, the optimizer starts afresh"]
-        return warnings
+        said, self.resuming.warnings = self.resuming.warnings, []
+        return said
 
     def _train(self, request: Message) -> None:
         trainer, buffers = _required(self.trainer), _required(self.buffers)
         trainer.set_held(request["held"])
+        if self.resuming is not None:
+            self.resuming.begin(request["commit"], request["previous"])
         trainer.load(buffers.theta)
         trainer.set_schedule(request["committed_tokens"])
         trainer.set_global_load(request.get("load") or None)
         result = self._steps(trainer, request["round"], request["steps"])
+        if self.resuming is not None and result["steps"] == request["steps"]:
+            self.resuming.done()
         for name in trainer.trainable_names:
             trainer.pseudo_gradient(name, buffers.theta[name], buffers.delta[name])
-        self.channel.send({"type": "round_done", "round": request["round"], **result})
+        answer = {"type": "round_done", "round": request["round"], "warnings": self._warnings()}
+        self.channel.send({**answer, **result})
 
     def _steps(self, trainer: Trainer, round_number: int, steps: int) -> Message:
         started = reported = time.monotonic()
@@ -179,10 +178,8 @@ class Worker:
         }
 
     def _save(self, request: Message) -> None:
-        from swarm.training.checkpoint import save_checkpoint
-
-        if self.checkpoint is not None:
-            save_checkpoint(self.checkpoint, *_required(self.trainer).state_dict())
+        if self.resuming is not None:
+            self.resuming.leave()
         self.channel.send({"type": "saved"})
 
 

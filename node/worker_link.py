@@ -40,7 +40,7 @@ OnMessage = Callable[[Message], None]
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """What a worker is told once. `checkpoint` is restored if it exists, written by `save`."""
+    """What a worker is told once. `checkpoints`: where its state at the rounds' boundaries is."""
 
     manifest: RunManifest
     held: Sequence[int]
@@ -50,7 +50,7 @@ class WorkerSettings:
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
-    checkpoint: Path | None = None
+    checkpoints: Path | None = None
     max_bytes: int | None = None
 
     def message(self) -> Message:
@@ -61,19 +61,24 @@ class WorkerSettings:
             "manifest": dataclasses.asdict(self.manifest),
             "held": [int(e) for e in self.held],
             "data_dir": str(self.data_dir),
-            "checkpoint": str(self.checkpoint) if self.checkpoint else None,
+            "checkpoints": str(self.checkpoints) if self.checkpoints else None,
         }
 
 
 @dataclass(frozen=True)
 class WorkerReady:
-    """What the worker found: counts of its text, parameters, device, what it had to set aside."""
+    """What the worker found: counts of its text, parameters, device, what it had to set aside.
+
+    `seconds_per_step` and `memory_bytes` (for model and optimizer, 0 = not known) are measured.
+    """
 
     data_report: dict[str, Any]
     parameters: int
     trainable: int
     device: str
     step: int
+    seconds_per_step: float = 0.0
+    memory_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
 
 
@@ -87,6 +92,7 @@ class RoundResult:
     loss: float
     seconds: float
     routed_LE: npt.NDArray[np.int64]
+    warnings: list[str] = field(default_factory=list)
 
 
 class WorkerProcess:
@@ -176,13 +182,16 @@ class WorkerProcess:
         steps: int,
         committed_tokens: int,
         held: Sequence[int],
+        commit: bytes = b"",
+        previous: bytes = b"",
         load_LE: npt.ArrayLike | None = None,
         on_progress: OnMessage | None = None,
         silence: timedelta = SILENCE,
     ) -> RoundResult:
         """Train one round from `theta` in the shared memory; afterwards `delta` is there.
 
-        `load_LE` are the routed tokens of all peers in the last round, None if there was none.
+        `commit` and the `previous` one name the round, so that it is the same when it is trained
+        again. `load_LE` are the routed tokens of all peers in the last round, None without one.
         Raises `WORKER_CRASHED`, also when no message came for `silence`, or `NON_FINITE`.
         Cancelling ends the round after the step that is being computed.
         """
@@ -194,10 +203,12 @@ class WorkerProcess:
             "committed_tokens": committed_tokens,
             "load": load,
             "held": [int(e) for e in held],
+            "commit": commit,
+            "previous": previous,
         }
         answer = await self._request(request, "round_done", on_progress, silence)
         routed_LE = np.asarray(answer["routed"], dtype=np.int64).reshape(self._shape_LE)
-        names = ("round", "steps", "tokens", "loss", "seconds")
+        names = ("round", "steps", "tokens", "loss", "seconds", "warnings")
         return RoundResult(**{name: answer[name] for name in names}, routed_LE=routed_LE)
 
     def finish_round(self) -> None:

@@ -38,7 +38,7 @@ def assignment_of(record: pb.RoundRecord | None, peer: str | None) -> pb.Assignm
     return next(found, pb.Assignment())
 
 
-def steps_of(record: pb.RoundRecord, peer: str, inner_steps: int) -> int:
+def steps_of(record: pb.RoundRecord, peer: str | None, inner_steps: int) -> int:
     """Inner steps of a peer in the round after `record`."""
     return int(assignment_of(record, peer).steps) or inner_steps
 

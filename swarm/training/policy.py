@@ -36,12 +36,12 @@ class RunPolicy:
         self.open_tags = False
         self.routing_width = manifest.model.num_layers * manifest.model.num_experts
         self.duty_rules = _duty_rules(manifest, self.layout)
-        self._me = me
+        self.me = me
         self._initial: dict[str, FragmentState] = {}
 
     def held_experts(self, record: pb.RoundRecord | None) -> list[int]:
         """Experts that the record assigns to this peer."""
-        return list(assignment_of(record, self._me).experts)
+        return list(assignment_of(record, self.me).experts)
 
     def trains(self, record: pb.RoundRecord, peer: str) -> list[str]:
         """Fragments that `peer` trains after `record`: the trunk and its experts."""
@@ -50,9 +50,9 @@ class RunPolicy:
 
     def wanted(self, record: pb.RoundRecord | None) -> Collection[str]:
         """Fragments that this peer keeps: all of them, or with `held` what it trains."""
-        if self._me is None or self.manifest.sync.forward == "full":
+        if self.me is None or self.manifest.sync.forward == "full":
             return self.layout.names
-        return self.trains(record, self._me) if record is not None else self.layout.trunk_names
+        return self.trains(record, self.me) if record is not None else self.layout.trunk_names
 
     def initial(self, fragment: str) -> FragmentState:
         """The fragment at genesis, computed once."""
