@@ -151,6 +151,7 @@ class Daemon:
                 wall_clock=time.time,
                 emit=self._on_event,
                 capability=lambda: self.training.capability,
+                archive=self.keeper,
             )
         )
         self.data_plane.set_reduce_handler(member.registry.handle)

@@ -116,6 +116,18 @@ class Bulk(Protocol):
         ...
 
 
+class Archive(Protocol):
+    """This peer's disk, as far as fragments are concerned. Called in threads."""
+
+    def keep_shadow(self, shadow: Mapping[str, FragmentState]) -> None:
+        """Write the result of an attempt; it outlives the end of this process. Never raises."""
+        ...
+
+    def find(self, version: pb.FragmentVersion) -> FragmentState | None:
+        """A fragment of exactly this version, or None."""
+        ...
+
+
 @dataclass
 class Offer:
     """What a peer brings to a round: pseudo-gradients (base minus local) and their weights.
@@ -159,3 +171,4 @@ class Context:
     wall_clock: Callable[[], float]  # Unix seconds
     emit: Callable[[RoundEvent], None] = field(default=lambda event: None)
     capability: Callable[[], pb.Capability] = pb.Capability  # of this machine, as measured
+    archive: Archive | None = None
