@@ -62,14 +62,13 @@ def toy_manifest(
 class ToyPolicy:
     """Fragments of random numbers; SGD with momentum as outer step."""
 
-    def __init__(self, numel: Mapping[str, int], experts_per_peer: int = 2) -> None:
+    def __init__(self, numel: Mapping[str, int], duty_rules: DutyRules | None = None) -> None:
         self.numel = numel
         self.open_tags = False
         self.routing_width = 0
         experts = sum(name.startswith("expert.") for name in numel)
-        self.duty_rules = DutyRules(
-            assignment=AssignmentRules(num_experts=experts, per_peer=experts_per_peer),
-            inner_steps=1,
+        self.duty_rules = duty_rules or DutyRules(
+            assignment=AssignmentRules(num_experts=experts, per_peer=2), inner_steps=1
         )
 
     def wanted(self, record: pb.RoundRecord | None) -> Collection[str]:
@@ -113,13 +112,18 @@ def toy_values(name: str, numel: int) -> F32:
 
 
 class SimulatedPeer:
-    """One member with its own ledger and state; `restart` keeps the ledger, as a disk would."""
+    """One member with its own ledger and state; a restart keeps the ledger, as a disk would.
+
+    Attributes:
+        capability: what it says of its machine and data.
+    """
 
     def __init__(self, swarm: SimulatedSwarm, identity: Identity, ledger: Ledger) -> None:
         self.swarm = swarm
         self.identity = identity
         self.ledger = ledger
         self.events: list[RoundEvent] = []
+        self.capability = pb.Capability()
         self.transport: LocalTransport = swarm.hub.join(
             run_id=swarm.manifest.run_id, identity=identity
         )
@@ -139,6 +143,7 @@ class SimulatedPeer:
                 clock=time.monotonic,
                 wall_clock=time.time,
                 emit=self.events.append,
+                capability=lambda: self.capability,
             )
         )
         self.transport.serve(Ping, self._answer_ping)
@@ -210,10 +215,12 @@ class SimulatedSwarm:
         *,
         manifest: RunManifest | None = None,
         numel: Mapping[str, int] | None = None,
+        duty_rules: DutyRules | None = None,
     ) -> None:
         self.manifest = manifest or toy_manifest(min_peers=peers)
         self.policy = ToyPolicy(
-            numel or {"trunk.0": 5000, "trunk.1": 3000, **{f"expert.{e}": 700 for e in range(8)}}
+            numel or {"trunk.0": 5000, "trunk.1": 3000, **{f"expert.{e}": 700 for e in range(8)}},
+            duty_rules,
         )
         self.hub = LocalHub()
         self.bulk = LocalBulkHub()
