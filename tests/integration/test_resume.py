@@ -22,8 +22,8 @@ from swarm.collective.consensus import parse_record
 from swarm.config import SyncConfig
 from swarm.wire import collective_pb2 as pb
 
-# How many steps a peer does must not depend on how fast it was.
-SYNC = SyncConfig(experts_per_peer=1, step_counts="equal")
+# What a peer does must not depend on how fast it was: neither its steps, nor who takes over what.
+SYNC = SyncConfig(experts_per_peer=2, step_counts="equal")
 ROUNDS = 8
 Committed = tuple[float, int, tuple[bytes, ...], tuple[str, ...]]
 Run = Callable[[str], "Swarm"]
