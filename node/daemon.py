@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable
 
+from node.company import wait_for_return
 from node.control_server import NodeControl, control_server
 from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
@@ -170,6 +172,7 @@ class Daemon:
         while True:
             try:
                 await discover(member)
+                await self._wait_for_return(member)
                 while True:
                     await self._one_round(member)
             except SwarmError as error:
@@ -200,6 +203,11 @@ class Daemon:
         started = time.monotonic()
         await member.run_round(offer)
         self._note_commit(time.monotonic() - started)
+
+    async def _wait_for_return(self, member: RoundMember) -> None:
+        if not self.config.allow_solo:
+            say = functools.partial(self.status.enter, State.JOINING)
+            await wait_for_return(member, self.manifest, say)
 
     async def _wait_for_company(self, member: RoundMember) -> None:
         """A node that is the whole roster waits for others, unless told to train alone."""

@@ -16,6 +16,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -111,6 +112,22 @@ def toy_values(name: str, numel: int) -> F32:
     return np.random.default_rng(seed).standard_normal(numel).astype(np.float32)
 
 
+class Disk:
+    """What a peer computed, kept over its restarts (`swarm.collective.context.Archive`)."""
+
+    def __init__(self) -> None:
+        self._written: list[FragmentState] = []
+
+    def keep_shadow(self, shadow: Mapping[str, FragmentState]) -> None:
+        """Write the result of an attempt."""
+        self._written.extend(shadow.values())
+
+    def find(self, version: pb.FragmentVersion) -> FragmentState | None:
+        """A fragment of exactly this version."""
+        found = (state for state in self._written if state.matches(version))
+        return next((replace(state, version=version.version) for state in found), None)
+
+
 class SimulatedPeer:
     """One member with its own ledger and state; a restart keeps the ledger, as a disk would.
 
@@ -144,6 +161,7 @@ class SimulatedPeer:
                 wall_clock=time.time,
                 emit=self.events.append,
                 capability=lambda: self.capability,
+                archive=swarm.disks.setdefault(self.peer_id, Disk()) if swarm.with_disks else None,
             )
         )
         self.transport.serve(Ping, self._answer_ping)
@@ -207,7 +225,7 @@ class SimulatedPeer:
 
 
 class SimulatedSwarm:
-    """See the module docstring."""
+    """See the module docstring. `with_disks`: what peers computed outlives them."""
 
     def __init__(
         self,
@@ -216,7 +234,10 @@ class SimulatedSwarm:
         manifest: RunManifest | None = None,
         numel: Mapping[str, int] | None = None,
         duty_rules: DutyRules | None = None,
+        with_disks: bool = False,
     ) -> None:
+        self.with_disks = with_disks
+        self.disks: dict[str, Disk] = {}
         self.manifest = manifest or toy_manifest(min_peers=peers)
         self.policy = ToyPolicy(
             numel or {"trunk.0": 5000, "trunk.1": 3000, **{f"expert.{e}": 700 for e in range(8)}},

@@ -42,6 +42,7 @@ class Memory:
     Attributes:
         commit: the newest commit; `record` and `commit_id` are its parts.
         resignations: of others, for the open round.
+        recalled: those of them that this peer has from an earlier life; they may be back as well.
     """
 
     def __init__(self) -> None:
@@ -49,6 +50,7 @@ class Memory:
         self.record: pb.RoundRecord | None = None
         self.commit_id = b""
         self.resignations: dict[str, pb.Resignation] = {}
+        self.recalled: frozenset[str] = frozenset()
         self.abstains_after: bytes | None = None
         self._promised_after: bytes | None = None
         self._highest = 0  # attempt promised after that
@@ -84,6 +86,7 @@ class Memory:
         self.commit, self.record = commit, parsed
         self.commit_id = commit_id(commit.record)
         self.resignations = {}
+        self.recalled = frozenset()
         self._commits[self.commit_id] = (commit, parsed)
         self._commits.move_to_end(self.commit_id)
         while len(self._commits) > KEPT_COMMITS:
@@ -95,6 +98,7 @@ class Memory:
         self.commit, self.record = commit, record
         self.commit_id = identifier if commit is not None else b""
         self.resignations = {}
+        self.recalled = frozenset()
 
     def knows(self, identifier: bytes) -> pb.RoundRecord | None:
         """The record of a remembered commit."""
@@ -139,6 +143,7 @@ class Memory:
         self.resignations = {
             r.peer: r for r in word.resignations if r.base_commit == self.commit_id
         }
+        self.recalled = frozenset(self.resignations)
 
     def doubt(self) -> None:
         """What was promised is unknown: give no word in the open round, and resign from nothing."""
@@ -167,6 +172,11 @@ class Memory:
     def note_resignation(self, resignation: pb.Resignation) -> None:
         """Another member gave up its vote in the open round."""
         self.resignations[resignation.peer] = resignation
+
+    @property
+    def gone(self) -> set[str]:
+        """Who resigned from the open round and is surely away."""
+        return set(self.resignations) - self.recalled
 
     def acceptor(self, decision: bytes) -> Acceptor:
         """This peer's word in a decision; to be changed through `promise` and `accept` only."""
