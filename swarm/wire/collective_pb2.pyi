@@ -218,20 +218,22 @@ class Plan(_message.Message):
     def __init__(self, run_id: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., round: _Optional[int] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., base_commit: _Optional[bytes] = ..., electorate: _Optional[_Iterable[str]] = ..., unanimous: bool = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., fragments: _Optional[_Iterable[_Union[FragmentPlan, _Mapping]]] = ..., chunk_elements: _Optional[int] = ..., attempt_timeout_ms: _Optional[int] = ...) -> None: ...
 
 class Promise(_message.Message):
-    __slots__ = ("granted", "promised", "accepted_ballot", "accepted_record", "commit", "reason")
+    __slots__ = ("granted", "promised", "accepted_ballot", "accepted_record", "commit", "reason", "helps")
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     PROMISED_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_BALLOT_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_RECORD_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    HELPS_FIELD_NUMBER: _ClassVar[int]
     granted: bool
     promised: Ballot
     accepted_ballot: Ballot
     accepted_record: bytes
     commit: Commit
     reason: str
-    def __init__(self, granted: bool = ..., promised: _Optional[_Union[Ballot, _Mapping]] = ..., accepted_ballot: _Optional[_Union[Ballot, _Mapping]] = ..., accepted_record: _Optional[bytes] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+    helps: bool
+    def __init__(self, granted: bool = ..., promised: _Optional[_Union[Ballot, _Mapping]] = ..., accepted_ballot: _Optional[_Union[Ballot, _Mapping]] = ..., accepted_record: _Optional[bytes] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., reason: _Optional[str] = ..., helps: bool = ...) -> None: ...
 
 class Suspect(_message.Message):
     __slots__ = ("peer", "reason")

@@ -131,7 +131,7 @@ class RollCall:
         silence_s = min(health.silence_s, silence_s or health.silence_s)
         gone = self._peer.memory.gone
         for peer in peers:
-            if peer == self._peer.setup.me or peer in gone:
+            if peer == self._peer.setup.me or (peer in gone and peer in dead):
                 self._doubted.discard(peer)
                 continue
             silent_at = health.last_heard(peer) + silence_s
