@@ -308,12 +308,17 @@ class RunManifest:
         Raises `CONFIG_UNREADABLE`, `CONFIG_UNKNOWN_KEY` or `CONFIG_INVALID`.
         """
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            return cls.from_toml(text)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise SwarmError(
                 Code.CONFIG_UNREADABLE, f"{path}: {error}", "make one with: node run init RUN.toml"
             ) from error
-        return cls.from_dict(table)
+
+    @classmethod
+    def from_toml(cls, text: str) -> RunManifest:
+        """Read a manifest's text. Raises `ValueError`, or as `load` for what is in it."""
+        return cls.from_dict(tomllib.loads(text))
 
     @classmethod
     def from_dict(cls, table: dict[str, Any]) -> RunManifest:

@@ -20,7 +20,7 @@ VERBS = {
             "start", "status", "stop", "testnet", "assemble", "eval", "generate", "demo", "run"
         )
     },
-    "run-init": ["run", "init"],
+    **{f"run-{action}": ["run", action] for action in ("init", "export", "import")},
 }  # fmt: skip
 
 
