@@ -24,7 +24,7 @@ from swarm.wire import collective_pb2 as pb
 
 # What a peer does must not depend on how fast it was: neither its steps, nor who takes over what.
 SYNC = SyncConfig(experts_per_peer=2, step_counts="equal")
-ROUNDS = 8
+ROUNDS = 6
 Committed = tuple[float, int, tuple[bytes, ...], tuple[str, ...]]
 Run = Callable[[str], "Swarm"]
 
@@ -60,8 +60,9 @@ class Swarm:
             self.nodes[number] = Node(self.place, number, *options)
 
     def wait_for_round(self, round_index: int) -> None:
-        for node in self.nodes.values():
-            node.wait(lambda s: s.round >= round_index, f"round {round_index}")
+        for index in range(round_index + 1):  # each has its own time limit: the machine may be busy
+            for node in self.nodes.values():
+                node.wait(lambda s, i=index: s.round >= i, f"round {index}")  # type: ignore[misc]
 
     def kill(self, *numbers: int) -> None:
         """SIGKILL to these nodes, or all, at once, with all that they started."""
@@ -100,7 +101,7 @@ def run(tmp_path: Path) -> Iterator[Callable[[str, int], Swarm]]:
         if not made:
             place.mkdir()
             tiny_manifest(
-                place / "RUN.toml", count, inner_steps=60, sync=SYNC, on_majority_lost="wait"
+                place / "RUN.toml", count, inner_steps=40, sync=SYNC, on_majority_lost="wait"
             )
             tiny_peers(place, count)
         else:
@@ -180,7 +181,7 @@ def test_a_swarm_of_which_everybody_was_gone_goes_on_from_its_disks_alone(
             swarm.kill()
         else:
             for node in swarm.nodes.values():
-                node.wait(lambda s: s.state == "TRAINING" and s.step < 30, "a round's beginning")
+                node.wait(lambda s: s.state == "TRAINING" and s.step < 20, "a round's beginning")
             swarm.stop()
         swarm.start()
     swarm.wait_for_round(ROUNDS)
