@@ -334,14 +334,16 @@ class DomainShare(_message.Message):
     def __init__(self, domain: _Optional[str] = ..., share: _Optional[float] = ...) -> None: ...
 
 class Resignation(_message.Message):
-    __slots__ = ("peer", "base_commit", "signature")
+    __slots__ = ("peer", "base_commit", "signature", "back")
     PEER_FIELD_NUMBER: _ClassVar[int]
     BASE_COMMIT_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    BACK_FIELD_NUMBER: _ClassVar[int]
     peer: str
     base_commit: bytes
     signature: bytes
-    def __init__(self, peer: _Optional[str] = ..., base_commit: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    back: bool
+    def __init__(self, peer: _Optional[str] = ..., base_commit: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., back: bool = ...) -> None: ...
 
 class ResignationReply(_message.Message):
     __slots__ = ("staying",)

@@ -12,6 +12,7 @@ from swarm.collective.ledger import Ledger
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
 from swarm.simulation.swarm import SimulatedPeer, SimulatedSwarm, toy_manifest
+from swarm.wire import collective_pb2 as pb
 
 
 def die_at_the_commit(peer: SimulatedPeer, *, written: bool) -> None:
@@ -57,6 +58,34 @@ def test_all_are_killed_at_once_before_anything_is_saved_and_the_swarm_goes_on(
         mean = sum(delta / 3 for delta in deltas)
         expected = swarm.policy.apply("trunk.0", mean.astype("<f4"), base, 3)
         assert again[0].state.fragments["trunk.0"].theta == pytest.approx(expected.theta, abs=1e-6)
+        await swarm.round()
+        swarm.assert_level()
+        await swarm.close()
+
+    asyncio.run(asyncio.wait_for(story(), 60))
+
+
+def test_a_resignation_that_nobody_heard_is_said_again_by_who_is_back(tmp_path: Path) -> None:
+    """Else the others would wait for its vote, of which it knows that it gave it up."""
+
+    async def story() -> None:
+        swarm = SimulatedSwarm(0, manifest=toy_manifest(min_peers=2), with_disks=True)
+        places = {Identity.generate(): tmp_path / str(number) for number in range(2)}
+        for identity, place in places.items():
+            swarm.add(identity, Ledger(place))
+        await swarm.start()
+        await swarm.round()
+        swarm.peers[0].ledger.abstain()  # as `resign` does first; then the process ends
+        for peer in list(swarm.peers):
+            await peer.member.close()
+            swarm.kill(peer)
+        for identity, place in places.items():
+            swarm.add(identity, Ledger(place))
+        await swarm.start()
+        records = await swarm.round()
+        assert records[0].round == 2 and records[0].outcome == pb.FULL
+        assert [r.peer for r in records[0].resignations] == [swarm.peers[0].peer_id]
+        assert not records[0].unanimous and len(records[0].roster) == 2
         await swarm.round()
         swarm.assert_level()
         await swarm.close()

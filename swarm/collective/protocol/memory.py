@@ -42,7 +42,7 @@ class Memory:
     Attributes:
         commit: the newest commit; `record` and `commit_id` are its parts.
         resignations: of others, for the open round.
-        recalled: those of them that this peer has from an earlier life; they may be back as well.
+        recalled: those of them who may be back: from this peer's earlier life, or by their word.
     """
 
     def __init__(self) -> None:
@@ -156,6 +156,11 @@ class Memory:
         return self.abstains_after == self.commit_id
 
     @property
+    def has_resigned(self) -> bool:
+        """True when this peer gave up its vote in the open round, and gave no word before."""
+        return self.abstains and not self.has_promised
+
+    @property
     def has_promised(self) -> bool:
         """True when this peer has given its word in any decision about the open round."""
         return self._promised_after == self.commit_id
@@ -169,9 +174,11 @@ class Memory:
         """Give up the vote in the open round."""
         self.abstains_after = self.commit_id
 
-    def note_resignation(self, resignation: pb.Resignation) -> None:
-        """Another member gave up its vote in the open round."""
+    def note_resignation(self, resignation: pb.Resignation, *, back: bool = False) -> None:
+        """Another member gave up its vote in the open round; `back`: it is here all the same."""
         self.resignations[resignation.peer] = resignation
+        if back:
+            self.recalled |= {resignation.peer}
 
     @property
     def gone(self) -> set[str]:
