@@ -16,7 +16,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check proto bench matrix soak clean
+.PHONY: help demo test nat check proto bench matrix soak clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -28,6 +28,9 @@ demo: $(STAMP)  ## train a small swarm of four peers here, kill one, assemble, c
 test: $(STAMP)  ## unit tests, then integration tests with real processes
 	$(BIN)/python -m pytest tests/unit tests/exploration tests/fuzz tests/chaos -m "not heavy" -n 2 $(ARGS)
 	$(BIN)/python -m pytest tests/integration -m "not heavy" $(ARGS)
+
+nat: $(STAMP)  ## peers behind routers, in network namespaces (needs root and nftables)
+	$(BIN)/python -m pytest tests/nat $(ARGS)
 
 matrix: $(STAMP)  ## kill and freeze each role at each step, once; ARGS="--repetitions 10"
 	$(BIN)/python -m pytest tests/chaos -m heavy --ignore tests/chaos/test_soak.py $(ARGS)

@@ -19,11 +19,23 @@ from collections.abc import Sequence
 from types import FrameType
 
 from node import exit_codes
-from node.commands import assemble, demo, evaluate, generate, run, start, status, stop, testnet
+from node.commands import (
+    assemble,
+    demo,
+    doctor,
+    evaluate,
+    generate,
+    relay,
+    run,
+    start,
+    status,
+    stop,
+    testnet,
+)
 from node.parser import Parser, make_parser
 from swarm.errors import Code, SwarmError
 
-COMMANDS = (run, start, status, stop, testnet, assemble, evaluate, generate, demo)
+COMMANDS = (run, start, relay, status, doctor, stop, testnet, assemble, evaluate, generate, demo)
 TRACEBACK_VARIABLE = "EXPERTSWARM_TRACEBACK"
 
 DESCRIPTION = """\

@@ -1,52 +1,52 @@
-"""Whom a node waits for before it trains on: it never goes on alone unless it is told to."""
+"""Says aloud when this node is cut off from the others and when it is back.
+
+reporter = CompanyReporter(network, traffic, roster, report)
+await reporter.run()          # until cancelled
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
-from swarm.collective.member import RoundMember
-from swarm.config import RunManifest
-from swarm.errors import SwarmError
-from swarm.wire.control_pb2 import Ping, Pong
+from swarm.network.isolation import View, changes
+from swarm.network.p2p import PeerNetwork
 
 LOOK_EVERY_S = 0.5
-Say = Callable[[str], None]
 
 
-async def answering(member: RoundMember, peers: Collection[str]) -> set[str]:
-    """Which of these peers answer now."""
+class CompanyReporter:
+    """See the module docstring. `received` gives the bulk bytes of each peer so far."""
 
-    async def answers(peer: str) -> bool:
-        try:
-            await member.context.transport.call(peer, Ping(), Pong, member.timeouts.heartbeat)
-        except SwarmError:
-            return False
-        return True
+    def __init__(
+        self,
+        network: PeerNetwork,
+        roster: Callable[[], Collection[str]],
+        received: Callable[[], Mapping[str, int]],
+        report: Callable[[str], None],
+    ) -> None:
+        self._network = network
+        self._received = received
+        self._report = report
+        self._seen: Mapping[str, int] = {}
+        self._told = View()
+        network.expect(roster)
 
-    asked = sorted(peers)
-    found = await asyncio.gather(*(answers(peer) for peer in asked))
-    return {peer for peer, there in zip(asked, found, strict=True) if there}
+    async def run(self) -> None:
+        """Watch, for ever."""
+        while True:
+            self._note_traffic()
+            view = self._network.company
+            known = len({address.rpartition("/")[2] for address in self._network.known_addresses})
+            if line := changes(self._told, view, known):
+                self._report(line)
+            self._told = view
+            await asyncio.sleep(LOOK_EVERY_S)
 
-
-async def wait_for_return(member: RoundMember, manifest: RunManifest, say: Say) -> None:
-    """Let those come back who left a swarm that was stopped whole before this node.
-
-    The last to leave kept its vote and could decide the open round alone, at once. It waits until
-    `membership.min_peers` members are back; after the first, for `timeouts.round_s` at most.
-    """
-    commit, record = member.ledger.commit_id, member.ledger.record
-    if record is None or not member.ledger.resignations:
-        return
-    others = set(record.roster) - {member.me}
-    wanted = min(len(record.roster), manifest.membership.min_peers)
-    loop = asyncio.get_running_loop()
-    deadline_s: float | None = None
-    while member.ledger.commit_id == commit:
-        back = await answering(member, others)
-        if back and deadline_s is None:
-            deadline_s = loop.time() + manifest.timeouts.round_s
-        if 1 + len(back) >= wanted or (deadline_s is not None and loop.time() >= deadline_s):
-            return
-        say(f"{1 + len(back)} of {wanted} members are back; --allow-solo would train on")
-        await asyncio.sleep(LOOK_EVERY_S)
+    def _note_traffic(self) -> None:
+        """A peer whose slow uplink is full of its own bulk data may answer no ping in time."""
+        received = self._received()
+        for peer, count in received.items():
+            if count != self._seen.get(peer, 0):
+                self._network.heard(peer)
+        self._seen = received

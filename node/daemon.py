@@ -13,18 +13,22 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from node.company import wait_for_return
+from node.company import CompanyReporter
 from node.control_server import NodeControl, control_server
 from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
 from node.daemon_view import round_summary, status_reply
 from node.ending import finish
+from node.joining import load_admission
 from node.keeping import FragmentKeeper
-from node.node_files import load_addresses, load_fragments, node_lock, require_same_run
+from node.known_peers import load_addresses
+from node.node_files import load_fragments, node_lock, require_same_run
 from node.paths import PRIVATE_MASK
 from node.publishing import RecordPublisher
+from node.returning import wait_for_return
+from node.round_metrics import RoundWatch
 from node.shared_buffers import SharedBuffers
 from node.tasks import both, together, uninterrupted
 from node.training_link import TrainingLink
@@ -45,6 +49,7 @@ from swarm.wire import node_pb2
 
 Report = Callable[[str], None]
 RETRY_S = 1.0
+NOTHING: Mapping[str, float] = {}
 
 
 async def run_daemon(config: DaemonConfig, report: Report) -> None:
@@ -79,9 +84,11 @@ class Daemon:
         self.buffers = SharedBuffers.create(self.policy.layout)
         seed = int.from_bytes(self.identity.sign(b"data order")[:4], "little")
         self.training = TrainingLink(config, self.policy, self.buffers, seed, self.status)
-        self.data_plane = DataPlane(self.identity, manifest.run_id)
+        self.admission = load_admission(config.directory, manifest, self.identity.peer_id)
+        self.data_plane = DataPlane(self.identity, manifest.run_id, admission=self.admission)
         self.network: PeerNetwork | None = None
         self.publisher: RecordPublisher | None = None
+        self.company: CompanyReporter | None = None
         self.member: RoundMember | None = None
         self._noted_commit = b""
 
@@ -93,10 +100,12 @@ class Daemon:
         async with control_server(self.config.directory, servicer):
             try:
                 member, publisher = await self._start()
+                assert self.company is not None
                 await together(
                     self._live(member),
                     self.keeper.run(),
                     publisher.run(),
+                    self.company.run(),
                     watch_branches(member, self.manifest.timeouts.heartbeat),
                 )
             finally:
@@ -134,10 +143,15 @@ class Daemon:
                 port=config.port,
                 initial_peers=config.peers,
                 known_peers=load_addresses(config.directory),
+                announce=config.announce,
+                relay=config.relay,
             ),
             on_stage=lambda name, message: self.status.report(f"{name}: {message}"),
+            admission=self.admission,
         )
-        directory = PeerDirectory(network, self.manifest.run_id, time.time, network.learn)
+        directory = PeerDirectory(
+            network, self.manifest.run_id, time.time, network.learn, self.admission
+        )
         state = CanonicalState(fragments)
         self.member = member = RoundMember(
             Context(
@@ -158,11 +172,17 @@ class Daemon:
         )
         self.data_plane.set_reduce_handler(member.registry.handle)
         self.data_plane.set_blob_source(state.blob)
-        self.data_plane.set_tunnel(network.open_stream)
+        network.carry(self.data_plane)
         await network.serve_streams(self.data_plane.accept_tunnel)
         port = int(address.rpartition(":")[2])
         self.publisher = RecordPublisher(
             config, network, directory, self.ledger, self.status, self.data_plane, port
+        )
+        self.company = CompanyReporter(
+            network,
+            lambda: self.ledger.record.roster if self.ledger.record is not None else (),
+            lambda: self.data_plane.traffic.received,
+            self.status.report,
         )
         await self.publisher.publish()
 
@@ -192,17 +212,37 @@ class Daemon:
         await member.resync()
         self._keep_fragments()
         offer = await self.training.train(member)
-        if offer is not None:
-            await self._average(member, offer)
-        else:
+        if offer is None:
             self._note_commit(None)
+        while offer is not None:
+            offer = await self._average(member, offer)
         self.status.note_trouble("taking part in the run", None)
 
-    async def _average(self, member: RoundMember, offer: Offer) -> None:
+    async def _average(self, member: RoundMember, offer: Offer) -> Offer | None:
+        """Average a round; with overlap train the next one meanwhile and return what it made."""
         self.status.enter(State.AVERAGING, f"round {self.ledger.next_round}")
         started = time.monotonic()
-        await member.run_round(offer)
-        self._note_commit(time.monotonic() - started)
+        divergence = self.training.routing_divergence
+        watch = RoundWatch(self.policy, member.state.fragments, offer, divergence)
+        ahead = self.training.begin_ahead(member) if self.manifest.stream.overlap else None
+        try:
+            record = await member.run_round(offer)
+            seconds = time.monotonic() - started
+            metrics = await asyncio.to_thread(watch.finish, record, member.state.fragments)
+            self._note_commit(seconds, metrics)
+            if ahead is None or not self._has_company(member):
+                return None
+            self._keep_fragments()
+            return await self.training.arrive(member, ahead)
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
+
+    def _has_company(self, member: RoundMember) -> bool:
+        """Whether this node may train on in the newest roster."""
+        solo = self.config.allow_solo or self.manifest.membership.min_peers == 1
+        return in_roster(member) and (solo or len(member.roster()) > 1)
 
     async def _wait_for_return(self, member: RoundMember) -> None:
         if not self.config.allow_solo:
@@ -210,15 +250,21 @@ class Daemon:
             await wait_for_return(member, self.manifest, say)
 
     async def _wait_for_company(self, member: RoundMember) -> None:
-        """A node that is the whole roster waits for others, unless told to train alone."""
+        """A node that is cut off, or the whole roster, waits for others, unless told otherwise."""
         if self.config.allow_solo or self.manifest.membership.min_peers == 1:
             return
-        while member.ledger.record is not None and len(member.ledger.record.roster) == 1:
-            self.status.enter(State.JOINING, "alone in the run; --allow-solo would train on")
+        while reason := self._why_alone(member):
+            self.status.enter(State.JOINING, f"{reason}; --allow-solo would train on")
             if member.leader is not None and not member.leader.finished:
                 await member.run_round(None)  # somebody asks to enter
                 self._note_commit(None)
             await asyncio.sleep(0.5)
+
+    def _why_alone(self, member: RoundMember) -> str:
+        assert self.network is not None
+        if member.ledger.record is not None and len(member.ledger.record.roster) == 1:
+            return "alone in the run"
+        return self.network.company.reason() if self.network.company.alone else ""
 
     def _on_event(self, event: RoundEvent) -> None:
         if event.name == "committed":
@@ -231,10 +277,10 @@ class Daemon:
         if self.member is not None and self.ledger.record is not None:
             self.keeper.note(self.member.state.fragments, complete=self.member.level)
 
-    def _note_commit(self, seconds: float | None) -> None:
+    def _note_commit(self, seconds: float | None, metrics: Mapping[str, float] = NOTHING) -> None:
         """Write the newest commit into the history, with the hash of this node's own bits."""
         assert self.member is not None and self.ledger.record is not None
         self.status.held_experts = self.policy.held_experts(self.ledger.record)
         if self.ledger.commit_id != self._noted_commit:
             self._noted_commit = self.ledger.commit_id
-            self.status.note_round(round_summary(self, seconds or 0.0), self.member.me)
+            self.status.note_round(round_summary(self, seconds or 0.0, metrics), self.member.me)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from swarm.network.p2p.config import RelayMode
+
 
 @dataclass(frozen=True, kw_only=True)
 class DaemonConfig:
@@ -41,7 +43,13 @@ class DaemonConfig:
     """`auto`, `cpu`, `cuda`, `cuda:1` or `mps`."""
 
     allow_solo: bool
-    """Train although no other peer is there."""
+    """Train on although no other peer answers."""
+
+    announce: tuple[str, ...] = ()
+    """Multiaddrs at which others reach this node, in place of what it finds out."""
+
+    relay: RelayMode = "on"
+    """See `NetworkConfig.relay`."""
 
     @property
     def data_dir(self) -> Path:

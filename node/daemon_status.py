@@ -25,6 +25,7 @@ class State(str, enum.Enum):
     SYNCING = "SYNCING"
     TRAINING = "TRAINING"
     AVERAGING = "AVERAGING"
+    RELAYING = "RELAYING"
     FINISHING = "FINISHING"
     STOPPED = "STOPPED"
 

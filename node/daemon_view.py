@@ -6,8 +6,10 @@ Read-only views over the daemon's parts; nothing here changes anything.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from node.network_view import add_network
 from swarm import __version__
 from swarm.experts.duties import assignment_of, steps_of
 from swarm.model.fragments import state_root
@@ -23,7 +25,9 @@ def outcome_name(record: pb.RoundRecord | None) -> str:
     return "" if record is None else pb.Outcome.Name(record.outcome).lower()
 
 
-def round_summary(daemon: Daemon, seconds: float) -> node_pb2.RoundSummary:
+def round_summary(
+    daemon: Daemon, seconds: float, metrics: Mapping[str, float]
+) -> node_pb2.RoundSummary:
     """The newest commit, with the hash of this node's own bits after it."""
     ledger, member, traffic = daemon.ledger, daemon.member, daemon.data_plane.traffic
     record = ledger.record
@@ -44,6 +48,7 @@ def round_summary(daemon: Daemon, seconds: float) -> node_pb2.RoundSummary:
         attempts=record.attempts,
         committed_at_ms=record.decided_at_ms,
         electorate=len(record.electorate),
+        metrics=metrics,
     )
 
 
@@ -75,13 +80,16 @@ def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
         committed_tokens=record.committed_tokens if record is not None else 0,
         pid=os.getpid(),
         worker_pid=status.worker_pid,
-        addresses=daemon.network.addresses if daemon.network is not None else [],
         version=__version__,
         last_counted_round=status.last_counted_round,
         data_report=status.data_report,
         device=status.device,
+        role="peer",
     )
     if daemon.network is not None:
+        add_network(reply, daemon.network)
+        rates = daemon.data_plane.rates
+        reply.upload_bps, reply.download_bps = rates.upload_bps, rates.download_bps
         reply.refused.update(daemon.network.refused + daemon.data_plane.refused)
     reply.peers.extend(_peer_rows(daemon))
     if record is not None:
@@ -114,7 +122,7 @@ def expert_rows(record: pb.RoundRecord) -> list[node_pb2.ExpertStatus]:
 
 def _steps(daemon: Daemon, peer: str) -> int:
     """Inner steps of a member in the open round."""
-    record, all_steps = daemon.ledger.record, daemon.manifest.training.inner_steps
+    record, all_steps = daemon.ledger.record, daemon.manifest.steps_per_round
     return steps_of(record, peer, all_steps) if record is not None else all_steps
 
 

@@ -53,6 +53,8 @@ CLASSES = {
         Code.IDENTITY_PERMISSIONS,
         Code.IDENTITY_IN_USE,
         Code.SIGNATURE_INVALID,
+        Code.TICKET_INVALID,
+        Code.NOT_ADMITTED,
     ),
     DATA: (Code.DATA_MISSING, Code.DATA_EMPTY),
     STORAGE: (
@@ -81,6 +83,7 @@ CLASSES = {
         Code.MESSAGE_WRONG_RUN,
         Code.MESSAGE_EXPIRED,
         Code.MESSAGE_UNKNOWN,
+        Code.OVER_LIMIT,
     ),
     COLLECTIVE: (
         Code.ATTEMPT_FAILED,

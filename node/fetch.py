@@ -26,7 +26,7 @@ from swarm.identity import verify
 from swarm.model.fragments import FragmentLayout
 from swarm.network.data_plane import DataPlane
 from swarm.network.p2p import NetworkConfig, PeerNetwork
-from swarm.network.records import verify_record
+from swarm.network.records import RELAY, verify_record
 from swarm.wire.collective_pb2 import GetCommit, GetCommitReply, RoundRecord
 from swarm.wire.membership_pb2 import PeerRecord
 
@@ -68,7 +68,7 @@ async def fetch_newest(manifest: RunManifest, addresses: Sequence[str], report: 
             report(f"newest commit: round {record.round}, {identifier.hex()[:16]}")
             sources = _sources(replies, await network.records(), manifest.run_id)
             plane = DataPlane(network.identity, manifest.run_id)
-            plane.set_tunnel(network.open_stream)
+            network.carry(plane)
             try:
                 fragments = await asyncio.to_thread(
                     download_all, plane, manifest, record, sources, report
@@ -165,7 +165,11 @@ async def _ask_peers(network: PeerNetwork) -> dict[str, GetCommitReply]:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + FIND_LIMIT.total_seconds()
     while True:
-        peers = [peer for peer in await network.records() if peer != network.peer_id]
+        peers = [
+            peer
+            for peer, record in (await network.records()).items()
+            if peer != network.peer_id and record.state != RELAY
+        ]
         asked = [
             network.call(peer, GetCommit(latest=True), GetCommitReply, ASK_LIMIT) for peer in peers
         ]
@@ -194,4 +198,4 @@ def _sources(
                 except SwarmError:
                     continue
                 found[record.peer_id] = record
-    return [record for record in found.values() if record.data_addresses]
+    return [record for record in found.values() if record.tls_certificate]

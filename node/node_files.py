@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from node.paths import make_directory
@@ -17,10 +17,8 @@ from swarm.collective.state import FragmentState
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.experts.store import FragmentStore
-from swarm.files import storage_error, write_atomic
+from swarm.files import storage_error
 from swarm.wire import collective_pb2 as pb
-
-ADDRESSES = "peers.txt"
 
 
 @contextlib.contextmanager
@@ -63,22 +61,6 @@ def require_same_run(
             f"{manifest_path} is run {manifest.run_id.hex()[:16]}",
             "give this run its own directory with --dir",
         )
-
-
-def load_addresses(directory: Path) -> tuple[str, ...]:
-    """Addresses of peers met in earlier runs of this node, so that it needs no bootstrap peer."""
-    try:
-        lines = (directory / ADDRESSES).read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError):
-        return ()
-    return tuple(line for line in lines if line.startswith("/") and "/p2p/" in line)
-
-
-def save_addresses(directory: Path, addresses: Sequence[str]) -> None:
-    """Keep the addresses for the next start. Raises `DISK_FULL` or `DIR_NOT_WRITABLE`."""
-    if load_addresses(directory) != tuple(sorted(addresses)):
-        text = "".join(f"{address}\n" for address in sorted(addresses))
-        write_atomic(directory / ADDRESSES, text.encode())
 
 
 def load_fragments(store: FragmentStore, record: pb.RoundRecord | None) -> dict[str, FragmentState]:

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from node.daemon_config import DaemonConfig
 from node.daemon_status import Status
-from node.node_files import save_addresses
+from node.known_peers import save_addresses
 from swarm import __version__
 from swarm.collective.ledger import Ledger
 from swarm.errors import SwarmError
@@ -94,7 +94,7 @@ class RecordPublisher:
 
     def _content(self) -> tuple[object, ...]:
         """What the record must not be wrong about for long."""
-        return self._ledger.commit_id, self._status.device
+        return self._ledger.commit_id, self._status.device, tuple(self._network.data_hosts)
 
     async def publish(self) -> None:
         """Put this node's record into the DHT and into its own directory."""
@@ -103,7 +103,7 @@ class RecordPublisher:
             PeerRecord(
                 display_name=self._config.name,
                 software_version=__version__,
-                data_addresses=data_addresses(self._network.addresses, self._data_port),
+                data_addresses=data_addresses(self._network.data_hosts, self._data_port),
                 tls_certificate=self._data_plane.certificate_pem,
                 device=self._status.device,
                 tokens_per_second=self._status.tokens_per_second,

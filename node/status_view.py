@@ -79,6 +79,10 @@ def _facts(status: StatusReply) -> list[tuple[str, str]]:
     facts = [
         ("node", f"{status.display_name} {status.peer_id}, process {status.pid}"),
         ("run", f"{status.run_name} {status.run_id[:16]}"),
+    ]
+    if status.role == "relay":
+        return [*facts, *_network_facts(status)]
+    facts += [
         ("domain", status.domain),
         ("round", committed),
         ("step", f"{status.step} of {status.steps_per_round} in this round"),
@@ -94,9 +98,19 @@ def _facts(status: StatusReply) -> list[tuple[str, str]]:
     if status.data_report:
         report = ", ".join(f"{name} {status.data_report[name]}" for name in status.data_report)
         facts.append(("data", report))
+    return facts + _network_facts(status)
+
+
+def _network_facts(status: StatusReply) -> list[tuple[str, str]]:
+    facts = []
     if status.refused:
         refused = ", ".join(f"{code} {status.refused[code]}" for code in sorted(status.refused))
         facts.append(("refused", refused))
+    if status.company:
+        facts.append(("company", status.company_reason))
+    if status.nat:
+        facts.append(("reachable", f"{status.nat}: {status.nat_reason}"))
+    facts += [("relayed by", relay) for relay in status.relays]
     facts += [("address", address) for address in status.addresses]
     return facts
 

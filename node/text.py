@@ -1,4 +1,4 @@
-"""Text that came from a model or another peer, made safe for a terminal."""
+"""Text for a terminal, made safe where it came from a model or another peer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def printable(text: str) -> str:
         character if character.isprintable() or character in "\n\t" else REPLACEMENT
         for character in text
     )
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 peer`, `2 peers`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def stream_text(tokens: Iterable[int]) -> Iterator[str]:

@@ -17,7 +17,7 @@ import numpy as np
 from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
 from node.shared_buffers import SharedBuffers
-from node.worker_link import RoundResult, WorkerProcess, WorkerReady, WorkerSettings
+from node.worker_link import Committed, RoundResult, WorkerProcess, WorkerReady, WorkerSettings
 from node.worker_protocol import Message
 from swarm.aio import in_time
 from swarm.collective.context import Offer
@@ -25,10 +25,11 @@ from swarm.collective.member import RoundMember
 from swarm.errors import Code, SwarmError
 from swarm.experts.duties import mean_steps, steps_of
 from swarm.training.policy import RunPolicy
+from swarm.training.streaming import due
 from swarm.training.unequal import step_scale
+from swarm.training.weights import contribution_weights
 from swarm.wire import collective_pb2 as pb
 
-MIN_ROUTED_TOKENS = 16  # below this, an expert's update is optimizer noise and is not offered
 RESTARTS = 3  # in a row
 SAVE_LIMIT = timedelta(seconds=4)
 STOP_GRACE = timedelta(seconds=1)
@@ -57,6 +58,7 @@ class TrainingLink:
         self._worker: WorkerProcess | None = None
         self._ready = False
         self.capability = pb.Capability(domain=config.domain)
+        self.routing_divergence: float | None = None  # of the last round that was trained
 
     # ---- the process ----------------------------------------------------------------------
 
@@ -125,15 +127,71 @@ class TrainingLink:
 
         Raises `WORKER_CRASHED` when restarts do not help, or `NON_FINITE`.
         """
+        record, base_id, base = self._copy_committed(member)
+        self._status.enter(State.TRAINING, f"round {record.round + 1}")
+        training = asyncio.create_task(self._train_in_worker(record, base))
+        return await self._offer_of(training, member, record, base_id)
+
+    def begin_ahead(self, member: RoundMember) -> asyncio.Task[RoundResult]:
+        """Train the round after the open one while the open one is averaged."""
+        assert self._worker is not None and member.ledger.record is not None
+        return asyncio.create_task(
+            self._worker.train(
+                round_number=member.ledger.next_round + 1,
+                steps=self._steps(member.ledger.record),
+                on_progress=self._note_progress,
+            )
+        )
+
+    async def arrive(
+        self, member: RoundMember, training: asyncio.Task[RoundResult]
+    ) -> Offer | None:
+        """Tell of the commit that `begin_ahead` waits for; then as `train`.
+
+        None also when the worker ended meanwhile; `train` starts another.
+        """
+        record, base_id, base = self._copy_committed(member)
+        assert self._worker is not None
+        self._status.enter(State.TRAINING, f"round {record.round + 1}")
+        self._worker.arrive(record.round + 1, base)
+        try:
+            return await self._offer_of(training, member, record, base_id)
+        except SwarmError as error:
+            if error.code is not Code.WORKER_CRASHED:
+                raise
+            self._status.report(f"warning: {error}")
+            return None
+
+    def _copy_committed(self, member: RoundMember) -> tuple[pb.RoundRecord, bytes, Committed]:
+        """Put the newest commit's fragments where the worker finds them."""
         record = member.ledger.record
         assert record is not None
         base_id = member.ledger.commit_id  # of the very state that is copied below
         held = self._policy.held_experts(record)
         self._status.held_experts = held
-        for name in self._policy.wanted(record):
+        wanted = self._policy.wanted(record)
+        for name in wanted:
             self._buffers.theta[name][:] = member.state.fragments[name].theta
-        self._status.enter(State.TRAINING, f"round {record.round + 1}")
-        training = asyncio.create_task(self._train_in_worker(record, held, base_id))
+        base = Committed(
+            commit=base_id,
+            previous=record.previous,
+            held=held,
+            versions={name: member.state.fragments[name].version for name in wanted},
+            contributors={o.state.fragment: len(o.contributors) for o in record.fragments},
+            committed_tokens=record.committed_tokens,
+            load_LE=np.array(record.routed_tokens) if record.routed_tokens else None,
+            selection_bias=list(record.selection_bias),
+        )
+        return record, base_id, base
+
+    async def _offer_of(
+        self,
+        training: asyncio.Task[RoundResult],
+        member: RoundMember,
+        record: pb.RoundRecord,
+        base_id: bytes,
+    ) -> Offer | None:
+        """Wait for a round's steps, or for a commit that makes them useless."""
         overtaken = asyncio.create_task(_until_changed(member, base_id))
         try:
             await asyncio.wait({training, overtaken}, return_when=asyncio.FIRST_COMPLETED)
@@ -147,24 +205,19 @@ class TrainingLink:
         return self._offer(result, record, base_id)
 
     def _steps(self, record: pb.RoundRecord) -> int:
-        return steps_of(record, self._policy.me, self._policy.manifest.training.inner_steps)
+        """Inner steps of this peer in a round, by the newest record that is known."""
+        return steps_of(record, self._policy.me, self._policy.manifest.steps_per_round)
 
-    async def _train_in_worker(
-        self, record: pb.RoundRecord, held: list[int], base_id: bytes
-    ) -> RoundResult:
+    async def _train_in_worker(self, record: pb.RoundRecord, base: Committed) -> RoundResult:
         for restarts in range(RESTARTS + 1):
             try:
                 if self._worker is None or not self._worker.alive:
-                    await self.start(held)
+                    await self.start(list(base.held))
                 assert self._worker is not None
                 return await self._worker.train(
                     round_number=record.round + 1,
                     steps=self._steps(record),
-                    committed_tokens=record.committed_tokens,
-                    held=held,
-                    commit=base_id,
-                    previous=record.previous,
-                    load_LE=np.array(record.routed_tokens) if record.routed_tokens else None,
+                    base=base,
                     on_progress=self._note_progress,
                 )
             except SwarmError as error:
@@ -184,16 +237,17 @@ class TrainingLink:
         for warning in result.warnings:
             status.report(f"warning: {warning}")
         status.step, status.loss = result.steps, result.loss
+        self.routing_divergence = result.routing_divergence
         status.tokens_trained += result.tokens
         status.tokens_per_second = result.tokens / max(result.seconds, 1e-9)
-        weights = {name: float(result.tokens) for name in layout.trunk_names}
-        for expert in self._policy.held_experts(record):
-            routed = float(result.routed_LE[:, expert].mean())
-            weights[layout.expert_name(expert)] = routed if routed >= MIN_ROUTED_TOKENS else 0.0
-        self._normalize(record, result.steps, weights)
+        held = self._policy.held_experts(record)
+        weights = contribution_weights(layout, held, result.tokens, result.routed_LE)
+        groups = self._policy.manifest.stream.groups
+        names = due(layout, weights, groups, record.round + 1)
+        self._normalize(record, result.steps, names)
         return Offer(
-            deltas={name: self._buffers.delta[name] for name in weights},
-            weights=weights,
+            deltas={name: self._buffers.delta[name] for name in names},
+            weights={name: weights[name] for name in names},
             base_commit=base_id,
             steps=result.steps,
             tokens=result.tokens,
@@ -203,10 +257,11 @@ class TrainingLink:
         )
 
     def _normalize(self, record: pb.RoundRecord, steps: int, names: Iterable[str]) -> None:
-        """Scale the updates, where they are, to the mean number of steps."""
+        """Scale the updates, where they are, to the mean number of steps. Parameters stay whole."""
         manifest = self._policy.manifest
-        scale = step_scale(mean_steps(record, manifest.training.inner_steps), steps)
-        if manifest.sync.normalize_steps and scale != 1.0:
+        scale = step_scale(mean_steps(record, manifest.steps_per_round), steps)
+        wanted = manifest.sync.normalize_steps and manifest.sync.contribution == "update"
+        if wanted and scale != 1.0:
             for name in names:
                 delta = self._buffers.delta[name]
                 np.multiply(delta, np.float32(scale), out=delta)

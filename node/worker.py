@@ -21,6 +21,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from node.devices import available_devices
 from node.memory import training_bytes
 from node.paths import PRIVATE_MASK
 from node.worker_channel import Channel
@@ -30,10 +31,14 @@ from swarm.errors import Code, SwarmError
 if TYPE_CHECKING:
     from node.shared_buffers import SharedBuffers
     from swarm.data import Corpus, DataReport
+    from swarm.training.probe import RoutingProbe
     from swarm.training.resuming import Resuming
+    from swarm.training.rounds import LocalRounds
     from swarm.training.trainer import Trainer
 
 PROGRESS_EVERY_S = 0.25
+PROBE_ROWS = 2  # sequences whose routing is compared before and after a commit is taken over
+ARRIVAL_POLL_S = 0.05  # between looks whether the round was called off
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h; arguments are bytes
 T = TypeVar("T")
 
@@ -45,6 +50,7 @@ class Worker:
         self.channel = channel
         self.memory_fd = memory_fd
         self.trainer: Trainer | None = None
+        self.rounds: LocalRounds | None = None
         self.buffers: SharedBuffers | None = None
         self.resuming: Resuming | None = None
 
@@ -74,6 +80,7 @@ class Worker:
         from swarm.data import Sampler
         from swarm.training.resuming import Resuming
         from swarm.training.round_checkpoints import RoundCheckpoints
+        from swarm.training.rounds import LocalRounds
         from swarm.training.trainer import Trainer
 
         torch.set_num_threads(request.get("threads") or 1)
@@ -86,6 +93,7 @@ class Worker:
         device = _device(request.get("device") or "cpu")
         memory_bytes = training_bytes(device)
         self.trainer = Trainer(manifest, sampler, request["held"], device)
+        self.rounds = LocalRounds(self.trainer, _probe(corpus, training.sequence_length))
         self.buffers = SharedBuffers.attach(self.memory_fd, self.trainer.layout)
         self.resuming = None
         if request.get("checkpoints"):
@@ -130,26 +138,52 @@ class Worker:
         return said
 
     def _train(self, request: Message) -> None:
-        trainer, buffers = _required(self.trainer), _required(self.buffers)
-        trainer.set_held(request["held"])
-        if self.resuming is not None:
-            self.resuming.begin(request["commit"], request["previous"])
-        trainer.load(buffers.theta)
-        trainer.set_schedule(request["committed_tokens"])
-        trainer.set_global_load(request.get("load") or None)
-        result = self._steps(trainer, request["round"], request["steps"])
+        rounds, buffers = _required(self.rounds), _required(self.buffers)
+        if not request["ahead"]:
+            self._take(request, 0)
+        result = self._steps(request)
         if self.resuming is not None and result["steps"] == request["steps"]:
             self.resuming.done()
-        for name in trainer.trainable_names:
-            trainer.pseudo_gradient(name, buffers.theta[name], buffers.delta[name])
-        answer = {"type": "round_done", "round": request["round"], "warnings": self._warnings()}
+        if not self.channel.told_to_finish() or not request["ahead"]:
+            rounds.give(request["round"], buffers.theta, buffers.delta)
+        extra = {"round": request["round"], "routing_divergence": rounds.divergence}
+        answer = {"type": "round_done", "warnings": self._warnings(), **extra}
         self.channel.send({**answer, **result})
 
-    def _steps(self, trainer: Trainer, round_number: int, steps: int) -> Message:
+    def _take(self, message: Message, tokens: int) -> None:
+        """Go on from a commit; `tokens` of the round that follows it are trained already."""
+        rounds, buffers = _required(self.rounds), _required(self.buffers)
+        trainer = rounds.trainer
+        trainer.set_held(message["held"])
+        late = message["type"] == "arrive"
+        if self.resuming is not None and late:
+            self.resuming.follow(message["commit"])
+        elif self.resuming is not None:
+            self.resuming.begin(message["commit"], message["previous"])
+        rounds.take(
+            message["round"], buffers.theta, message["versions"], message["contributors"], late
+        )
+        trainer.set_schedule(message["committed_tokens"], tokens)
+        trainer.set_global_load(message["load"] or None)
+        trainer.set_selection_bias(message["selection_bias"] or None)
+
+    def _arrived(self, round_number: int, tokens: int, wait_s: float) -> bool:
+        """Take over the commit that the round follows, if it is there."""
+        message = self.channel.arrival(round_number, wait_s)
+        if message is not None:
+            self._take(message, tokens)
+        return message is not None
+
+    def _steps(self, request: Message) -> Message:
+        trainer = _required(self.trainer)
+        round_number, steps, ahead = request["round"], request["steps"], request["ahead"]
+        delay = trainer.manifest.stream.delay_steps
         started = reported = time.monotonic()
         done, tokens, loss_sum = 0, 0, 0.0
         routed: Any = 0
         while done < max(1, steps) and not (done and self.channel.told_to_finish()):
+            if ahead and done >= delay:
+                ahead = not self._arrived(round_number, tokens, 0)
             stats = trainer.train_step()
             done += 1
             tokens += stats.tokens
@@ -169,12 +203,15 @@ class Worker:
                         "tokens_per_second": tokens / (now - started),
                     }
                 )
+        seconds = time.monotonic() - started
+        while ahead and not self.channel.told_to_finish():
+            ahead = not self._arrived(round_number, tokens, ARRIVAL_POLL_S)
         return {
             "steps": done,
             "tokens": tokens,
             "loss": loss_sum / tokens,
             "routed": routed.reshape(-1).tolist(),
-            "seconds": time.monotonic() - started,
+            "seconds": seconds,
         }
 
     def _save(self, request: Message) -> None:
@@ -189,21 +226,27 @@ def _required(value: T | None) -> T:
     return value
 
 
-def _device(wanted: str) -> str:
-    """`auto` is the best device there is; a named one must exist."""
+def _probe(corpus: Corpus, length: int) -> RoutingProbe | None:
+    """The first held-out tokens; None when there are too few."""
     import torch
 
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    from swarm.training.probe import RoutingProbe
+
+    rows = min(PROBE_ROWS, len(corpus.valid) // length)
+    tokens = torch.from_numpy(corpus.valid[: rows * length].astype("int64")).view(rows, length)
+    return RoutingProbe(tokens) if rows else None
+
+
+def _device(wanted: str) -> str:
+    """`auto` is the best device there is; a named one must exist."""
+    available = available_devices()
     if wanted == "auto":
-        return next(kind for kind, there in available.items() if there)
-    if not available.get(wanted.split(":")[0], False):
-        there = ", ".join(kind for kind, there in available.items() if there)
+        return available[0]
+    if wanted.split(":")[0] not in available:
         raise SwarmError(
-            Code.CONFIG_INVALID, f"device {wanted!r} is not available", f"available: auto, {there}"
+            Code.CONFIG_INVALID,
+            f"device {wanted!r} is not available",
+            f"available: auto, {', '.join(available)}",
         )
     return wanted
 

@@ -20,6 +20,7 @@ class Channel:
         self.requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.request_id: Any = None
         self._finish_id: Any = None
+        self._arrivals: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._stopping = False
         threading.Thread(target=self._read, name="requests", daemon=True).start()
 
@@ -35,6 +36,18 @@ class Channel:
             self.request_id is not None and self._finish_id == self.request_id
         )
 
+    def arrival(self, round_number: int, wait_s: float) -> Message | None:
+        """What the daemon said of the commit that `round_number` follows, if it came in time."""
+        try:
+            while True:
+                message = (
+                    self._arrivals.get(timeout=wait_s) if wait_s else self._arrivals.get(False)
+                )
+                if message["round"] == round_number:
+                    return message
+        except queue.Empty:
+            return None
+
     def send(self, message: Message) -> None:
         """Answer the current request."""
         try:
@@ -48,6 +61,9 @@ class Channel:
                 message = decode(self._exactly(body_bytes(self._exactly(HEADER.size))))
                 if message["type"] == "finish":
                     self._finish_id = message.get("id")
+                    continue
+                if message["type"] == "arrive":
+                    self._arrivals.put(message)
                     continue
                 self._stopping = self._stopping or message["type"] == "stop"
                 self.requests.put(message)

@@ -2,7 +2,7 @@
 
     async with WorkerProcess.running(buffers.fd, log_path) as worker:
         ready = await worker.init(WorkerSettings(manifest, held=[0, 1], source="texts/", ...))
-        result = await worker.train(round_number=0, steps=30, committed_tokens=0, held=[0, 1])
+        result = await worker.train(round_number=1, steps=30, base=Committed(held=[0, 1], ...))
 
 A worker that crashes, closes its socket or falls silent is `WORKER_CRASHED` for whoever waits for
 it; start a new one, it restores its checkpoint by itself.
@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -84,7 +84,10 @@ class WorkerReady:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """One trained round; the deltas are in the shared memory. `loss` is in nats per token."""
+    """One trained round; the deltas are in the shared memory. `loss` is in nats per token.
+
+    `routing_divergence`: how much the commit that it follows changed the routing of a fixed batch.
+    """
 
     round: int
     steps: int
@@ -93,6 +96,40 @@ class RoundResult:
     seconds: float
     routed_LE: npt.NDArray[np.int64]
     warnings: list[str] = field(default_factory=list)
+    routing_divergence: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Committed:
+    """The commit that a round follows, as the worker needs it.
+
+    `commit` and the `previous` one name the round, so that it is the same when it is trained again.
+    `versions` and `contributors` (how many made the version) by fragment; `load_LE` are the routed
+    tokens of all peers in the last round, None if there was none.
+    """
+
+    held: Sequence[int]
+    versions: Mapping[str, int]
+    contributors: Mapping[str, int]
+    commit: bytes = b""
+    previous: bytes = b""
+    committed_tokens: int = 0
+    load_LE: npt.ArrayLike | None = None
+    selection_bias: Sequence[float] = ()
+
+    def fields(self) -> Message:
+        """The fields of a message."""
+        load = np.asarray([] if self.load_LE is None else self.load_LE, dtype=np.int64)
+        return {
+            "held": [int(e) for e in self.held],
+            "versions": {name: int(version) for name, version in self.versions.items()},
+            "contributors": {name: int(count) for name, count in self.contributors.items()},
+            "commit": self.commit,
+            "previous": self.previous,
+            "committed_tokens": self.committed_tokens,
+            "load": load.reshape(-1).tolist(),
+            "selection_bias": list(self.selection_bias),
+        }
 
 
 class WorkerProcess:
@@ -180,36 +217,29 @@ class WorkerProcess:
         *,
         round_number: int,
         steps: int,
-        committed_tokens: int,
-        held: Sequence[int],
-        commit: bytes = b"",
-        previous: bytes = b"",
-        load_LE: npt.ArrayLike | None = None,
+        base: Committed | None = None,
         on_progress: OnMessage | None = None,
         silence: timedelta = SILENCE,
     ) -> RoundResult:
         """Train one round from `theta` in the shared memory; afterwards `delta` is there.
 
-        `commit` and the `previous` one name the round, so that it is the same when it is trained
-        again. `load_LE` are the routed tokens of all peers in the last round, None without one.
+        `base` None: the commit that the round follows is not there yet. Training goes on from where
+        the last round ended, and `arrive` tells of the commit; the round does not end before.
         Raises `WORKER_CRASHED`, also when no message came for `silence`, or `NON_FINITE`.
         Cancelling ends the round after the step that is being computed.
         """
-        load = [] if load_LE is None else np.asarray(load_LE, dtype=np.int64).reshape(-1).tolist()
-        request = {
-            "type": "train",
-            "round": round_number,
-            "steps": steps,
-            "committed_tokens": committed_tokens,
-            "load": load,
-            "held": [int(e) for e in held],
-            "commit": commit,
-            "previous": previous,
-        }
+        request = {"type": "train", "round": round_number, "steps": steps, "ahead": base is None}
+        request |= base.fields() if base is not None else {}
         answer = await self._request(request, "round_done", on_progress, silence)
         routed_LE = np.asarray(answer["routed"], dtype=np.int64).reshape(self._shape_LE)
-        names = ("round", "steps", "tokens", "loss", "seconds", "warnings")
+        names = ("round", "steps", "tokens", "loss", "seconds", "routing_divergence", "warnings")
         return RoundResult(**{name: answer[name] for name in names}, routed_LE=routed_LE)
+
+    def arrive(self, round_number: int, base: Committed) -> None:
+        """The commit that round `round_number` follows is in the shared memory's `theta`."""
+        with contextlib.suppress(ConnectionError, RuntimeError):
+            message = {"type": "arrive", "round": round_number, **base.fields()}
+            self._writer.write(encode(message))
 
     def finish_round(self) -> None:
         """Let the round that is being trained end after its current step, and be reported."""

@@ -3,7 +3,8 @@
 Every request has an `id`, and every message that answers it carries the same one, so an answer to
 a request that nobody waits for any more is recognized.
 
-    daemon -> worker   init, train, finish (end the round after the current step), save, stop
+    daemon -> worker   init, train, save, stop; to a round that is being trained: finish (end it
+                       after the current step), arrive (the commit that it follows is there)
     worker -> daemon   progress_data, ready; progress, round_done; saved; error
 """
 

@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 
 import msgpack
 
+from swarm.config_fields import doc, require
+from swarm.config_learning import BalanceConfig, MergeConfig, StreamConfig
 from swarm.errors import Code, SwarmError
 from swarm.model.config import ModelConfig
 
@@ -29,20 +31,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PROTOCOL_VERSION = 2
-SECTIONS = ("model", "training", "outer", "sync", "membership", "timeouts", "genesis")
+PROTOCOL_VERSION = 3
+LEARNING = ("model", "training", "outer", "sync", "stream", "merge", "balance")
+SECTIONS = (*LEARNING, "membership", "timeouts", "genesis")
 T = TypeVar("T")
-
-
-def doc(text: str) -> dict[str, str]:
-    """Field metadata holding the comment that is written into a new manifest."""
-    return {"doc": text}
-
-
-def require(condition: bool, field_name: str, problem: str) -> None:
-    """Raise `CONFIG_INVALID` naming `field_name` unless `condition` holds."""
-    if not condition:
-        raise SwarmError(Code.CONFIG_INVALID, f"{field_name}: {problem}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +120,10 @@ class SyncConfig:
         default="fp32", metadata=doc("fp32 | bf16 | int8 | int4, of updates on the wire")
     )
     weights: str = field(default="tokens", metadata=doc("tokens | equal, of the contributions"))
+    contribution: str = field(
+        default="update",
+        metadata=doc("update: change since the last round | parameters: as they are (exact SPES)"),
+    )
     aggregation: str = field(
         default="clipped_mean",
         metadata=doc("clipped_mean: norms clipped to their median | mean | trimmed_mean | median"),
@@ -171,6 +167,15 @@ class SyncConfig:
         for name in ("min_dwell_rounds", "orphan_rounds"):
             require(getattr(self, name) >= 0, f"sync.{name}", "must not be negative")
         require(self.step_counts in ("dynamic", "equal"), "sync.step_counts", "is dynamic or equal")
+        contributions = ("update", "parameters")
+        require(self.contribution in contributions, "sync.contribution", "is update or parameters")
+        if self.contribution == "parameters":
+            require(self.codec == "fp32", "sync.codec", "must be fp32 when parameters are sent")
+            require(
+                self.aggregation != "clipped_mean",
+                "sync.aggregation",
+                "must not be clipped_mean when parameters are sent",
+            )
         require(
             self.forward == "full" or self.router_rows == "expert",
             "sync.router_rows",
@@ -187,6 +192,13 @@ class MembershipConfig:
         default="continue",
         metadata=doc("continue: survivors go on in a new branch | wait: until a majority is back"),
     )
+    admission: str = field(
+        default="open",
+        metadata=doc("open: whoever has this file | ticket: with a ticket signed by the run's key"),
+    )
+    allow: tuple[str, ...] = field(
+        default=(), metadata=doc("ids of peers that a closed run admits without a ticket")
+    )
 
     def __post_init__(self) -> None:
         require(self.min_peers >= 1, "membership.min_peers", "must be at least 1")
@@ -194,6 +206,12 @@ class MembershipConfig:
             self.on_majority_lost in ("continue", "wait"),
             "membership.on_majority_lost",
             "is continue or wait",
+        )
+        require(self.admission in ("open", "ticket"), "membership.admission", "is open or ticket")
+        require(
+            not self.allow or self.admission == "ticket",
+            "membership.allow",
+            "means nothing in an open run",
         )
 
 
@@ -273,6 +291,9 @@ class RunManifest:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
     sync: SyncConfig = field(default_factory=SyncConfig)
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    merge: MergeConfig = field(default_factory=MergeConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     timeouts: TimeoutPolicy = field(default_factory=TimeoutPolicy)
     genesis: GenesisConfig = field(default_factory=GenesisConfig)
@@ -290,10 +311,46 @@ class RunManifest:
             f"is more than model.num_layers ({self.model.num_layers})",
         )
         require(
+            self.merge.every_rounds == 0 or self.sync.forward == "full",
+            "merge.every_rounds",
+            "must be 0 when sync.forward is held",
+        )
+        require(
+            self.sync.contribution == "update" or self.outer.optimizer == "fedavg",
+            "outer.optimizer",
+            "must be fedavg when sync.contribution is parameters",
+        )
+        require(
+            self.training.inner_steps % self.stream.groups == 0,
+            "stream.groups",
+            f"must divide training.inner_steps ({self.training.inner_steps})",
+        )
+        require(
+            # Every peer trains the trunk, so each has something to offer in every round.
+            self.stream.groups <= self.sync.trunk_fragments,
+            "stream.groups",
+            f"is more than sync.trunk_fragments ({self.sync.trunk_fragments})",
+        )
+        require(
+            self.stream.delay_steps <= self.steps_per_round,
+            "stream.delay_steps",
+            f"is more than a round has steps ({self.steps_per_round})",
+        )
+        require(
             self.training.sequence_length <= self.model.context_length,
             "training.sequence_length",
             f"is more than model.context_length ({self.model.context_length})",
         )
+        require(
+            self.membership.admission == "open" or bool(self.run_public_key),
+            "run_public_key",
+            "must be set in a closed run: it signs the tickets",
+        )
+
+    @property
+    def steps_per_round(self) -> int:
+        """Inner steps of one round; each fragment is averaged every `training.inner_steps`."""
+        return self.training.inner_steps // self.stream.groups
 
     @property
     def run_id(self) -> bytes:
@@ -351,6 +408,8 @@ def _toml_value(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
     return repr(value)
 
 
@@ -373,5 +432,9 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         return _build(typing.cast(type[Any], kind), value, f"{name}.")
     if kind is float and type(value) is int:
         return float(value)
+    if kind == tuple[str, ...]:
+        texts = isinstance(value, list) and all(type(item) is str for item in value)
+        require(texts, name, f"must be a list of texts, is {value!r}")
+        return tuple(value)
     require(type(value) is kind, name, f"must be {kind.__name__}, is {value!r}")
     return value

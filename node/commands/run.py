@@ -1,4 +1,4 @@
-"""`node run`: found a run by writing its manifest and its key; export and import its state."""
+"""`node run`: found a run by writing its manifest and its key, tickets, export and import."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from node.commands.ticket import register_ticket
 from node.exit_codes import OK
 from node.parser import Verbs, add_command, positive_int
 from node.paths import default_directory
@@ -15,6 +16,7 @@ from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.files import write_atomic
 from swarm.model.config import ModelConfig
+from swarm.presets import PRESETS, preset
 
 if TYPE_CHECKING:
     from node.run_file import RunFile
@@ -22,12 +24,14 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   node run init RUN.toml                              8 experts, founded by 2 peers
   node run init RUN.toml --name law --peers 4         4 peers, 2 experts each
+  node run init RUN.toml --preset spes --peers 4      as SPES does it: other presets in --help
   node run init RUN.toml --experts 16 --peers 8 --seed 7
+  node run init RUN.toml --closed                     only with a ticket: node run ticket
 Edit the file before the first start only: a changed manifest is another run."""
 
 
 def register(verbs: Verbs) -> None:
-    """Add `node run init`, `export` and `import`."""
+    """Add `node run init`, `ticket`, `export` and `import`."""
     group = add_command(verbs, "run", "make what all peers of a run share", EXAMPLES)
     actions = group.add_subparsers(dest="action", metavar="ACTION", required=True)
     parser = add_command(
@@ -52,7 +56,21 @@ def register(verbs: Verbs) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the initial weights (default: 0)"
     )
+    parser.add_argument(
+        "--closed", action="store_true",
+        help="let in only peers with a ticket (default: whoever has the manifest)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--preset", choices=sorted(PRESETS), metavar="NAME",
+        help="values to start from: spes, diloco, held or streaming (default: DiLoCo with SPES' "
+        "split of the experts)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--finer", type=positive_int, default=1, metavar="N",
+        help="cut each expert into N narrower ones, of which a token takes N times as many",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="overwrite both files")
+    register_ticket(actions)
     _register_export(actions)
     _register_import(actions)
 
@@ -133,28 +151,32 @@ def run(args: argparse.Namespace) -> int:
             )
     held = args.experts_per_peer or max(1, min(2, args.experts // args.peers))
     base = RunManifest()
+    model = dataclasses.replace(
+        base.model, num_experts=args.experts, top_k=min(base.model.top_k, args.experts)
+    )
     manifest = dataclasses.replace(
         base,
         name=args.name or args.manifest.stem,
-        model=dataclasses.replace(
-            base.model, num_experts=args.experts, top_k=min(base.model.top_k, args.experts)
-        ),
-        sync=dataclasses.replace(base.sync, experts_per_peer=held),
+        model=model.finer(args.finer),
+        sync=dataclasses.replace(base.sync, experts_per_peer=held * args.finer),
         membership=dataclasses.replace(base.membership, min_peers=args.peers),
         genesis=dataclasses.replace(base.genesis, seed=args.seed),
     )
-    manifest = found_run(manifest, args.manifest)
+    if args.preset:
+        manifest = preset(args.preset, manifest)
+    manifest = found_run(manifest, args.manifest, closed=args.closed)
     if args.json:
         facts = {"manifest": str(args.manifest), "key": str(key_path), "name": manifest.name}
         print(json.dumps({**facts, "run_id": manifest.run_id.hex()}))
     else:
         print(f"wrote {args.manifest} (run {manifest.run_id.hex()[:16]}) and {key_path}")
-        print("Give the .toml to everybody who takes part; keep the .key to yourself.")
+        share = "a ticket (node run ticket)" if args.closed else "the .toml"
+        print(f"Give {share} to everybody who takes part; keep the .key to yourself.")
         print(f"next: node start --run {args.manifest} --data PATH --domain NAME")
     return OK
 
 
-def found_run(manifest: RunManifest, path: Path) -> RunManifest:
+def found_run(manifest: RunManifest, path: Path, *, closed: bool = False) -> RunManifest:
     """Write `manifest`, completed with its run key and initial state, to `path`.
 
     The key goes beside it with the suffix .key, mode 0600. Both files are replaced when there.
@@ -180,5 +202,8 @@ def found_run(manifest: RunManifest, path: Path) -> RunManifest:
         genesis=genesis,
         run_public_key=public_key_of(identity.peer_id).public_bytes_raw().hex(),
     )
+    if closed:
+        membership = dataclasses.replace(complete.membership, admission="ticket")
+        complete = dataclasses.replace(complete, membership=membership)
     write_atomic(path, complete.to_toml().encode())
     return complete

@@ -4,43 +4,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import json
-import os
-import signal
-import sys
-import time
-from pathlib import Path
 
 from node.daemon_config import DaemonConfig
-from node.exit_codes import OK
-from node.parser import Verbs, add_command, host_and_port, positive_int
-from node.paths import default_directory, socket_path
-from swarm.config import RunManifest
+from node.joining import add_join_arguments, joining
+from node.network_options import add_network_arguments, add_relay_mode
+from node.parser import Verbs, add_command, positive_int
+from node.serving import reporter, serve_until_ended
 
 EXAMPLES = """\
   node start --run RUN.toml --data ~/texts --domain law
   node start --run RUN.toml --data demo:maths --domain maths --peer /ip4/10.0.0.5/tcp/4001/p2p/ID
+  node start --join TICKET --data ~/texts --domain law
   node start --run RUN.toml --data posts.jsonl.gz --domain forum --listen 0.0.0.0:4001 --threads 4
+  node start --run RUN.toml --data ~/texts --domain law --listen :4001 --announce home.example:4001
 The first node prints the address that the others pass to --peer; `node status` shows it again.
 Stop it with Ctrl-C or `node stop`; started again it goes on where it was."""
-
-
-ENDING_SIGNALS = {
-    signal.SIGINT: "Ctrl-C",
-    signal.SIGTERM: "SIGTERM",
-    signal.SIGHUP: "terminal closed",
-}
 
 
 def register(verbs: Verbs) -> None:
     """Add `node start`."""
     parser = add_command(verbs, "start", "join a run and train, until stopped", EXAMPLES, run)
+    add_join_arguments(parser)
     required = parser.add_argument_group("required")
-    required.add_argument(
-        "--run", dest="manifest", type=Path, required=True, metavar="RUN.toml",
-        help="manifest of the run",
-    )  # fmt: skip
     required.add_argument(
         "--data", required=True, metavar="PATH",
         help="directory of text or source files, .jsonl, .jsonl.gz or .txt, or demo:python, "
@@ -49,21 +34,9 @@ def register(verbs: Verbs) -> None:
     required.add_argument(
         "--domain", required=True, metavar="NAME", help="what the data is about; others see it"
     )
-    parser.add_argument(
-        "--peer", action="append", default=[], metavar="ADDRESS", dest="peers",
-        help="a peer to join through, several are better; none: be the first",
-    )  # fmt: skip
-    parser.add_argument(
-        "--dir",
-        type=Path,
-        metavar="DIR",
-        help="directory of this node (default: by the run's name)",
-    )
     parser.add_argument("--name", help="display name (default: the domain)")
-    parser.add_argument(
-        "--listen", type=host_and_port, default=("0.0.0.0", 0), metavar="HOST:PORT",
-        help="where others reach this node; port 0 is any free one (default: 0.0.0.0:0)",
-    )  # fmt: skip
+    add_network_arguments(parser, port=0)
+    add_relay_mode(parser)
     parser.add_argument(
         "--threads", type=positive_int, default=1, metavar="N",
         help="CPU threads for training (default: %(default)s)",
@@ -72,7 +45,7 @@ def register(verbs: Verbs) -> None:
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)"
     )
     parser.add_argument(
-        "--allow-solo", action="store_true", help="train although no other peer is there"
+        "--allow-solo", action="store_true", help="train on although no other peer answers"
     )
     parser.add_argument(
         "--stop-on-eof", action="store_true",
@@ -82,55 +55,27 @@ def register(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the daemon."""
-    manifest = RunManifest.load(args.manifest)
-    directory = args.dir or default_directory(manifest.name)
-    socket_path(directory)
+    joined = joining(args)
     config = DaemonConfig(
-        manifest_path=args.manifest,
+        manifest_path=joined.manifest_path,
         data=args.data,
         domain=args.domain,
-        peers=tuple(args.peers),
-        directory=directory,
+        peers=joined.peers,
+        directory=joined.directory,
         name=args.name or args.domain,
         host=args.listen[0],
         port=args.listen[1],
         threads=args.threads,
         device=args.device,
         allow_solo=args.allow_solo,
+        announce=tuple(args.announce),
+        relay=args.relay,
     )
     return asyncio.run(_serve(config, as_json=args.json, stop_on_eof=args.stop_on_eof))
 
 
 async def _serve(config: DaemonConfig, *, as_json: bool, stop_on_eof: bool) -> int:
-    """Run the daemon until it ends; signals and end of input cancel it, so that it cleans up."""
     from node.daemon import run_daemon
 
-    def report(line: str) -> None:
-        stamp = time.time()
-        if as_json:
-            print(json.dumps({"time": round(stamp, 3), "message": line}), flush=True)
-        else:
-            print(f"{time.strftime('%H:%M:%S', time.localtime(stamp))} {line}", flush=True)
-
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(run_daemon(config, report))
-    exit_codes: list[int] = []
-
-    def end(why: str, code: int) -> None:
-        if not exit_codes:  # cancelled once only: a second Ctrl-C must not cut the clean-up short
-            report(f"stopping: {why}")
-            exit_codes.append(code)
-            task.cancel()
-
-    def on_input() -> None:
-        if not os.read(sys.stdin.fileno(), 4096):
-            loop.remove_reader(sys.stdin.fileno())
-            end("standard input closed", OK)
-
-    for number, name in ENDING_SIGNALS.items():
-        loop.add_signal_handler(number, end, name, 128 + number)
-    if stop_on_eof:
-        loop.add_reader(sys.stdin.fileno(), on_input)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-    return exit_codes[0] if exit_codes else OK
+    report = reporter(as_json=as_json)
+    return await serve_until_ended(run_daemon(config, report), report, stop_on_eof=stop_on_eof)

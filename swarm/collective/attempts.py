@@ -18,6 +18,7 @@ from swarm.collective.context import Context, Offer, RoundEvent
 from swarm.collective.exchange import Exchange, ExchangeRegistry
 from swarm.collective.reduce import AttemptFailedError
 from swarm.collective.state import FragmentState, version_message
+from swarm.collective.threads import SPARE, Threads
 from swarm.errors import Code, SwarmError
 from swarm.network.lane import Lane
 from swarm.wire import collective_pb2 as pb
@@ -61,6 +62,7 @@ class Attempts:
         self._current: Exchange | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="attempt")
+        self._transfers = Threads(SPARE)
         self.registry = ExchangeRegistry(self._stall)
 
     def start(self, plan: pb.Plan, offer: Offer) -> None:
@@ -68,8 +70,9 @@ class Attempts:
         if self._current is not None and self._current.key[2] == ballot_key(plan.ballot):
             return
         self.end("a newer attempt began")
+        links = PlanLinks(self._context, plan)
         exchange = Exchange(
-            plan, self._me, offer.deltas, PlanLinks(self._context, plan), self._stall
+            plan, self._me, offer.deltas, links, self._stall, threads=self._transfers
         )
         self._current = exchange
         self.registry.add(exchange)
@@ -89,6 +92,7 @@ class Attempts:
         self.end("this peer is stopping")
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._threads.shutdown(wait=False)
+        self._transfers.stop()
 
     async def _run(self, plan: pb.Plan, offer: Offer, exchange: Exchange) -> None:
         report = pb.Report(round=plan.round, branch=plan.branch, ballot=plan.ballot)
@@ -138,7 +142,7 @@ class Attempts:
         offer: Offer,
         means: Mapping[str, F32],
         base: Mapping[str, FragmentState],
-    ) -> dict[str, FragmentState]:
+    ) -> Mapping[str, FragmentState]:
         policy = self._context.policy
         shadow: dict[str, FragmentState] = {}
         for fragment in plan.fragments:
@@ -149,8 +153,9 @@ class Attempts:
             elif name in means:
                 old = base.get(name) or policy.initial(name)
                 shadow[name] = policy.apply(name, means[name], old, len(fragment.contributors))
+        whole = policy.finish(plan.round, shadow, base)
         # Before it is reported: then what a commit names is on a disk of whoever computed it, also
         # when all are killed the moment after.
         if self._context.archive is not None:
-            self._context.archive.keep_shadow(shadow)
-        return shadow
+            self._context.archive.keep_shadow(whole)
+        return whole

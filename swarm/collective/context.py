@@ -50,6 +50,19 @@ class Policy(Protocol):
         """The outer step; the same bits on every machine. `version` is one higher."""
         ...
 
+    def finish(
+        self,
+        round_index: int,
+        shadow: Mapping[str, FragmentState],
+        base: Mapping[str, FragmentState],
+    ) -> Mapping[str, FragmentState]:
+        """What a round does to several fragments at once, after their outer steps.
+
+        `shadow` has the fragments that this peer computed, `base` all that it keeps; what is
+        returned has the fragments of `shadow`, and the same bits on every machine.
+        """
+        ...
+
     def assign(
         self,
         record: pb.RoundRecord,

@@ -1,6 +1,6 @@
 """Threads and lanes that live and die together: of one attempt, and of what it serves to others.
 
-crew = Crew()
+crew = Crew(threads)
 crew.start("exchange-ab12cd", work, argument)
 error = crew.first_error()            # None when all have ended well
 others = crew.drain(limit_s)          # errors of those that end within the limit
@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from swarm.collective.threads import Threads
 from swarm.errors import Code, SwarmError
 from swarm.network.lane import Lane
 
@@ -35,9 +36,10 @@ def without_frames(error: Exception) -> Exception:
 
 
 class Crew:
-    """Daemon threads, whose errors go to the one that waits."""
+    """Threads whose errors go to the one that waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
         self._ends: queue.SimpleQueue[tuple[int, Exception | None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._running = 0
@@ -46,7 +48,7 @@ class Crew:
         """Do `work` in a thread. May be called from such a thread, too."""
         with self._lock:
             self._running += 1
-        threading.Thread(target=self._run, args=(work, args), name=name, daemon=True).start()
+        self._threads.start(name, lambda: self._run(work, args))
 
     def _run(self, work: Callable[..., None], args: tuple[object, ...]) -> None:
         try:

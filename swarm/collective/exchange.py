@@ -31,6 +31,7 @@ from swarm.collective.crew import Crew
 from swarm.collective.plan import Job, reducer_jobs, reducers_of
 from swarm.collective.reduce import GOODBYE_S, PULSE_S, AttemptFailedError, ReduceSession
 from swarm.collective.standing import TOO_SLOW
+from swarm.collective.threads import Threads
 from swarm.errors import Code, SwarmError
 from swarm.network.lane import Kind, Lane
 from swarm.wire import collective_pb2 as pb
@@ -63,6 +64,7 @@ class Exchange:
     """One attempt of one member.
 
     `results` may give buffers for the means (flat fp32, by fragment); others are allocated.
+    `threads` may be shared with other attempts.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Exchange:
         links: Links,
         stall: timedelta,
         results: Mapping[str, F32] | None = None,
+        threads: Threads | None = None,
     ) -> None:
         self.key = attempt_key(plan)
         self._plan = plan
@@ -85,10 +88,11 @@ class Exchange:
             if f.parts and (me in f.receivers or me in {p.reducer for p in f.parts})
         }
         self._received = {f.fragment for f in plan.fragments if me in f.receivers}
-        self.session = ReduceSession(plan, me, deltas, self._results, stall)
+        threads = threads or Threads()
+        self.session = ReduceSession(plan, me, deltas, self._results, stall, threads)
         hello = ReduceHello(branch=plan.branch, round=plan.round, ballot=plan.ballot)
         self._work = Work(me, deltas, self._results, self.session, hello, stall)
-        self._crew = Crew()
+        self._crew = Crew(threads)
         self._lock = threading.Lock()
         self._calls: list[ReducerCall] = []
         self._cancelled = ""

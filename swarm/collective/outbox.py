@@ -107,7 +107,8 @@ class Outbox:
         with self._lock:
             if self.done != ENDED:
                 self.done = job.index + 1
-            self._tell()
+            if not self.pressed:  # else nothing may be sent yet: `release` tells them
+                self._tell()
 
     def press(self) -> None:
         """A sender of contributions has something to send."""

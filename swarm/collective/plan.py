@@ -26,7 +26,6 @@ from swarm.config import TimeoutPolicy
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import SignedRecord
 
-CHUNK_ELEMENTS = 1 << 18  # largest chunk: 1 MiB of fp32
 WEIGHT_CLIP = 4.0  # contributions count between 1/4 and 4 times the median
 LEAST_WEIGHT = 2.0**-126  # the smallest normal fp32: a contributor's weight is never 0
 UNSCALED = (pb.SUM, pb.MAX, pb.MIN)  # operations in which every contribution has weight 1

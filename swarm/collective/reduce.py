@@ -27,6 +27,7 @@ from swarm.collective.norms import NORM_EXCEEDED, NormExceededError, NormWatch
 from swarm.collective.outbox import ENDED, Follower, Outbox
 from swarm.collective.plan import Job, reducer_jobs
 from swarm.collective.standing import TOO_SLOW
+from swarm.collective.threads import Threads
 from swarm.errors import Code, SwarmError
 from swarm.network.lane import Frame, Kind, Lane
 from swarm.wire import collective_pb2 as pb
@@ -81,6 +82,7 @@ class ReduceSession:
         own: Mapping[str, F32],
         results: Mapping[str, F32],
         stall: timedelta,
+        threads: Threads,
     ) -> None:
         self.jobs = reducer_jobs(plan, me)
         self.berth = Berth()
@@ -88,17 +90,18 @@ class ReduceSession:
         self._me = me
         self._own = own
         self._stall = stall
+        self._threads = threads
         self._pulse_s = min(PULSE_S, stall.total_seconds() / 4)
         self._deadline_s = time.monotonic() + stall.total_seconds()  # for lanes to come
         self._failure: AttemptFailedError | None = None
         self._lock = threading.Lock()
         self._served: set[tuple[str, int]] = set()
         self._awaited = ""  # whose slice is waited for
+        self._decoded = np.empty(0, np.float32)
         self._members = {p for j in self.jobs for p in (*j.contributors, *j.receivers)} - {me}
         self.outbox = Outbox(results)
         self._watch = NormWatch(plan)
         largest = max((job.elements for job in self.jobs), default=0)
-        self._decoded = np.empty(largest, np.float32)
         mine = {job.fragment for job in self.jobs}
         self._kernels: dict[str, Kernel] = {
             f.fragment: make_kernel(f, largest) for f in plan.fragments if f.fragment in mine
@@ -227,6 +230,8 @@ class ReduceSession:
     def _decode(self, peer: str, codec: Codec, data: U8, job: Job) -> F32:
         if codec.lossless:
             return data.view(np.float32)
+        if self._decoded.size < job.elements:
+            self._decoded = np.empty(job.elements, np.float32)
         values = self._decoded[: job.elements]
         try:
             codec.decode_into(data, values)
@@ -260,18 +265,15 @@ class ReduceSession:
         jobs = self._admit(peer, hello)
         lane.set_stall(self._stall)
         with self.berth.hold(lane), self.outbox.follow() as follower:
-            sender = threading.Thread(
-                target=self._hand_out,
-                args=(peer, lane, [j for j in jobs if peer in j.receivers], follower),
-                name=f"reduce-send-{peer[-6:]}",
-                daemon=True,
+            wanted = [job for job in jobs if peer in job.receivers]
+            sent = self._threads.start(
+                f"reduce-send-{peer[-6:]}", lambda: self._hand_out(lane, wanted, follower)
             )
-            sender.start()
             try:
                 expected = [j for j in jobs if peer in j.contributors]
                 self._collect(peer, lane, hello.lane, expected, follower)
             finally:
-                sender.join()
+                sent.wait()
         if self._failure is not None:
             raise self._failure.again()
 
@@ -329,7 +331,7 @@ class ReduceSession:
         self._inboxes[peer].put(number, slot)
         return True
 
-    def _hand_out(self, peer: str, lane: Lane, jobs: list[Job], follower: Follower) -> None:
+    def _hand_out(self, lane: Lane, jobs: list[Job], follower: Follower) -> None:
         try:
             for job in jobs:
                 self._await_turn(lane, job, follower)

@@ -113,7 +113,7 @@ class Session:
         address = self._plane.start(config.host, 0)
         self._data_addresses = [] if config.route == "tunnel" else [address]
         if config.route != "direct":
-            self._plane.set_tunnel(self._network.open_stream)
+            self._network.carry(self._plane)
             await self._network.serve_streams(self._plane.accept_tunnel)
         directory = PeerDirectory(self._network, run_id, time.time, self._network.learn)
         state = CanonicalState({})

@@ -13,6 +13,7 @@ an attempt is the largest of all bytes / rate. It is linear in the shares: a lin
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,8 +30,9 @@ from swarm.wire import collective_pb2 as pb
 
 Group = tuple[tuple[str, ...], tuple[str, ...]]  # contributors, receivers
 
-LARGEST_CHUNK_ELEMENTS = 1 << 18  # 1 MiB of fp32: where no link is slow
+LARGEST_CHUNK_BYTES = 1 << 20  # on the wire: where no link is slow
 UNKNOWN_CHUNK_BYTES = 1 << 19  # where it is not known
+LARGEST_CHUNK_ELEMENTS = 1 << 20  # a reducer holds a chunk of each contributor decoded
 LEAST_ELEMENTS = 1 << 14  # of a chunk or a part; smaller ones cost more in messages than they save
 CHUNK_TIME = timedelta(milliseconds=25)  # of one chunk on the slowest link: the pipeline's fill
 RATE_SPREAD = 1e4  # rates count between 1/RATE_SPREAD and RATE_SPREAD times their median
@@ -86,10 +88,9 @@ def chunk_elements(rates: Rates, peers: Iterable[str], codecs: Iterable[str]) ->
     known = rates.known(peers)
     bytes_each = max((_bytes(c, ALIGNMENT) / ALIGNMENT for c in codecs), default=4.0)
     size = CHUNK_TIME.total_seconds() * min(known) / 8 if known else UNKNOWN_CHUNK_BYTES
-    elements = size / bytes_each
-    if elements >= LARGEST_CHUNK_ELEMENTS:
-        return LARGEST_CHUNK_ELEMENTS
-    return max(LEAST_ELEMENTS, 1 << max(0, int(elements).bit_length() - 1))
+    elements = int(min(size, LARGEST_CHUNK_BYTES) / bytes_each)
+    wanted = max(LEAST_ELEMENTS, 1 << max(0, elements.bit_length() - 1))
+    return min(wanted, LARGEST_CHUNK_ELEMENTS)
 
 
 def predicted_seconds(plan: pb.Plan, rates: Rates) -> float:
@@ -182,8 +183,18 @@ def _best_shares(
 ) -> dict[Group, dict[str, int]]:
     """Shares in `UNITS` of each contributor, by group; `groups` are their bytes, in sorted order.
 
-    A share of nearly nothing becomes nothing.
+    A share of nearly nothing becomes nothing. Solved once: most rounds are like the one before.
     """
+    return _solved(tuple(groups.items()), tuple(upload.items()), tuple(download.items()))
+
+
+@functools.lru_cache(16)
+def _solved(
+    sizes: tuple[tuple[Group, float], ...],
+    uploads: tuple[tuple[str, float], ...],
+    downloads: tuple[tuple[str, float], ...],
+) -> dict[Group, dict[str, int]]:
+    groups, upload, download = dict(sizes), dict(uploads), dict(downloads)
     peers = list(upload)
     top = max((*upload.values(), *download.values()), default=1.0)
     # Six digits are more than anybody measures; they make the result independent of the unit.

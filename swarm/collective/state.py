@@ -68,11 +68,11 @@ class CanonicalState:
     def __init__(self, fragments: Mapping[str, FragmentState]) -> None:
         self.fragments: dict[str, FragmentState] = dict(fragments)
         self._previous: dict[str, FragmentState] = {}
-        self._shadows: list[dict[str, FragmentState]] = []
+        self._shadows: list[Mapping[str, FragmentState]] = []
         self._results: Results = {}
 
     def add_shadow(
-        self, shadow: dict[str, FragmentState], contributors: Mapping[str, Sequence[str]]
+        self, shadow: Mapping[str, FragmentState], contributors: Mapping[str, Sequence[str]]
     ) -> None:
         """Keep the result of an attempt until a commit says which one stands.
 

@@ -49,6 +49,15 @@ class TensorPolicy:
         """The reduced tensor as it is."""
         return FragmentState.of(mean, NOTHING, state.version + 1)
 
+    def finish(
+        self,
+        round_index: int,
+        shadow: Mapping[str, FragmentState],
+        base: Mapping[str, FragmentState],
+    ) -> Mapping[str, FragmentState]:
+        """Nothing more."""
+        return shadow
+
     def assign(
         self,
         record: pb.RoundRecord,

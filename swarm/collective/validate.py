@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Collection, Mapping
 
 from swarm.collective.codecs import ALIGNMENT, CODECS
-from swarm.collective.plan import CHUNK_ELEMENTS, UNSCALED
+from swarm.collective.plan import UNSCALED
+from swarm.collective.shares import LARGEST_CHUNK_BYTES, LARGEST_CHUNK_ELEMENTS
 from swarm.collective.state import Results
 from swarm.collective.tags import MAX_TAG_WEIGHT, MAX_TAGS, is_tag
 from swarm.errors import Code, SwarmError
@@ -75,7 +76,7 @@ def check_plan(
     _require(0 < plan.attempt_timeout_ms <= attempt_timeout_ms, "impossible time limit")
     _require(0 < len(plan.electorate) <= MAX_PEERS, "impossible electorate")
     size = plan.chunk_elements
-    possible = MIN_CHUNK_ELEMENTS <= size <= CHUNK_ELEMENTS and size % ALIGNMENT == 0
+    possible = MIN_CHUNK_ELEMENTS <= size <= LARGEST_CHUNK_ELEMENTS and size % ALIGNMENT == 0
     _require(possible, "impossible chunk size")
     members = [m.peer for m in plan.members]
     _require(len(members) <= MAX_PEERS and sorted(set(members)) == members, "members not sorted")
@@ -85,12 +86,15 @@ def check_plan(
         name = fragment.fragment
         known = is_tag(name, fragment.numel) if open_tags else numel.get(name) == fragment.numel
         _require(known, f"{name}: unknown, or of another size")
-        _check_fragment_plan(fragment, set(members))
+        _check_fragment_plan(fragment, set(members), size)
 
 
-def _check_fragment_plan(fragment: pb.FragmentPlan, members: set[str]) -> None:
+def _check_fragment_plan(fragment: pb.FragmentPlan, members: set[str], chunk: int) -> None:
     name = fragment.fragment
     _require(fragment.codec in CODECS, f"{name}: unknown codec")
+    largest = min(chunk, max((p.end - p.begin for p in fragment.parts), default=0))
+    fits = CODECS[fragment.codec].encoded_bytes(largest) <= LARGEST_CHUNK_BYTES
+    _require(fits, f"{name}: impossible chunk size")
     _require(fragment.operation in pb.Operation.values(), f"{name}: unknown operation")
     contributors = list(fragment.contributors)
     _require(

@@ -5,6 +5,7 @@ Lives beside the model, imports nothing of the library but the error type.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 
@@ -26,6 +27,9 @@ class ModelConfig:
     num_kv_heads: int = field(default=4, metadata={"doc": "key/value heads (grouped queries)"})
     d_ff: int = field(default=192, metadata={"doc": "hidden width of one expert (SwiGLU)"})
     num_experts: int = field(default=8, metadata={"doc": "routed experts per layer (E)"})
+    shared_experts: int = field(
+        default=0, metadata={"doc": "experts beside them that process every token (trunk)"}
+    )
     top_k: int = field(default=2, metadata={"doc": "experts that process a token"})
     norm_topk_prob: bool = field(
         default=True, metadata={"doc": "renormalize the weights of the chosen experts to sum to 1"}
@@ -43,6 +47,7 @@ class ModelConfig:
         self._require(self.context_length >= 1, "context_length", "must be at least 1")
         for name in ("rope_theta", "rms_norm_eps", "init_std"):
             self._require(0 < getattr(self, name) < math.inf, name, "must be positive")
+        self._require(self.shared_experts >= 0, "shared_experts", "must not be negative")
         self._require(1 <= self.top_k <= self.num_experts, "top_k", "must be in 1..num_experts")
         self._require(
             self.d_model % self.num_heads == 0, "d_model", "must be a multiple of num_heads"
@@ -58,6 +63,21 @@ class ModelConfig:
     def _require(holds: bool, name: str, problem: str) -> None:
         if not holds:
             raise SwarmError(Code.CONFIG_INVALID, f"model.{name}: {problem}")
+
+    def finer(self, parts: int) -> ModelConfig:
+        """Every expert cut into `parts` narrower ones (DeepSeekMoE, arXiv 2401.06066).
+
+        A token takes as many more of them, so parameters and work stay the same. Raises
+        `CONFIG_INVALID` when `d_ff` can not be divided.
+        """
+        self._require(parts >= 1 and self.d_ff % parts == 0, "d_ff", f"is no multiple of {parts}")
+        return dataclasses.replace(
+            self,
+            num_experts=self.num_experts * parts,
+            top_k=self.top_k * parts,
+            shared_experts=self.shared_experts * parts,
+            d_ff=self.d_ff // parts,
+        )
 
     @property
     def head_dim(self) -> int:

@@ -23,11 +23,17 @@ from swarm.model.router import Router, RouterStats, Routing
 class Expert(nn.Module):
     """Parameters of one SwiGLU expert: down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, width: int | None = None) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.up_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.down_proj = nn.Linear(config.d_ff, config.d_model, bias=False)
+        d_ff = width or config.d_ff
+        self.gate_proj = nn.Linear(config.d_model, d_ff, bias=False)
+        self.up_proj = nn.Linear(config.d_model, d_ff, bias=False)
+        self.down_proj = nn.Linear(d_ff, config.d_model, bias=False)
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        """[N, D] to [N, D], for an expert that processes every token."""
+        y_ND: Tensor = self.down_proj(F.silu(self.gate_proj(x_ND)).mul_(self.up_proj(x_ND)))
+        return y_ND
 
     @property
     def matrices(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,11 +42,16 @@ class Expert(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """Router and experts of one layer; `experts` are those that exist in this model."""
+    """Router and experts of one layer; `experts` are those that exist in this model.
+
+    Shared experts take every token, unweighted; several are one that is as much wider.
+    """
 
     def __init__(self, config: ModelConfig, experts: Sequence[int]) -> None:
         super().__init__()
         self.gate = Router(config, experts)
+        width = config.shared_experts * config.d_ff
+        self.shared_expert = Expert(config, width) if width else None
         self.experts = nn.ModuleDict({str(e): Expert(config) for e in experts})
 
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, RouterStats]:
@@ -58,6 +69,8 @@ class MixtureOfExperts(nn.Module):
                 matrices += self._expert(index).matrices
                 start += count
         y_ND = _grouped_experts(x_ND, routing.weights_KN, routing.chosen_KN, spans, *matrices)
+        if self.shared_expert is not None:
+            y_ND = y_ND + self.shared_expert(x_ND)
         return y_ND.view_as(x_BTD), routing.stats
 
     def _expert(self, index: int) -> Expert:

@@ -1,9 +1,10 @@
 """Fragments: the model cut into named flat fp32 buffers, their hashes, and their initial values.
 
-A fragment is one part of the trunk (a contiguous group of layers; the embedding goes with the
-first, the final norm and the head with the last) or one expert in all layers. The layout is a
-pure function of the configuration, so equal configurations have equal bytes on every machine.
-Inside a fragment, tensors lie one after another in the order of `FragmentLayout.tensors`.
+A fragment is one part of the trunk (a contiguous group of layers with their shared experts; the
+embedding goes with the first, the final norm and the head with the last) or one expert in all
+layers. The layout is a pure function of the configuration, so equal configurations have equal bytes
+on every machine. Inside a fragment, tensors lie one after another in the order of
+`FragmentLayout.tensors`.
 
     layout = FragmentLayout.of(config, trunk_fragments=2, router_rows="trunk")
     values = initial_fragment(config, layout, "expert.3", seed=0)
@@ -170,6 +171,10 @@ def _layer_tensors(config: ModelConfig, layer: int) -> list[tuple[str, Shape]]:
         "post_attention_layernorm": (d,),
         "post_feedforward_layernorm": (d,),
     }
+    if wide := config.shared_experts * config.d_ff:
+        shared = "mlp.shared_expert"
+        shapes |= {f"{shared}.gate_proj": (wide, d), f"{shared}.up_proj": (wide, d)}
+        shapes |= {f"{shared}.down_proj": (d, wide)}
     return [(f"model.layers.{layer}.{name}.weight", shape) for name, shape in shapes.items()]
 
 

@@ -5,7 +5,8 @@
 
 The directory (`config.json`, `model.safetensors`, for byte models also the tokenizer) loads with
 `transformers.AutoModelForCausalLM.from_pretrained` and gives the same logits. Router rows, one
-tensor per expert here, are stacked to Hugging Face's one matrix per layer.
+tensor per expert here, are stacked to Hugging Face's one matrix per layer. With shared experts
+`flex_olmo` can not express the model: the directory has a `model_type` of its own, for `load_hf`.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ _FIELDS = {  # ours: theirs
     "rms_norm_eps": "rms_norm_eps",
     "init_std": "initializer_range",
 }
+OURS = "expertswarm"  # `model_type` of what `flex_olmo` can not express
+_SHARED = "num_shared_experts"
 _FIXED = {  # what this architecture does not vary
     "hidden_act": "silu",
     "attention_bias": False,
@@ -60,9 +63,11 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
     """Content of `config.json`."""
     bytes_only = config.vocab_size == BYTE_VOCAB
     special = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}
+    kind: dict[str, Any] = {"architectures": ["FlexOlmoForCausalLM"], "model_type": "flex_olmo"}
+    if config.shared_experts:  # `transformers` would leave them out without a word
+        kind = {"architectures": [], "model_type": OURS, _SHARED: config.shared_experts}
     return {
-        "architectures": ["FlexOlmoForCausalLM"],
-        "model_type": "flex_olmo",
+        **kind,
         "torch_dtype": "float32",
         **_FIXED,
         **(special if bytes_only else dict.fromkeys(special)),
@@ -129,7 +134,7 @@ def load_hf(directory: Path) -> Transformer:
 
 
 def _model_config(content: Any) -> ModelConfig:
-    if not isinstance(content, dict) or content.get("model_type") != "flex_olmo":
+    if not isinstance(content, dict) or content.get("model_type") not in ("flex_olmo", OURS):
         raise ValueError(f"{CONFIG} is not of model_type flex_olmo")
     for key, value in _FIXED.items():
         if content.get(key, value) != value:
@@ -146,7 +151,10 @@ def _model_config(content: Any) -> ModelConfig:
         values[ours] = value
     if values["context_length"] > _MAX_CONTEXT:
         raise ValueError(f"{CONFIG}: max_position_embeddings is above {_MAX_CONTEXT}")
-    return ModelConfig(**values)
+    shared = content.get(_SHARED, 0) if content["model_type"] == OURS else 0
+    if type(shared) is not int:
+        raise ValueError(f"{CONFIG}: {_SHARED} must be int, is {shared!r}")
+    return ModelConfig(**values, shared_experts=shared)
 
 
 def _weight_files(directory: Path) -> list[Path]:

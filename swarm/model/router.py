@@ -43,7 +43,12 @@ class Routing:
 
 
 class Router(nn.Module):
-    """Rows `weight.<expert>`, each [D], of the experts that this model holds."""
+    """Rows `weight.<expert>`, each [D], of the experts that this model holds.
+
+    Attributes:
+        selection_bias_M: added to the probabilities when experts are chosen, not to their weights;
+            None is none. A training aid, no parameter: `swarm/collective/selection_bias.py`.
+    """
 
     def __init__(self, config: ModelConfig, experts: Sequence[int]) -> None:
         super().__init__()
@@ -54,6 +59,7 @@ class Router(nn.Module):
         self.weight = nn.ParameterDict(
             {str(e): nn.Parameter(torch.zeros(config.d_model)) for e in experts}
         )
+        self.selection_bias_M: Tensor | None = None
 
     def forward(self, x_ND: Tensor) -> Routing:
         """Choose the experts of each token.
@@ -64,7 +70,12 @@ class Router(nn.Module):
         # Experts before tokens: a softmax along a short last dimension is many times slower.
         logits_MN = F.linear(rows_MD, x_ND).float()
         probs_MN = logits_MN.softmax(dim=0)
-        weights_KN, chosen_KN = probs_MN.topk(self.top_k, dim=0)
+        if self.selection_bias_M is None:
+            weights_KN, chosen_KN = probs_MN.topk(self.top_k, dim=0)
+        else:
+            wanted_MN = probs_MN.detach() + self.selection_bias_M.unsqueeze(1)
+            chosen_KN = wanted_MN.topk(self.top_k, dim=0).indices
+            weights_KN = probs_MN.gather(0, chosen_KN)
         if self.normalize:
             weights_KN = weights_KN / weights_KN.sum(dim=0)
         counts_M = torch.bincount(chosen_KN.view(-1), minlength=len(self.held))

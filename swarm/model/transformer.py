@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +92,11 @@ class Transformer(nn.Module):
         self.register_buffer("rotary_sin", sin, persistent=False)
         if seed is not None:
             self.initialize(seed)
+
+    @property
+    def moe_layers(self) -> list[MixtureOfExperts]:
+        """Router and experts of each layer."""
+        return [cast(Layer, layer).mlp for layer in self.model.layers]
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:

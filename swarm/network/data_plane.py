@@ -21,10 +21,11 @@ import datetime
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from swarm.identity import Identity
+from swarm.network.admission import Admission, open_to_all
 from swarm.network.calls import BlobSource, CallService, ReduceHandler
 from swarm.network.download import download_blob
 from swarm.network.framing import SocketLane
@@ -56,6 +57,7 @@ class DataPlane:
         protection: Protection = SEALED,
         idle_limit: timedelta = IDLE_LIMIT,
         now: Clock = time.time,
+        admission: Admission | None = None,
     ) -> None:
         moment = datetime.datetime.fromtimestamp(now(), datetime.timezone.utc)
         certificate = new_certificate(moment)
@@ -70,6 +72,7 @@ class DataPlane:
             protection,
             self._meter,
             now,
+            admission or open_to_all(run_id),
         )
         self._server = LaneServer(handshake, self._service, idle_limit)
         self._pool = LanePool(handshake)
@@ -124,6 +127,19 @@ class DataPlane:
     def accept_tunnel(self, peer: str, sock: socket.socket) -> None:
         """Serve such a stream that `peer`, authenticated by libp2p, has opened; returns at once."""
         self._server.accept_tunnel(peer, sock)
+
+    def set_addresses(self, addresses: Callable[[PeerRecord], list[str]]) -> None:
+        """Which "host:port" of a peer's record are worth a try; all of them, if not set."""
+        self._pool.addresses = addresses
+
+    def renew(self, peer: str) -> None:
+        """A better path to `peer` has appeared: the next calls take it."""
+        self._pool.renew(peer)
+
+    @property
+    def tunnelled(self) -> set[str]:
+        """Peers with whom calls are under way through tunnels."""
+        return self._pool.tunnelled() | self._server.tunnelled()
 
     def open_lane(self, record: PeerRecord, limit: timedelta) -> Lane:
         """An idle lane to the peer of a verified record, or a new one within `limit`.

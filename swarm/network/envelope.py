@@ -35,12 +35,19 @@ class Opened:
     sender: str
     kind: str
     payload: bytes
+    permission: bytes = b""
 
 
 def seal(
-    identity: Identity, message: Message, *, run_id: bytes, recipient: str, now_ms: int
+    identity: Identity,
+    message: Message,
+    *,
+    run_id: bytes,
+    recipient: str,
+    now_ms: int,
+    permission: bytes = b"",
 ) -> bytes:
-    """Serialized, signed envelope around `message`.
+    """Serialized, signed envelope around `message`, with the sender's permission in a closed run.
 
     Raises `MESSAGE_OVERSIZED` if it is larger than `MAX_ENVELOPE_BYTES`.
     """
@@ -52,6 +59,7 @@ def seal(
         recipient=recipient,
         sent_at_ms=now_ms,
         payload=message.SerializeToString(),
+        permission=permission,
     )
     envelope.signature = identity.sign(signed_text(envelope))
     data = envelope.SerializeToString()
@@ -67,7 +75,7 @@ def open_envelope(
     now_ms: int,
     freshness: timedelta = FRESHNESS,
 ) -> Opened:
-    """Check everything about a received envelope but its kind.
+    """Check everything about a received envelope but its kind and its permission.
 
     Raises `MESSAGE_OVERSIZED`, `MESSAGE_MALFORMED` (not an envelope, or for another recipient),
     `MESSAGE_VERSION`, `MESSAGE_WRONG_RUN`, `MESSAGE_UNSIGNED` (no signature),
@@ -103,7 +111,7 @@ def open_envelope(
             f"sent {age_ms / 1000:.0f} s ago by its sender's clock",
             "set both clocks by NTP",
         )
-    return Opened(envelope.sender, envelope.kind, envelope.payload)
+    return Opened(envelope.sender, envelope.kind, envelope.payload, envelope.permission)
 
 
 def unpack(opened: Opened, kinds: Mapping[str, type[Message]]) -> Message:

@@ -28,6 +28,7 @@ from google.protobuf.message import DecodeError, Message
 
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
+from swarm.network.admission import Admission
 from swarm.network.auth import check_token, make_token
 from swarm.network.framing import LINGER, SocketLane
 from swarm.network.sealing import SECRET_BYTES, Seals
@@ -61,6 +62,7 @@ class Handshake:
     protection: Protection
     meter: Meter
     now: Clock
+    admission: Admission
 
     # ---- opening --------------------------------------------------------------------------
 
@@ -97,6 +99,7 @@ class Handshake:
             server=record.peer_id,
             certificate_sha256=certificate_sha256(record.tls_certificate),
             now_ms=int(self.now() * 1000),
+            permission=self.admission.own,
         )
         secret = secrets.token_bytes(SECRET_BYTES)
         hello = LaneHello(token=token, secret=secret, protection=self.protection)
@@ -163,6 +166,7 @@ class Handshake:
             server=self.identity.peer_id,
             certificate_sha256=self.certificate_digest,
             now_ms=int(self.now() * 1000),
+            admission=self.admission,
         )
         if expected and peer != expected:
             raise SwarmError(Code.SIGNATURE_INVALID, f"token of {peer} on a stream of {expected}")

@@ -6,7 +6,8 @@
 
 The ladder to a peer is its announced addresses in order, then the tunnel. What worked last comes
 first; an address that failed comes last for a while, so that a dead one does not cost its time
-limit again for each lane. All of that is forgotten when the peer restarts (new certificate).
+limit again for each lane. All of that is forgotten when the peer restarts (new certificate), and
+when a better path to it has appeared (`renew`): calls then move to it, one by one.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class _Peer:
     digest: bytes
     idle: list[tuple[float, SocketLane]] = field(default_factory=list)  # since when
     worked: str = ""
+    renewed: int = 0  # times; lanes from before the last one are not kept
     failed_s: dict[str, float] = field(default_factory=dict)
 
 
@@ -51,10 +53,11 @@ class LanePool:
 
     def __init__(self, handshake: Handshake) -> None:
         self.open_tunnel: OpenTunnel | None = None
+        self.addresses: Callable[[PeerRecord], list[str]] = lambda r: list(r.data_addresses)
         self._handshake = handshake
         self._lock = threading.Lock()
         self._peers: dict[str, _Peer] = {}
-        self._busy: dict[SocketLane, _Peer] = {}
+        self._busy: dict[SocketLane, tuple[_Peer, int]] = {}
         self._closed = False
 
     def open(self, record: PeerRecord, limit: timedelta) -> SocketLane:
@@ -65,10 +68,11 @@ class LanePool:
         """
         deadline_s = time.monotonic() + limit.total_seconds()
         peer = self._peer(record)
+        renewed = peer.renewed
         lane = self._take_idle(peer) or self._climb(record, peer, deadline_s)
         with self._lock:
             if not self._closed:
-                self._busy[lane] = peer
+                self._busy[lane] = peer, renewed
                 return lane
         lane.close()
         raise _stopping()
@@ -77,9 +81,10 @@ class LanePool:
         """Keep the lane if both sides have said END, else close it."""
         now_s = time.monotonic()
         with self._lock:
-            peer = self._busy.pop(lane, None)
+            peer, renewed = self._busy.pop(lane, (None, 0))
             current = peer is not None and self._peers.get(lane.peer) is peer
-            keep = current and lane.at_rest and not self._closed
+            fresh = peer is not None and peer.renewed == renewed
+            keep = current and fresh and lane.at_rest and not self._closed
             if peer is not None and keep and len(peer.idle) < MAX_IDLE_PER_PEER:
                 peer.idle.append((now_s, lane))
             else:
@@ -94,6 +99,24 @@ class LanePool:
         """How each peer was reached last: an address, or "tunnel"."""
         with self._lock:
             return {name: peer.worked for name, peer in self._peers.items() if peer.worked}
+
+    def renew(self, name: str) -> None:
+        """A better path to a peer has appeared: use no lane of the old one for another call."""
+        with self._lock:
+            peer = self._peers.get(name)
+            if peer is None:
+                return
+            old, peer.idle = peer.idle, []
+            peer.renewed += 1
+            peer.worked = ""
+            peer.failed_s.clear()
+        for _, lane in old:
+            lane.close()
+
+    def tunnelled(self) -> set[str]:
+        """Peers with whom a call is under way through a tunnel."""
+        with self._lock:
+            return {lane.peer for lane in self._busy if lane.path == TUNNEL}
 
     def close(self) -> None:
         """End all lanes, those at work too; later calls fail."""
@@ -170,7 +193,7 @@ class LanePool:
 
     def _ways(self, record: PeerRecord, peer: _Peer) -> list[str]:
         """Addresses and the tunnel, the most promising first."""
-        ways = list(dict.fromkeys(record.data_addresses[:MAX_ADDRESSES]))
+        ways = list(dict.fromkeys(self.addresses(record)[:MAX_ADDRESSES]))
         if self.open_tunnel is not None:
             ways.append(TUNNEL)
         avoided_s = time.monotonic() - AVOID_FAILED.total_seconds()

@@ -84,6 +84,15 @@ class LaneServer:
 
         self._welcome(sock, accept)
 
+    def tunnelled(self) -> set[str]:
+        """Peers whose calls are being served through a tunnel."""
+        with self._lock:
+            return {
+                lane.peer
+                for lane in self._lanes
+                if lane.path == "tunnel" and lane.idle_since_s is None
+            }
+
     def stop(self) -> None:
         """Stop listening, end all lanes, and wait a moment for their threads."""
         with self._lock:

@@ -5,7 +5,8 @@
     directory.note(signed)             # a record that came with a message
     # `on_record` hears of every valid one, for the addresses in it
 
-Records are only ever taken when their signature, run and lease hold.
+Records are only ever taken when their signature, run and lease hold. Relay nodes are no peers in
+this sense: nobody founds a run with them or waits for their votes.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from datetime import timedelta
 from typing import Protocol
 
 from swarm.errors import SwarmError
-from swarm.network.records import LEFT, expires_at_ms, verify_record
+from swarm.network.admission import Admission, open_to_all
+from swarm.network.records import LEFT, RELAY, expires_at_ms, verify_record
 from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
 logger = logging.getLogger(__name__)
 REFRESH = timedelta(seconds=2)
+MAX_KNOWN = 4096
 
 
 class RecordSource(Protocol):
@@ -41,7 +44,9 @@ class PeerDirectory:
         run_id: bytes,
         now_s: Callable[[], float],
         on_record: Callable[[PeerRecord], None] = lambda record: None,
+        admission: Admission | None = None,
     ) -> None:
+        self._admission = admission or open_to_all(run_id)
         self._source = source
         self._on_record = on_record
         self._run_id = run_id
@@ -57,9 +62,12 @@ class PeerDirectory:
         """Take a record if it is valid and not older than the known one; None if it is invalid."""
         try:
             record = verify_record(signed, run_id=self._run_id, now_ms=self._now_ms())
+            self._admission.check(record.peer_id, record.permission)
         except SwarmError:
             return None
         known = self._known.get(record.peer_id)
+        if known is None and len(self._known) >= MAX_KNOWN:
+            return record  # it holds, but those who are known must not make room for a flood
         if known is None or known[1].issued_at_ms <= record.issued_at_ms:
             self._known[record.peer_id] = (signed, record)
             self._on_record(record)
@@ -79,7 +87,7 @@ class PeerDirectory:
         return expires_at_ms(record) <= self._now_ms()
 
     def _valid(self, record: PeerRecord) -> bool:
-        return record.state != LEFT and not self._expired(record)
+        return record.state not in (LEFT, RELAY) and not self._expired(record)
 
     async def records(self) -> Mapping[str, PeerRecord]:
         """Valid records of all known peers; asks the source at most every two seconds.

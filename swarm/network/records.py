@@ -20,12 +20,13 @@ from swarm.errors import Code, SwarmError
 from swarm.identity import Identity, verify
 from swarm.wire.membership_pb2 import NamedValue, PeerRecord, SignedRecord
 
-MAX_RECORD_BYTES = 64 * 1024
+MAX_RECORD_BYTES = 16 * 1024
 MAX_VALUE_BYTES = 1024 * 1024
 MAX_LEASE = timedelta(hours=1)
 CLOCK_SKEW = timedelta(seconds=60)
 DEFAULT_LEASE = timedelta(seconds=60)
 LEFT = "LEFT"
+RELAY = "RELAY"  # helps peers to reach one another and is no member
 MAX_GENUINE = 4096  # hashes of records whose signatures were checked
 _genuine: set[bytes] = set()
 Leased = TypeVar("Leased", PeerRecord, NamedValue)

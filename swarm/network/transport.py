@@ -18,8 +18,10 @@ from google.protobuf.message import Message
 
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
+from swarm.network.admission import Admission, open_to_all
 from swarm.network.envelope import open_envelope, seal, unpack
-from swarm.wire.control_pb2 import Refusal
+from swarm.network.limits import RequestLimits
+from swarm.wire.control_pb2 import Locate, Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +62,20 @@ class Endpoint:
     """One peer's end of the control channel without the channel: bytes in, bytes out.
 
     Attributes:
+        admission: who is answered at all.
         refused: messages that were not let in, counted by error code.
     """
 
-    def __init__(self, identity: Identity, run_id: bytes, now: Clock = time.time) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        run_id: bytes,
+        now: Clock = time.time,
+        limits: RequestLimits | None = None,
+        admission: Admission | None = None,
+    ) -> None:
+        self.admission = admission or open_to_all(run_id)
+        self._limits = limits
         self.identity = identity
         self.run_id = run_id
         self.refused: Counter[str] = Counter()
@@ -82,19 +94,36 @@ class Endpoint:
     def seal(self, recipient: str, message: Message) -> bytes:
         """Signed envelope for `recipient`. Raises `MESSAGE_OVERSIZED`."""
         now_ms = int(self._now() * 1000)
-        return seal(self.identity, message, run_id=self.run_id, recipient=recipient, now_ms=now_ms)
+        return seal(
+            self.identity,
+            message,
+            run_id=self.run_id,
+            recipient=recipient,
+            now_ms=now_ms,
+            permission=self.admission.own,
+        )
 
     async def answer(self, remote: str, data: bytes) -> bytes:
         """Sealed reply or refusal to the request `data` that came from `remote`.
 
         `remote` is the peer id that the channel itself has authenticated. Never raises.
         """
+        if self._limits is None or remote == self.identity.peer_id:
+            return await self._answer(remote, data)
+        try:
+            self._limits.take(remote, len(data), time.monotonic())
+        except SwarmError as error:
+            return self._turn_away(remote, error)
+        try:
+            return await self._answer(remote, data)
+        finally:
+            self._limits.done(remote)
+
+    async def _answer(self, remote: str, data: bytes) -> bytes:
         try:
             kind, request = self._open_request(remote, data)
         except SwarmError as error:
-            self.refused[error.code.value] += 1
-            logger.info("refused a message of %s: %s", remote, error)
-            return self._refuse(remote, error)
+            return self._turn_away(remote, error)
         try:
             return self.seal(remote, await self._handlers[kind](remote, request))
         except SwarmError as error:
@@ -121,7 +150,11 @@ class Endpoint:
             raise SwarmError(Code.SIGNATURE_INVALID, f"{peer} answered as {opened.sender}")
         if opened.kind == Refusal.DESCRIPTOR.full_name:
             refusal = Refusal.FromString(opened.payload)
+            if refusal.code == Code.NOT_ADMITTED.value:
+                hint = "join with a ticket: node start --join TICKET"
+                raise SwarmError(Code.NOT_ADMITTED, f"{peer}: {refusal.message}", hint)
             raise SwarmError(Code.PEER_REFUSED, f"{peer}: {refusal.code}: {refusal.message}")
+        self.admission.check(peer, opened.permission)
         kind = reply_type.DESCRIPTOR.full_name
         reply = unpack(opened, {kind: reply_type})
         assert isinstance(reply, reply_type)
@@ -138,7 +171,19 @@ class Endpoint:
             raise SwarmError(
                 Code.SIGNATURE_INVALID, f"{remote} passed on a message of {opened.sender}"
             )
+        if opened.kind == Locate.DESCRIPTOR.full_name:
+            # A starting node asks about its own id from a throw-away id, which has no permission.
+            message = unpack(opened, self._kinds)
+            assert isinstance(message, Locate)
+            self.admission.check(message.peer_id, opened.permission)
+            return opened.kind, message
+        self.admission.check(remote, opened.permission)
         return opened.kind, unpack(opened, self._kinds)
+
+    def _turn_away(self, remote: str, error: SwarmError) -> bytes:
+        self.refused[error.code.value] += 1
+        logger.info("refused a message of %s: %s", remote, error)
+        return self._refuse(remote, error)
 
     def _refuse(self, remote: str, error: SwarmError) -> bytes:
         return self.seal(remote, Refusal(code=error.code.value, message=error.message[:1000]))

@@ -22,7 +22,7 @@ import numpy as np
 
 from swarm.aio import in_time
 from swarm.collective.codecs import F32
-from swarm.collective.context import Context, Offer, RoundEvent
+from swarm.collective.context import Context, Offer, Policy, RoundEvent
 from swarm.collective.join import join, watch_branches
 from swarm.collective.ledger import Ledger
 from swarm.collective.member import RoundMember
@@ -95,6 +95,15 @@ class ToyPolicy:
         step = momentum * np.float32(0.5)
         step += mean
         return FragmentState.of(state.theta - step, momentum, state.version + 1)
+
+    def finish(
+        self,
+        round_index: int,
+        shadow: Mapping[str, FragmentState],
+        base: Mapping[str, FragmentState],
+    ) -> Mapping[str, FragmentState]:
+        """Nothing more."""
+        return shadow
 
     def assign(
         self,
@@ -225,7 +234,10 @@ class SimulatedPeer:
 
 
 class SimulatedSwarm:
-    """See the module docstring. `with_disks`: what peers computed outlives them."""
+    """See the module docstring. `policy` instead of the toy's is shared by all peers.
+
+    `with_disks`: what peers computed outlives them.
+    """
 
     def __init__(
         self,
@@ -235,11 +247,12 @@ class SimulatedSwarm:
         numel: Mapping[str, int] | None = None,
         duty_rules: DutyRules | None = None,
         with_disks: bool = False,
+        policy: Policy | None = None,
     ) -> None:
         self.with_disks = with_disks
         self.disks: dict[str, Disk] = {}
         self.manifest = manifest or toy_manifest(min_peers=peers)
-        self.policy = ToyPolicy(
+        self.policy: Policy = policy or ToyPolicy(
             numel or {"trunk.0": 5000, "trunk.1": 3000, **{f"expert.{e}": 700 for e in range(8)}},
             duty_rules,
         )

@@ -7,6 +7,7 @@ who holds which experts. All of it is pure and gives the same bits on every mach
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +19,31 @@ from swarm.experts.assignment import AssignmentRules
 from swarm.experts.capability import Sizes
 from swarm.experts.duties import DutyRules, assignment_of, fill_duties
 from swarm.model.fragments import FragmentLayout, initial_fragment, state_root
+from swarm.training.merging import merge_experts, merge_strength, merged_total
 from swarm.training.outer import update_fragment
+from swarm.training.streaming import due
 from swarm.wire import collective_pb2 as pb
 
 F32 = npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class MergeReport:
+    """A merger of similar experts, for people: strengths, and mean cosines of pairs of experts."""
+
+    round: int
+    strength: float
+    total_strength: float
+    cosine_before: float
+    cosine_after: float
+
+
 class RunPolicy:
-    """See the module docstring. `me` is the peer whose copy this is; None keeps everything."""
+    """See the module docstring. `me` is the peer whose copy this is; None keeps everything.
+
+    Attributes:
+        last_merge: the last merger that was computed here, or None.
+    """
 
     def __init__(self, manifest: RunManifest, me: str | None = None) -> None:
         self.manifest = manifest
@@ -36,6 +54,7 @@ class RunPolicy:
         self.open_tags = False
         self.routing_width = manifest.model.num_layers * manifest.model.num_experts
         self.duty_rules = _duty_rules(manifest, self.layout)
+        self.last_merge: MergeReport | None = None
         self.me = me
         self._initial: dict[str, FragmentState] = {}
 
@@ -44,6 +63,11 @@ class RunPolicy:
         return list(assignment_of(record, self.me).experts)
 
     def trains(self, record: pb.RoundRecord, peer: str) -> list[str]:
+        """Fragments that `peer` may contribute to in the round after `record`: those due then."""
+        groups = self.manifest.stream.groups
+        return due(self.layout, self.holds(record, peer), groups, record.round + 1)
+
+    def holds(self, record: pb.RoundRecord, peer: str) -> list[str]:
         """Fragments that `peer` trains after `record`: the trunk and its experts."""
         experts = assignment_of(record, peer).experts
         return [*self.layout.trunk_names, *(self.layout.expert_name(e) for e in experts)]
@@ -52,7 +76,7 @@ class RunPolicy:
         """Fragments that this peer keeps: all of them, or with `held` what it trains."""
         if self.me is None or self.manifest.sync.forward == "full":
             return self.layout.names
-        return self.trains(record, self.me) if record is not None else self.layout.trunk_names
+        return self.holds(record, self.me) if record is not None else self.layout.trunk_names
 
     def initial(self, fragment: str) -> FragmentState:
         """The fragment at genesis, computed once."""
@@ -85,7 +109,9 @@ class RunPolicy:
     def apply(
         self, fragment: str, mean: F32, state: FragmentState, contributors: int
     ) -> FragmentState:
-        """The outer step on one fragment."""
+        """The outer step on one fragment; where peers send parameters, their mean as it is."""
+        if self.manifest.sync.contribution == "parameters":
+            return FragmentState.of(mean, state.momentum, state.version + 1)
         theta, momentum = np.empty_like(state.theta), np.empty_like(state.momentum)
         update_fragment(
             self.manifest.outer,
@@ -97,6 +123,34 @@ class RunPolicy:
             out_momentum=momentum,
         )
         return FragmentState.of(theta, momentum, state.version + 1)
+
+    def finish(
+        self,
+        round_index: int,
+        shadow: Mapping[str, FragmentState],
+        base: Mapping[str, FragmentState],
+    ) -> Mapping[str, FragmentState]:
+        """Merge similar experts, in the rounds in which the warm-up does.
+
+        An expert that nobody trained is one to move towards, and stays itself as it is.
+        """
+        strength = merge_strength(self.manifest, round_index)
+        receivers = [e for n in shadow if (e := self.layout.expert_index(n)) is not None]
+        if strength == 0.0 or not receivers:
+            return shadow
+        states = {**base, **shadow}
+        names = {e: self.layout.expert_name(e) for e in range(self.manifest.model.num_experts)}
+        experts = {e: states[name].theta for e, name in names.items()}
+        neighbours = self.manifest.merge.neighbours
+        merger = merge_experts(self.layout, experts, receivers, strength, neighbours)
+        total = merged_total(self.manifest, round_index)
+        cosines = (merger.cosine_before, merger.cosine_after)
+        self.last_merge = MergeReport(round_index, strength, total, *cosines)
+        merged = {
+            name: FragmentState.of(theta, shadow[name].momentum, shadow[name].version)
+            for name, theta in merger.merged.items()
+        }
+        return {**shadow, **merged}
 
     def assign(
         self,
@@ -125,8 +179,8 @@ def _duty_rules(manifest: RunManifest, layout: FragmentLayout) -> DutyRules:
     )
     return DutyRules(
         assignment=experts,
-        inner_steps=training.inner_steps,
-        min_inner_steps=training.min_inner_steps,
+        inner_steps=manifest.steps_per_round,
+        min_inner_steps=min(training.min_inner_steps, manifest.steps_per_round),
         dynamic_steps=sync.step_counts == "dynamic",
         sizes=sizes,
     )

@@ -10,7 +10,8 @@
     resuming.leave()                          # the process ends
 
 States above 256 MB are saved at intervals only; after a crash such a peer goes on from an older
-optimizer state, which is correct but not the same to the bit.
+optimizer state. Where local parameters outlive a round (`stream.groups`, `stream.overlap`) it goes
+on from the committed ones. Both are correct, but not the same to the bit.
 """
 
 from __future__ import annotations
@@ -76,6 +77,12 @@ class Resuming:
                     self.restore_newest()
                 self._repeatable = self._save(before)
         self._place = Boundary.of(DURING, commit)
+
+    def follow(self, commit: bytes) -> None:
+        """The round that is being trained follows `commit`, which came when steps were made."""
+        self._commit = commit
+        self._place = Boundary.of(DURING, commit)
+        self._repeatable = False
 
     def done(self) -> None:
         """All steps of the round were made. The others may rely on the update from now on."""

@@ -32,7 +32,8 @@ from swarm.errors import Code, SwarmError
 from swarm.model.fragment_io import read_fragment, write_fragment
 from swarm.model.fragments import FragmentLayout, initial_fragment
 from swarm.model.transformer import ModelOutput, Transformer
-from swarm.training.balance import load_balance_loss, router_z_loss
+from swarm.training.balance import load_balance_loss, own_factor, router_z_loss
+from swarm.training.coupling import coupling_loss
 from swarm.training.optimizer import FragmentAdamW
 from swarm.training.schedule import learning_rate
 
@@ -75,6 +76,7 @@ class Trainer:
         self._committed_tokens = 0
         self._tokens_since_commit = 0
         self._global_load_LE: Tensor | None = None
+        self._bias_LE: Tensor | None = None
         self.held: tuple[int, ...] = ()
         self.model = self._build_model(sorted(set(held)))
         self._unset = set(self.needed_names)
@@ -89,6 +91,25 @@ class Trainer:
     def needed_names(self) -> tuple[str, ...]:
         """Fragments that must be loaded: the trained ones, and with `full` all others too."""
         return self.layout.names if self._full else self.trainable_names
+
+    def set_selection_bias(self, bias_LE: npt.ArrayLike | None) -> None:
+        """Bias [L, E] of the choice of experts, from the last commit; None is none."""
+        self._bias_LE = None
+        if bias_LE is not None:
+            shape = (self.manifest.model.num_layers, self.manifest.model.num_experts)
+            bias = np.asarray(bias_LE, dtype=np.float32).reshape(shape)
+            self._bias_LE = torch.from_numpy(bias.copy()).to(self.device)
+        self._place_bias()
+
+    def _place_bias(self) -> None:
+        for layer, moe in enumerate(self.model.moe_layers):
+            bias = None if self._bias_LE is None else self._bias_LE[layer, list(moe.gate.held)]
+            moe.gate.selection_bias_M = bias
+
+    @property
+    def is_set(self) -> bool:
+        """True when all parameters have been loaded."""
+        return not self._unset
 
     def load(self, fragments: Mapping[str, F32]) -> None:
         """Set parameters from flat fp32 fragments; names that this model lacks are ignored."""
@@ -119,11 +140,15 @@ class Trainer:
         self.held = tuple(wanted)
         self._unset = (self._unset | (set(self.needed_names) - before)) & set(self.needed_names)
         self._train_held()
+        self._place_bias()
 
-    def set_schedule(self, committed_tokens: int) -> None:
-        """Place of the learning rate schedule: tokens that the whole run has committed."""
+    def set_schedule(self, committed_tokens: int, since: int = 0) -> None:
+        """Place of the learning rate schedule: tokens that the whole run has committed.
+
+        `since`: tokens that this peer has trained already and that are not among them.
+        """
         self._committed_tokens = committed_tokens
-        self._tokens_since_commit = 0
+        self._tokens_since_commit = since
 
     def set_global_load(self, counts_LE: npt.ArrayLike | None) -> None:
         """Routed tokens [L, E] of all peers in the last round, for the load balance loss."""
@@ -170,10 +195,21 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
         return min(times[1:])
 
+    def read(self, name: str, out: F32) -> None:
+        """Write the local parameters of the fragment `name` into `out` (flat fp32)."""
+        read_fragment(self.model, self.layout, name, out)
+
     def pseudo_gradient(self, name: str, base: F32, out: F32) -> None:
         """Write base - local of the fragment `name` into `out` (flat fp32)."""
-        read_fragment(self.model, self.layout, name, out)
+        self.read(name, out)
         np.subtract(base, out, out=out)
+
+    def contribute(self, name: str, base: F32, out: F32) -> None:
+        """Write what this peer gives to a round into `out`: its update, or its parameters."""
+        if self.manifest.sync.contribution == "parameters":
+            self.read(name, out)
+        else:
+            self.pseudo_gradient(name, base, out)
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Adam state, random state and positions, as tensors and plain JSON values.
@@ -244,17 +280,32 @@ class Trainer:
             output: ModelOutput = self.model(batch_BT[:, :-1])
         logits_NV = output.logits_BTV.float().flatten(0, 1)
         cross_entropy = F.cross_entropy(logits_NV, batch_BT[:, 1:].flatten())
-        balance = load_balance_loss(output.routing, self._global_load_LE)
+        balance_config = self.manifest.balance
+        balance = load_balance_loss(output.routing, self._global_load_LE, self._own_factors())
         z_loss = router_z_loss(output.routing)
         total = (
             cross_entropy
             + self.config.load_balance_weight * balance
             + self.config.z_loss_weight * z_loss
         )
+        if balance_config.coupling_weight:
+            coupling = coupling_loss(self.model, balance_config.coupling_alpha)
+            total = total + balance_config.coupling_weight * coupling
         torch.autograd.backward(total)
         routed_LE = torch.stack([stats.counts_E for stats in output.routing]).cpu().numpy()
         self._forget_gradients_of_idle_experts(routed_LE)
         return cross_entropy.item(), routed_LE
+
+    def _own_factors(self) -> Tensor | None:
+        """Factors on the experts' counts in the balance loss; None when all are 1."""
+        tokens = self._committed_tokens + self._tokens_since_commit
+        factor = own_factor(self.manifest.balance, tokens / self.config.total_tokens)
+        if factor == 1.0:
+            return None
+        factors = [
+            factor if e in self.held else 1.0 for e in range(self.manifest.model.num_experts)
+        ]
+        return torch.tensor(factors, device=self.device)
 
     def _forget_gradients_of_idle_experts(self, routed_LE: npt.NDArray[np.int64]) -> None:
         """No tokens, no step: a zero gradient would still decay weights and follow momentum."""

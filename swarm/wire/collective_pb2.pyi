@@ -352,7 +352,7 @@ class ResignationReply(_message.Message):
     def __init__(self, staying: bool = ...) -> None: ...
 
 class RoundRecord(_message.Message):
-    __slots__ = ("run_id", "branch", "round", "previous", "electorate", "unanimous", "roster", "fragments", "assignments", "outcome", "missing", "joined", "left", "committed_tokens", "routed_tokens", "loss", "proposer", "attempts", "decided_at_ms", "resignations", "experts")
+    __slots__ = ("run_id", "branch", "round", "previous", "electorate", "unanimous", "roster", "fragments", "assignments", "outcome", "missing", "joined", "left", "committed_tokens", "routed_tokens", "loss", "proposer", "attempts", "decided_at_ms", "resignations", "experts", "selection_bias")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -374,6 +374,7 @@ class RoundRecord(_message.Message):
     DECIDED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     RESIGNATIONS_FIELD_NUMBER: _ClassVar[int]
     EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    SELECTION_BIAS_FIELD_NUMBER: _ClassVar[int]
     run_id: bytes
     branch: bytes
     round: int
@@ -395,7 +396,8 @@ class RoundRecord(_message.Message):
     decided_at_ms: int
     resignations: _containers.RepeatedCompositeFieldContainer[Resignation]
     experts: _containers.RepeatedCompositeFieldContainer[ExpertStanding]
-    def __init__(self, run_id: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., round: _Optional[int] = ..., previous: _Optional[bytes] = ..., electorate: _Optional[_Iterable[str]] = ..., unanimous: bool = ..., roster: _Optional[_Iterable[str]] = ..., fragments: _Optional[_Iterable[_Union[FragmentOutcome, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., missing: _Optional[_Iterable[_Union[Suspect, _Mapping]]] = ..., joined: _Optional[_Iterable[str]] = ..., left: _Optional[_Iterable[str]] = ..., committed_tokens: _Optional[int] = ..., routed_tokens: _Optional[_Iterable[int]] = ..., loss: _Optional[float] = ..., proposer: _Optional[str] = ..., attempts: _Optional[int] = ..., decided_at_ms: _Optional[int] = ..., resignations: _Optional[_Iterable[_Union[Resignation, _Mapping]]] = ..., experts: _Optional[_Iterable[_Union[ExpertStanding, _Mapping]]] = ...) -> None: ...
+    selection_bias: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, run_id: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., round: _Optional[int] = ..., previous: _Optional[bytes] = ..., electorate: _Optional[_Iterable[str]] = ..., unanimous: bool = ..., roster: _Optional[_Iterable[str]] = ..., fragments: _Optional[_Iterable[_Union[FragmentOutcome, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., missing: _Optional[_Iterable[_Union[Suspect, _Mapping]]] = ..., joined: _Optional[_Iterable[str]] = ..., left: _Optional[_Iterable[str]] = ..., committed_tokens: _Optional[int] = ..., routed_tokens: _Optional[_Iterable[int]] = ..., loss: _Optional[float] = ..., proposer: _Optional[str] = ..., attempts: _Optional[int] = ..., decided_at_ms: _Optional[int] = ..., resignations: _Optional[_Iterable[_Union[Resignation, _Mapping]]] = ..., experts: _Optional[_Iterable[_Union[ExpertStanding, _Mapping]]] = ..., selection_bias: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Accept(_message.Message):
     __slots__ = ("ballot", "record")

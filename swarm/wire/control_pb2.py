@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16swarm/v1/control.proto\x12\x08swarm.v1\"\x95\x01\n\x08\x45nvelope\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0e\n\x06run_id\x18\x02 \x01(\x0c\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0e\n\x06sender\x18\x04 \x01(\t\x12\x11\n\trecipient\x18\x05 \x01(\t\x12\x12\n\nsent_at_ms\x18\x06 \x01(\x03\x12\x0f\n\x07payload\x18\x07 \x01(\x0c\x12\x11\n\tsignature\x18\x08 \x01(\x0c\"(\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x18\n\x04Ping\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"-\n\x04Pong\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\"\x19\n\x06Locate\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\"\x1c\n\x0bLocateReply\x12\r\n\x05\x61live\x18\x01 \x01(\x08\"\'\n\tDataToken\x12\x1a\n\x12\x63\x65rtificate_sha256\x18\x01 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16swarm/v1/control.proto\x12\x08swarm.v1\"\xa9\x01\n\x08\x45nvelope\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0e\n\x06run_id\x18\x02 \x01(\x0c\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0e\n\x06sender\x18\x04 \x01(\t\x12\x11\n\trecipient\x18\x05 \x01(\t\x12\x12\n\nsent_at_ms\x18\x06 \x01(\x03\x12\x0f\n\x07payload\x18\x07 \x01(\x0c\x12\x11\n\tsignature\x18\x08 \x01(\x0c\x12\x12\n\npermission\x18\t \x01(\x0c\"(\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x18\n\x04Ping\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"=\n\x04Pong\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x13\n\x0bincarnation\x18\x02 \x01(\x0c\x12\x0e\n\x06now_ms\x18\x03 \x01(\x03\",\n\tSpeedTest\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x0e\n\x06wanted\x18\x02 \x01(\r\"!\n\x0eSpeedTestReply\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"\x19\n\x06Locate\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\"\x1c\n\x0bLocateReply\x12\r\n\x05\x61live\x18\x01 \x01(\x08\"\t\n\x07Observe\"0\n\x0cObserveReply\x12\x11\n\taddresses\x18\x01 \x03(\t\x12\r\n\x05relay\x18\x02 \x01(\x08\"\x19\n\x08\x44ialBack\x12\r\n\x05ports\x18\x01 \x03(\r\"\x1e\n\rDialBackReply\x12\r\n\x05ports\x18\x01 \x03(\r\"\'\n\tDataToken\x12\x1a\n\x12\x63\x65rtificate_sha256\x18\x01 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,17 +32,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'swarm.v1.control_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENVELOPE']._serialized_start=37
-  _globals['_ENVELOPE']._serialized_end=186
-  _globals['_REFUSAL']._serialized_start=188
-  _globals['_REFUSAL']._serialized_end=228
-  _globals['_PING']._serialized_start=230
-  _globals['_PING']._serialized_end=254
-  _globals['_PONG']._serialized_start=256
-  _globals['_PONG']._serialized_end=301
-  _globals['_LOCATE']._serialized_start=303
-  _globals['_LOCATE']._serialized_end=328
-  _globals['_LOCATEREPLY']._serialized_start=330
-  _globals['_LOCATEREPLY']._serialized_end=358
-  _globals['_DATATOKEN']._serialized_start=360
-  _globals['_DATATOKEN']._serialized_end=399
+  _globals['_ENVELOPE']._serialized_end=206
+  _globals['_REFUSAL']._serialized_start=208
+  _globals['_REFUSAL']._serialized_end=248
+  _globals['_PING']._serialized_start=250
+  _globals['_PING']._serialized_end=274
+  _globals['_PONG']._serialized_start=276
+  _globals['_PONG']._serialized_end=337
+  _globals['_SPEEDTEST']._serialized_start=339
+  _globals['_SPEEDTEST']._serialized_end=383
+  _globals['_SPEEDTESTREPLY']._serialized_start=385
+  _globals['_SPEEDTESTREPLY']._serialized_end=418
+  _globals['_LOCATE']._serialized_start=420
+  _globals['_LOCATE']._serialized_end=445
+  _globals['_LOCATEREPLY']._serialized_start=447
+  _globals['_LOCATEREPLY']._serialized_end=475
+  _globals['_OBSERVE']._serialized_start=477
+  _globals['_OBSERVE']._serialized_end=486
+  _globals['_OBSERVEREPLY']._serialized_start=488
+  _globals['_OBSERVEREPLY']._serialized_end=536
+  _globals['_DIALBACK']._serialized_start=538
+  _globals['_DIALBACK']._serialized_end=563
+  _globals['_DIALBACKREPLY']._serialized_start=565
+  _globals['_DIALBACKREPLY']._serialized_end=595
+  _globals['_DATATOKEN']._serialized_start=597
+  _globals['_DATATOKEN']._serialized_end=636
 # @@protoc_insertion_point(module_scope)

@@ -56,7 +56,7 @@ class ExpertStatus(_message.Message):
     def __init__(self, expert: _Optional[int] = ..., holders: _Optional[_Iterable[str]] = ..., held_since: _Optional[int] = ..., trained_tokens: _Optional[float] = ..., orphaned_rounds: _Optional[int] = ..., served: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("run_id", "run_name", "peer_id", "display_name", "domain", "state", "reason", "since_ms", "round", "branch", "commit_id", "last_outcome", "tokens_per_second", "loss", "step", "steps_per_round", "held_experts", "peers", "bytes_sent", "bytes_received", "tokens_trained", "committed_tokens", "refused", "pid", "worker_pid", "addresses", "version", "last_counted_round", "data_report", "device", "experts")
+    __slots__ = ("run_id", "run_name", "peer_id", "display_name", "domain", "state", "reason", "since_ms", "round", "branch", "commit_id", "last_outcome", "tokens_per_second", "loss", "step", "steps_per_round", "held_experts", "peers", "bytes_sent", "bytes_received", "tokens_trained", "committed_tokens", "refused", "pid", "worker_pid", "addresses", "version", "last_counted_round", "data_report", "device", "company", "company_since_ms", "company_reason", "role", "clock_offset_s", "clock_peers", "nat", "nat_reason", "observed", "relays", "upload_bps", "download_bps", "port", "experts")
     class RefusedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +101,19 @@ class StatusReply(_message.Message):
     LAST_COUNTED_ROUND_FIELD_NUMBER: _ClassVar[int]
     DATA_REPORT_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    COMPANY_FIELD_NUMBER: _ClassVar[int]
+    COMPANY_SINCE_MS_FIELD_NUMBER: _ClassVar[int]
+    COMPANY_REASON_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_OFFSET_S_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_PEERS_FIELD_NUMBER: _ClassVar[int]
+    NAT_FIELD_NUMBER: _ClassVar[int]
+    NAT_REASON_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_FIELD_NUMBER: _ClassVar[int]
+    RELAYS_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_BPS_FIELD_NUMBER: _ClassVar[int]
+    DOWNLOAD_BPS_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
     EXPERTS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     run_name: str
@@ -132,8 +145,21 @@ class StatusReply(_message.Message):
     last_counted_round: int
     data_report: _containers.ScalarMap[str, int]
     device: str
+    company: str
+    company_since_ms: int
+    company_reason: str
+    role: str
+    clock_offset_s: float
+    clock_peers: int
+    nat: str
+    nat_reason: str
+    observed: _containers.RepeatedScalarFieldContainer[str]
+    relays: _containers.RepeatedScalarFieldContainer[str]
+    upload_bps: float
+    download_bps: float
+    port: int
     experts: _containers.RepeatedCompositeFieldContainer[ExpertStatus]
-    def __init__(self, run_id: _Optional[str] = ..., run_name: _Optional[str] = ..., peer_id: _Optional[str] = ..., display_name: _Optional[str] = ..., domain: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., since_ms: _Optional[int] = ..., round: _Optional[int] = ..., branch: _Optional[str] = ..., commit_id: _Optional[str] = ..., last_outcome: _Optional[str] = ..., tokens_per_second: _Optional[float] = ..., loss: _Optional[float] = ..., step: _Optional[int] = ..., steps_per_round: _Optional[int] = ..., held_experts: _Optional[_Iterable[int]] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., tokens_trained: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., pid: _Optional[int] = ..., worker_pid: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., last_counted_round: _Optional[int] = ..., data_report: _Optional[_Mapping[str, int]] = ..., device: _Optional[str] = ..., experts: _Optional[_Iterable[_Union[ExpertStatus, _Mapping]]] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., run_name: _Optional[str] = ..., peer_id: _Optional[str] = ..., display_name: _Optional[str] = ..., domain: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., since_ms: _Optional[int] = ..., round: _Optional[int] = ..., branch: _Optional[str] = ..., commit_id: _Optional[str] = ..., last_outcome: _Optional[str] = ..., tokens_per_second: _Optional[float] = ..., loss: _Optional[float] = ..., step: _Optional[int] = ..., steps_per_round: _Optional[int] = ..., held_experts: _Optional[_Iterable[int]] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., tokens_trained: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., pid: _Optional[int] = ..., worker_pid: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., last_counted_round: _Optional[int] = ..., data_report: _Optional[_Mapping[str, int]] = ..., device: _Optional[str] = ..., company: _Optional[str] = ..., company_since_ms: _Optional[int] = ..., company_reason: _Optional[str] = ..., role: _Optional[str] = ..., clock_offset_s: _Optional[float] = ..., clock_peers: _Optional[int] = ..., nat: _Optional[str] = ..., nat_reason: _Optional[str] = ..., observed: _Optional[_Iterable[str]] = ..., relays: _Optional[_Iterable[str]] = ..., upload_bps: _Optional[float] = ..., download_bps: _Optional[float] = ..., port: _Optional[int] = ..., experts: _Optional[_Iterable[_Union[ExpertStatus, _Mapping]]] = ...) -> None: ...
 
 class StopRequest(_message.Message):
     __slots__ = ("reason",)
@@ -154,7 +180,14 @@ class HistoryRequest(_message.Message):
     def __init__(self, after_round: _Optional[int] = ...) -> None: ...
 
 class RoundSummary(_message.Message):
-    __slots__ = ("round", "outcome", "seconds", "contributors", "missing", "voters", "commit_id", "state_root", "loss", "committed_tokens", "bytes_sent", "bytes_received", "attempts", "committed_at_ms", "electorate")
+    __slots__ = ("round", "outcome", "seconds", "contributors", "missing", "voters", "commit_id", "state_root", "loss", "committed_tokens", "bytes_sent", "bytes_received", "attempts", "committed_at_ms", "electorate", "metrics")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     ROUND_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -170,6 +203,7 @@ class RoundSummary(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     ELECTORATE_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     round: int
     outcome: str
     seconds: float
@@ -185,7 +219,8 @@ class RoundSummary(_message.Message):
     attempts: int
     committed_at_ms: int
     electorate: int
-    def __init__(self, round: _Optional[int] = ..., outcome: _Optional[str] = ..., seconds: _Optional[float] = ..., contributors: _Optional[_Iterable[str]] = ..., missing: _Optional[_Iterable[str]] = ..., voters: _Optional[_Iterable[str]] = ..., commit_id: _Optional[str] = ..., state_root: _Optional[str] = ..., loss: _Optional[float] = ..., committed_tokens: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., attempts: _Optional[int] = ..., committed_at_ms: _Optional[int] = ..., electorate: _Optional[int] = ...) -> None: ...
+    metrics: _containers.ScalarMap[str, float]
+    def __init__(self, round: _Optional[int] = ..., outcome: _Optional[str] = ..., seconds: _Optional[float] = ..., contributors: _Optional[_Iterable[str]] = ..., missing: _Optional[_Iterable[str]] = ..., voters: _Optional[_Iterable[str]] = ..., commit_id: _Optional[str] = ..., state_root: _Optional[str] = ..., loss: _Optional[float] = ..., committed_tokens: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., attempts: _Optional[int] = ..., committed_at_ms: _Optional[int] = ..., electorate: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class HistoryReply(_message.Message):
     __slots__ = ("rounds",)

@@ -114,6 +114,7 @@ def test_start_reports_its_stages_in_order(keys):
             "p2pd",
             "bootstrap",
             "dht",
+            "reachability",
         ]
         assert stages[3] == "bootstrap: 1 of 1 peers answered"
 

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from node.shared_buffers import SharedBuffers
-from node.worker_link import WorkerProcess, WorkerSettings
+from node.worker_link import Committed, WorkerProcess, WorkerSettings
 from swarm.config import RunManifest, SyncConfig, TrainingConfig
+from swarm.config_learning import StreamConfig
 from swarm.errors import Code, SwarmError
 from swarm.model.config import ModelConfig
 from swarm.model.fragments import FragmentLayout, initial_fragment
@@ -44,6 +45,18 @@ def settings(tmp_path: Path) -> WorkerSettings:
         source=str(texts),
         data_dir=tmp_path / "shards",
         checkpoints=tmp_path / "trainer",
+    )
+
+
+def committed(
+    held: list[int], tokens: int = 0, load: np.ndarray | None = None, version: int = 0
+) -> Committed:
+    return Committed(
+        held=held,
+        versions=dict.fromkeys(LAYOUT.names, version),
+        contributors=dict.fromkeys(LAYOUT.names, 2),
+        committed_tokens=tokens,
+        load_LE=load,
     )
 
 
@@ -93,7 +106,7 @@ def test_a_round_leaves_base_minus_local_in_the_shared_memory(settings: WorkerSe
         base = {name: values.copy() for name, values in buffers.theta.items()}
         seen = []
         result = await worker.train(
-            round_number=7, steps=40, committed_tokens=0, held=[0, 1], on_progress=seen.append
+            round_number=7, steps=40, base=committed([0, 1]), on_progress=seen.append
         )
         assert (result.round, result.steps, result.tokens) == (7, 40, 40 * 4 * 32)
         assert result.routed_LE.shape == (2, 4)
@@ -106,9 +119,65 @@ def test_a_round_leaves_base_minus_local_in_the_shared_memory(settings: WorkerSe
         for name in LAYOUT.names:
             buffers.theta[name] -= buffers.delta[name]
         further = await worker.train(
-            round_number=8, steps=10, committed_tokens=result.tokens, held=[0, 1]
+            round_number=8, steps=10, base=committed([0, 1], result.tokens)
         )
         assert further.loss < result.loss
+
+    play(scenario)
+
+
+def test_a_round_ahead_takes_its_commit_over_among_its_steps(settings: WorkerSettings) -> None:
+    stream = StreamConfig(overlap=True, delay_steps=2, correction="delayed")
+    settings = replace(settings, manifest=replace(MANIFEST, stream=stream))
+
+    async def scenario(worker: WorkerProcess, buffers: SharedBuffers) -> None:
+        await worker.init(settings)
+        await worker.train(round_number=1, steps=3, base=committed([0, 1]))
+        sent = {name: buffers.theta[name] - buffers.delta[name] for name in LAYOUT.trunk_names}
+        steps = []
+        ahead = asyncio.create_task(
+            worker.train(round_number=2, steps=5000, on_progress=lambda m: steps.append(m["step"]))
+        )
+        while not steps:  # it trains without the commit
+            await asyncio.sleep(0.02)
+        for name in LAYOUT.names:
+            buffers.theta[name] += np.float32(0.125)
+        worker.arrive(1, committed([0, 1], version=9))  # of another round: not taken
+        worker.arrive(2, committed([0, 1], version=1))
+        seen = len(steps)
+        while len(steps) < seen + 2:
+            await asyncio.sleep(0.02)
+        worker.finish_round()
+        result = await ahead
+        assert result.steps >= steps[-1]
+        for name in LAYOUT.trunk_names:
+            since = sent[name] - (buffers.theta[name] - np.float32(0.125) - buffers.delta[name])
+            assert np.abs(since).max() < 0.11, name  # the shift of 0.125 is no part of the update
+        # A round that is called off before its commit came leaves nothing to offer, and no trace.
+        off = asyncio.create_task(worker.train(round_number=3, steps=10**6))
+        await asyncio.sleep(0.2)
+        off.cancel()
+        await asyncio.gather(off, return_exceptions=True)
+        again = await worker.train(round_number=3, steps=1, base=committed([0, 1], version=2))
+        assert again.steps == 1
+
+    play(scenario)
+
+
+def test_a_round_ahead_does_not_end_before_its_commit_is_there(settings: WorkerSettings) -> None:
+    stream = StreamConfig(overlap=True)
+    settings = replace(settings, manifest=replace(MANIFEST, stream=stream))
+
+    async def scenario(worker: WorkerProcess, buffers: SharedBuffers) -> None:
+        await worker.init(settings)
+        await worker.train(round_number=1, steps=1, base=committed([0, 1]))
+        before = buffers.delta["trunk.0"].copy()
+        ahead = asyncio.create_task(worker.train(round_number=2, steps=1))
+        done, _ = await asyncio.wait({ahead}, timeout=1.0)
+        assert not done and np.array_equal(buffers.delta["trunk.0"], before)
+        worker.arrive(2, committed([0, 1], version=1))
+        assert (await asyncio.wait_for(ahead, 10)).steps == 1
+        assert not np.array_equal(buffers.delta["trunk.0"], before)
 
     play(scenario)
 
@@ -116,7 +185,7 @@ def test_a_round_leaves_base_minus_local_in_the_shared_memory(settings: WorkerSe
 def test_what_a_worker_writes_is_for_its_user_alone(settings: WorkerSettings) -> None:
     async def scenario(worker: WorkerProcess, buffers: SharedBuffers) -> None:
         await worker.init(settings)
-        await worker.train(round_number=0, steps=1, committed_tokens=0, held=[0, 1])
+        await worker.train(round_number=0, steps=1, base=committed([0, 1]))
         await worker.save()
 
     before = os.umask(0o022)
@@ -133,9 +202,9 @@ def test_what_a_worker_writes_is_for_its_user_alone(settings: WorkerSettings) ->
 def test_an_uncommitted_round_is_repeated_from_the_same_base(settings: WorkerSettings) -> None:
     async def scenario(worker: WorkerProcess, buffers: SharedBuffers) -> None:
         await worker.init(settings)
-        await worker.train(round_number=0, steps=2, committed_tokens=0, held=[0, 1])
+        await worker.train(round_number=0, steps=2, base=committed([0, 1]))
         first = buffers.delta["trunk.0"].copy()
-        await worker.train(round_number=0, steps=2, committed_tokens=0, held=[2])
+        await worker.train(round_number=0, steps=2, base=committed([2]))
         assert np.abs(first).max() < 0.1 and np.abs(buffers.delta["trunk.0"]).max() < 0.1
         assert buffers.delta["expert.2"].any()
 
@@ -155,7 +224,7 @@ def test_held_forward_runs_without_the_other_experts(settings: WorkerSettings) -
             ready = await worker.init(replace(settings, manifest=manifest, held=[1]))
             assert ready.parameters == ready.trainable
             result = await worker.train(
-                round_number=0, steps=2, committed_tokens=0, held=[1, 3], load_LE=np.ones((2, 4))
+                round_number=0, steps=2, base=committed([1, 3], 0, np.ones((2, 4)))
             )
             assert result.routed_LE[:, [0, 2]].sum() == 0
             assert buffers.delta["expert.3"].any() and not buffers.delta["expert.0"].any()
@@ -169,14 +238,13 @@ def test_a_killed_worker_is_reported_and_its_successor_restores_the_checkpoint(
 ) -> None:
     async def first_life(worker: WorkerProcess, buffers: SharedBuffers) -> None:
         await worker.init(settings)
-        await worker.train(round_number=0, steps=3, committed_tokens=0, held=[0, 1])
+        await worker.train(round_number=0, steps=3, base=committed([0, 1]))
         await worker.save()
         training = asyncio.create_task(
             worker.train(
                 round_number=1,
                 steps=10**6,
-                committed_tokens=0,
-                held=[0, 1],
+                base=committed([0, 1]),
                 on_progress=lambda _: os.kill(worker.pid, signal.SIGKILL),
             )
         )
@@ -203,8 +271,7 @@ def test_a_frozen_worker_is_noticed_and_killed(settings: WorkerSettings) -> None
             await worker.train(
                 round_number=0,
                 steps=1,
-                committed_tokens=0,
-                held=[0],
+                base=committed([0]),
                 silence=timedelta(seconds=0.5),
             )
         assert caught.value.code is Code.WORKER_CRASHED and not worker.alive
@@ -221,7 +288,7 @@ def test_a_round_can_be_ended_early_and_a_cancelled_one_leaves_no_answer_behind(
         def finish(_: object) -> None:
             worker.finish_round()
 
-        arguments = {"steps": 10**6, "committed_tokens": 0, "held": [0]}
+        arguments = {"steps": 10**6, "base": committed([0])}
         early = await worker.train(round_number=1, on_progress=finish, **arguments)
         assert 1 <= early.steps < 10**6
         training = asyncio.create_task(worker.train(round_number=2, **arguments))
@@ -229,7 +296,7 @@ def test_a_round_can_be_ended_early_and_a_cancelled_one_leaves_no_answer_behind(
         training.cancel()
         with pytest.raises(asyncio.CancelledError):
             await training
-        later = await worker.train(round_number=3, steps=1, committed_tokens=0, held=[0])
+        later = await worker.train(round_number=3, steps=1, base=committed([0]))
         assert later.round == 3
 
     play(scenario)
@@ -239,7 +306,7 @@ def test_a_worker_ignores_the_interrupt_that_stops_its_daemon(settings: WorkerSe
     async def scenario(worker: WorkerProcess, buffers: SharedBuffers) -> None:
         await worker.init(settings)
         os.kill(worker.pid, signal.SIGINT)
-        result = await worker.train(round_number=0, steps=2, committed_tokens=0, held=[0])
+        result = await worker.train(round_number=0, steps=2, base=committed([0]))
         assert result.steps == 2 and worker.alive
 
     play(scenario)
@@ -258,13 +325,13 @@ def test_unusable_input_is_an_error_with_its_code_and_the_worker_lives(
                 await worker.init(wrong)
             assert caught.value.code is code and caught.value.hint
         with pytest.raises(SwarmError) as early:
-            await worker.train(round_number=0, steps=1, committed_tokens=0, held=[0])
+            await worker.train(round_number=0, steps=1, base=committed([0]))
         assert early.value.code is Code.INTERNAL
         assert (await worker.init(settings)).step == 0
         for name in LAYOUT.names:
             buffers.theta[name][:] = np.nan
         with pytest.raises(SwarmError, match="step 1") as diverged:
-            await worker.train(round_number=0, steps=1, committed_tokens=0, held=[0])
+            await worker.train(round_number=0, steps=1, base=committed([0]))
         assert diverged.value.code is Code.NON_FINITE
 
     play(scenario)
@@ -290,7 +357,7 @@ DAEMON = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, "tests/integration")
-from test_worker_process import MANIFEST, LAYOUT, new_buffers
+from test_worker_process import MANIFEST, committed, new_buffers
 from node.worker_link import WorkerProcess, WorkerSettings
 
 async def main():
@@ -298,7 +365,7 @@ async def main():
     data = Path(sys.argv[1])
     await worker.init(WorkerSettings(
         manifest=MANIFEST, held=[0], source=str(data / "texts"), data_dir=data / "shards"))
-    await worker.train(round_number=0, steps=10**6, committed_tokens=0, held=[0],
+    await worker.train(round_number=0, steps=10**6, base=committed([0]),
                        on_progress=lambda _: print(worker.pid, flush=True))
 
 asyncio.run(main())

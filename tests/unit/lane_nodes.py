@@ -96,6 +96,7 @@ def token(client: Identity, node: Node, **changes) -> bytes:
         "server": node.peer_id,
         "certificate_sha256": certificate_sha256(node.plane.certificate_pem),
         "now_ms": int(time.time() * 1000),
+        "permission": b"",
     }
     return make_token(client, **{**fields, **changes})
 

@@ -17,10 +17,11 @@ VERBS = {
     **{
         verb: [verb]
         for verb in (
-            "start", "status", "stop", "testnet", "assemble", "eval", "generate", "demo", "run"
+            "start", "relay", "doctor", "status", "stop", "testnet", "assemble", "eval", "generate",
+            "demo", "run",
         )
     },
-    **{f"run-{action}": ["run", action] for action in ("init", "export", "import")},
+    **{f"run-{action}": ["run", action] for action in ("init", "ticket", "export", "import")},
 }  # fmt: skip
 
 

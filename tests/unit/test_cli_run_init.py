@@ -11,8 +11,10 @@ import pytest
 from node import exit_codes
 from node.cli import run_command_line
 from swarm.config import RunManifest
+from swarm.errors import SwarmError
 from swarm.identity import Identity, public_key_of
 from swarm.model.fragments import FragmentLayout, fragment_hash, initial_fragment, state_root
+from swarm.presets import preset
 
 
 def init(tmp_path: Path, *words: str) -> RunManifest:
@@ -73,6 +75,37 @@ def test_experts_are_shared_among_the_founding_peers(
 def test_the_name_is_given_or_that_of_the_file(tmp_path: Path) -> None:
     assert init(tmp_path).name == "RUN"
     assert init(tmp_path, "--name", "law", "--force").name == "law"
+
+
+def test_a_preset_writes_its_values_into_the_file(tmp_path: Path) -> None:
+    spes = init(tmp_path, "--preset", "spes", "--peers", "4")
+    assert (spes.outer.optimizer, spes.sync.contribution) == ("fedavg", "parameters")
+    assert (spes.sync.weights, spes.sync.forward) == ("equal", "full")
+    assert spes.merge.every_rounds == 5 and spes.sync.experts_per_peer == 2
+    assert 'contribution = "parameters"' in (tmp_path / "RUN.toml").read_text()
+    diloco = init(tmp_path, "--preset", "diloco", "--force")
+    assert diloco.sync.experts_per_peer == 8 and diloco.outer.optimizer == "nesterov"
+    held = init(tmp_path, "--preset", "held", "--force")
+    assert (held.sync.forward, held.sync.router_rows) == ("held", "expert")
+    streaming = init(tmp_path, "--preset", "streaming", "--force")
+    assert streaming.stream.overlap and streaming.stream.groups == 2
+
+
+def test_finer_experts_are_more_and_narrower_and_as_much_work(tmp_path: Path) -> None:
+    whole = init(tmp_path, "--experts", "4")
+    finer = init(tmp_path, "--experts", "4", "--finer", "3", "--force")
+    assert (finer.model.num_experts, finer.model.top_k, finer.sync.experts_per_peer) == (12, 6, 6)
+    assert finer.model.d_ff * finer.model.num_experts == whole.model.d_ff * 4
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "RUN.toml")
+    assert run_command_line(["run", "init", path, "--preset", "spse"]) == exit_codes.USAGE
+    assert "did you mean spes?" in capsys.readouterr().err
+    with pytest.raises(SwarmError, match="diloco"):
+        preset("spse", RunManifest())
 
 
 def test_json_names_the_files_and_the_run(

@@ -11,7 +11,7 @@ import pytest
 from swarm.config import SECTIONS, RunManifest
 from swarm.errors import Code, SwarmError
 
-GOLDEN_RUN_ID = "5c0f7fb466c0d42e0b07cd6c25ac8324d6d79635bd597ff25ab53f57f48bb6f1"
+GOLDEN_RUN_ID = "88c29ce09bedc009636d3ee9707bd495f5acdcba901731dc1146df0725f270c6"
 
 
 def refused(text: str, path: Path) -> SwarmError:
@@ -52,6 +52,16 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(
         ("[sync]\ncodec = 'zip'", "sync.codec"),
         ("[model]\nnum_heads = 5", "model."),
         ("[outer]\nmomentum = 1.0", "outer.momentum"),
+        ("[sync]\ncontribution = 'parameters'\ncodec = 'int8'", "sync.codec"),
+        ("[sync]\ncontribution = 'parameters'", "sync.aggregation"),
+        ("[sync]\ncontribution = 'parameters'\naggregation = 'mean'", "outer.optimizer"),
+        ("[stream]\ngroups = 7", "stream.groups"),
+        ("[stream]\ngroups = 15", "stream.groups"),
+        ("[stream]\ndelay_steps = 31", "stream.delay_steps"),
+        ("[stream]\ncorrection = 'late'", "stream.correction"),
+        ("[merge]\nstrength = 1.5", "merge.strength"),
+        ("[merge]\nevery_rounds = 1\n[sync]\nforward = 'held'", "sync.router_rows"),
+        ("[balance]\nown_factor = 0", "balance.own_factor"),
         ("[membership]\non_majority_lost = 'panic'", "membership.on_majority_lost"),
         ("model = 3", "model"),
         ("format = 2", "format"),

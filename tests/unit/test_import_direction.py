@@ -13,9 +13,12 @@ FOUNDATION = {
     "swarm",
     "swarm.aio",
     "swarm.config",
+    "swarm.config_fields",
+    "swarm.config_learning",
     "swarm.errors",
     "swarm.files",
     "swarm.hashing",
+    "swarm.presets",
 }
 LAYERS = [
     {"swarm.wire", "swarm.identity"},

@@ -203,3 +203,37 @@ def test_two_runs_give_the_same_bits():
             torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         )
     assert torch.equal(*results)
+
+
+def test_a_shared_expert_adds_its_output_for_every_token_and_gets_gradients():
+    config = ModelConfig(**{**vars(CONFIG), "shared_experts": 1})
+    with_shared, without = Transformer(config), Transformer(CONFIG)
+    x_BTD = torch.randn(2, 9, config.d_model, generator=torch.Generator().manual_seed(0))
+    moe = with_shared.moe_layers[0]
+    y_BTD, stats = moe(x_BTD)
+    routed_BTD, routed_stats = without.moe_layers[0](x_BTD)
+    torch.testing.assert_close(y_BTD, routed_BTD + moe.shared_expert(x_BTD))
+    assert torch.equal(stats.counts_E, routed_stats.counts_E)
+    loss(with_shared).backward()
+    assert all(p.grad is not None for p in moe.shared_expert.parameters())
+
+
+def test_finer_experts_can_do_what_coarse_ones_did():
+    """An expert cut into halves that are always chosen together is the expert."""
+    coarse = ModelConfig(**{**vars(CONFIG), "num_experts": 2, "top_k": 2, "norm_topk_prob": False})
+    fine = coarse.finer(2)
+    assert (fine.num_experts, fine.top_k, fine.d_ff) == (4, 4, 12)
+    a, b = MixtureOfExperts(coarse, range(2)), MixtureOfExperts(fine, range(4))
+    with torch.no_grad():
+        for e in range(2):
+            for half in range(2):
+                cut = slice(12 * half, 12 * half + 12)
+                gate, up, down = a.experts[str(e)].matrices
+                part = b.experts[str(2 * e + half)]
+                part.gate_proj.weight.copy_(gate[cut])
+                part.up_proj.weight.copy_(up[cut])
+                part.down_proj.weight.copy_(2 * down[:, cut])  # each half weighs half as much
+    x_BTD = torch.randn(2, 9, coarse.d_model, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(a(x_BTD)[0], b(x_BTD)[0], rtol=1e-4, atol=1e-5)
+    with pytest.raises(SwarmError, match="d_ff"):
+        coarse.finer(5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -190,3 +191,17 @@ def test_state_root_depends_on_names_and_hashes_but_not_on_order():
     root = state_root({"a": one, "b": two})
     assert root == state_root({"b": two, "a": one})
     assert len({root, state_root({"a": two, "b": one}), state_root({"a": one})}) == 3
+
+
+def test_shared_experts_belong_to_the_trunk() -> None:
+    config = replace(CONFIG, shared_experts=2)
+    layout = FragmentLayout.of(config, 2)
+    names = {part.name for name in layout.trunk_names for part in layout.tensors(name)}
+    assert "model.layers.0.mlp.shared_expert.gate_proj.weight" in names
+    model = Transformer(config, seed=4)
+    assert model.moe_layers[0].shared_expert.gate_proj.weight.shape == (2 * config.d_ff, 16)
+    copy = Transformer(config, seed=None)
+    for name in layout.names:
+        write_fragment(copy, layout, name, initial_fragment(config, layout, name, 4))
+    same = zip(model.parameters(), copy.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in same)

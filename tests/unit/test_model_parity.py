@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -207,3 +208,15 @@ def test_damaged_or_foreign_directory_is_refused_with_its_name(tmp_path, damage)
     assert caught.value.code is Code.MODEL_UNREADABLE
     assert str(tmp_path) in caught.value.message
     assert caught.value.hint
+
+
+def test_a_model_with_shared_experts_comes_back_and_is_nothing_that_transformers_loads(tmp_path):
+    config = dataclasses.replace(CONFIGS["plain"], shared_experts=1)
+    model = Transformer(config, seed=2)
+    save_hf(tmp_path, config, model)
+    again = load_hf(tmp_path)
+    assert again.config == config
+    pairs = zip(model.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(ValueError, match="expertswarm"):
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path)

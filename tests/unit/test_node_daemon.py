@@ -73,6 +73,7 @@ def test_data_addresses_are_those_of_the_node_itself_with_ipv6_in_brackets() -> 
 
 class FakeNetwork:
     addresses = ("/ip4/127.0.0.1/tcp/1/p2p/X",)
+    data_hosts = addresses
     known_addresses: tuple[str, ...] = ()
     signed_record = None
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from swarm.config import TrainingConfig
+from swarm.config_learning import BalanceConfig
 from swarm.model.router import RouterStats
-from swarm.training.balance import load_balance_loss, router_z_loss
+from swarm.training.balance import load_balance_loss, own_factor, router_z_loss
 from swarm.training.schedule import gain_ramp, learning_rate
 
 CONFIG = TrainingConfig(
@@ -57,6 +58,18 @@ def test_the_swarms_counts_replace_the_peers_own() -> None:
     # Expert 1 is overloaded in the swarm, so its probability is pushed down most.
     gradient_E = layers[0].probs_mean_E.grad
     assert gradient_E is not None and gradient_E[1] > gradient_E[0]
+
+
+def test_a_peers_own_experts_count_less_in_the_first_fifth_of_the_run() -> None:
+    config = BalanceConfig(own_factor=0.7)
+    factors = [own_factor(config, progress) for progress in (0.0, 0.1, 0.2, 0.9, 2.0)]
+    assert factors == pytest.approx([0.7, 0.85, 1.0, 1.0, 1.0])
+    layers = [stats([0.5, 0.5], [5, 5])]
+    loss = load_balance_loss(layers, None, torch.tensor([0.5, 1.0]))
+    # shares 2.5 : 5, so 2 * (1/3 * 0.5 + 2/3 * 0.5); the own expert is pushed down less
+    assert loss.item() == pytest.approx(1.0)
+    loss.backward()
+    assert layers[0].probs_mean_E.grad.tolist() == pytest.approx([2 / 3, 4 / 3])
 
 
 def test_the_z_loss_is_the_mean_over_layers() -> None:

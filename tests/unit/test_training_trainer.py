@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from swarm.config import RunManifest, SyncConfig, TrainingConfig
+from swarm.config import OuterConfig, RunManifest, SyncConfig, TrainingConfig
+from swarm.config_learning import BalanceConfig
 from swarm.data import Corpus, DataReport, Sampler
 from swarm.errors import Code, SwarmError
 from swarm.model.config import ModelConfig
@@ -191,6 +192,32 @@ def test_the_pseudo_gradient_is_base_minus_local() -> None:
         peer.pseudo_gradient(name, base[name], delta)
         assert delta.tobytes() == (base[name] - local[name]).tobytes()
         assert delta.any()
+
+
+def test_a_peer_gives_its_update_or_its_parameters_as_the_run_says() -> None:
+    sync = SyncConfig(contribution="parameters", aggregation="mean")
+    spes = replace(MANIFEST, outer=OuterConfig(optimizer="fedavg"), sync=sync)
+    peer = trainer(manifest=spes)
+    base = fragments(peer)["expert.0"]
+    losses(peer, 2)
+    given = np.empty_like(base)
+    peer.contribute("expert.0", base, given)
+    assert given.tobytes() == fragments(peer)["expert.0"].tobytes()
+    peer.manifest = MANIFEST
+    peer.contribute("expert.0", base, given)
+    assert given.tobytes() == (base - fragments(peer)["expert.0"]).tobytes()
+
+
+def test_at_first_a_peer_sends_its_own_experts_more_tokens_than_balance_asks_for() -> None:
+    config = replace(MANIFEST.training, load_balance_weight=3.0, total_tokens=10**6)
+    shares = []
+    for factor in (1.0, 0.1):
+        manifest = replace(MANIFEST, training=config, balance=BalanceConfig(own_factor=factor))
+        peer = trainer(held=[0, 1], manifest=manifest)
+        losses(peer, 15)
+        routed_LE = sum(peer.train_step().routed_LE for _ in range(5))
+        shares.append(routed_LE[:, :2].sum() / routed_LE.sum())
+    assert shares[1] > shares[0] + 0.05
 
 
 def test_the_rate_follows_the_runs_tokens_also_within_a_round() -> None:

@@ -18,6 +18,7 @@ from swarm.collective.consensus import (
     vote_text,
 )
 from swarm.collective.protocol.effects import PersistWord
+from swarm.collective.selection_bias import check_bias
 from swarm.collective.state import version_message
 from swarm.collective.validate import check_plan, check_record
 from swarm.wire import collective_pb2 as pb
@@ -150,6 +151,7 @@ class Elector:
             setup.max_round_tokens,
             setup.policy.open_tags,
         )
+        check_bias(record, memory.record, setup.manifest)
         memory.accept(decision, ballot, accept.record)
         peer.out.append(PersistWord(memory.word()))
         text = vote_text(setup.run_id, accept.ballot, accept.record)

@@ -9,6 +9,7 @@ from swarm.collective.offers import collect_offers
 from swarm.collective.plan import PlanInputs, make_plan, operation_of
 from swarm.collective.protocol.rollcall import RollCall
 from swarm.collective.record import RecordInputs, build_record
+from swarm.collective.selection_bias import bias_after
 from swarm.wire import collective_pb2 as pb
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def record_of(
 ) -> pb.RoundRecord:
     """The record of the attempt of `plan`; `attempts` and `proposer` name its ballot."""
     standing = rollcall.standing
-    return build_record(
+    record = build_record(
         RecordInputs(
             plan=plan,
             previous=peer.memory.record,
@@ -96,3 +97,5 @@ def record_of(
         ),
         peer.setup.policy,
     )
+    record.selection_bias.extend(bias_after(record, peer.memory.record, peer.setup.manifest))
+    return record

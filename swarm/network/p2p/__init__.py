@@ -9,6 +9,7 @@
 swarm and stays in it. Every workaround of hivemind 1.1.12 lives here, beside its reason.
 """
 
-from swarm.network.p2p.network import NetworkConfig, PeerNetwork
+from swarm.network.p2p.config import NetworkConfig
+from swarm.network.p2p.network import PeerNetwork
 
 __all__ = ["NetworkConfig", "PeerNetwork"]

@@ -16,7 +16,8 @@ from swarm.errors import Code, SwarmError
 FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 2.0
 OTHERS_WAIT = timedelta(seconds=1)  # for the other peers once one has answered
-FINAL = (Code.RUN_MISMATCH, Code.PEER_REFUSED, Code.MESSAGE_VERSION)  # no use to try again
+# No use to try again.
+FINAL = (Code.RUN_MISMATCH, Code.NOT_ADMITTED, Code.PEER_REFUSED, Code.MESSAGE_VERSION)
 
 
 async def bootstrap(
@@ -29,8 +30,8 @@ async def bootstrap(
     """Greet every address until it answers; returns how many did.
 
     Returns a second after the first one answered, or when all have. If none did within `limit`
-    and one is `required`: raises `RUN_MISMATCH` (one of them is in another run) or
-    `BOOTSTRAP_UNREACHABLE`, which names each address and its reason.
+    and one is `required`: raises `RUN_MISMATCH` (one of them is in another run),
+    `NOT_ADMITTED`, or `BOOTSTRAP_UNREACHABLE`, which names each address and its reason.
     """
     reasons = {address: "no answer" for address in addresses}
     tasks = [asyncio.create_task(_greet_until_up(greet, a, reasons)) for a in addresses]
@@ -79,7 +80,7 @@ async def _wait_for_some(tasks: Iterable[asyncio.Task[None]], limit_s: float) ->
 def _bootstrap_error(tasks: Iterable[asyncio.Task[None]], reasons: dict[str, str]) -> SwarmError:
     for task in tasks:
         error = task.exception() if task.done() and not task.cancelled() else None
-        if isinstance(error, SwarmError) and error.code is Code.RUN_MISMATCH:
+        if isinstance(error, SwarmError) and error.code in (Code.RUN_MISMATCH, Code.NOT_ADMITTED):
             return error
     tried = "; ".join(f"{address} ({reason})" for address, reason in reasons.items())
     return SwarmError(

@@ -41,8 +41,10 @@ P2PD_MESSAGE_LIMIT = 2 * MAX_ENVELOPE_BYTES
 LAUNCHER = "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])"
 PORT_WAIT = timedelta(seconds=1)
 STOP_WAIT = timedelta(seconds=3)
+LOCAL_WAIT = timedelta(seconds=2)  # for what p2pd does without asking another host
 SURE_S = 1.0  # after a call that succeeded its peer is taken to be connected
 MAX_SURE = 4096
+RELAY_AFTER = timedelta(seconds=0.5)
 SOCKET_ROOT = Path("/tmp")  # Unix socket paths must be short: 104 bytes on macOS
 
 Handler = Callable[[str, bytes], Awaitable[bytes]]
@@ -84,7 +86,7 @@ class Daemon:
         """
         sockets = make_socket_dir()
         output: collections.deque[str] = collections.deque(maxlen=20)
-        handle: Any = type("NodeP2P", (P2P,), {})
+        handle: Any = type("NodeP2P", (ReachingP2P,), {})
         handle._UNIX_SOCKET_PREFIX = f"/unix{sockets}/"
         handle._log_p2pd_message = staticmethod(output.append)
         handle._make_process_args = staticmethod(_launched)
@@ -95,6 +97,9 @@ class Daemon:
                 host_maddrs=[f"{ip_multiaddr(host)}/tcp/{port}"],
                 no_listen=not listen,
                 nat_port_map=False,
+                # As long as p2pd believes not to be public it does not start its relay a second
+                # time, over our own (relay_service.py). We measure reachability, and faster.
+                force_reachability="private",
                 idle_timeout=10,
                 startup_timeout=timeout.total_seconds(),
                 persistent_conn_max_msg_size=P2PD_MESSAGE_LIMIT,
@@ -125,10 +130,9 @@ class Daemon:
             self._note_connected(peer)
             return
         deadline_s = time.monotonic() + timeout.total_seconds()
-        problems = await asyncio.gather(*(tcp_problem(a, timeout) for a in addresses))
-        usable = [a for a, problem in zip(addresses, problems, strict=True) if not problem]
+        usable, problems = await usable_addresses(addresses, timeout)
         if addresses and not usable:
-            raise unreachable(peer, "; ".join(dict.fromkeys(p for p in problems if p)))
+            raise unreachable(peer, "; ".join(dict.fromkeys(problems)))
         try:
             await in_time(
                 self.p2p._client.connect(
@@ -139,6 +143,14 @@ class Daemon:
         except (*PROBLEMS, asyncio.TimeoutError) as error:
             raise unreachable(peer, _reason(error)) from error
         self._note_connected(peer)
+
+    async def disconnect(self, peer: str) -> None:
+        """Close all connections to `peer`, if there are any; never raises."""
+        self._surely_until_s.pop(peer, None)
+        with suppress(*PROBLEMS, asyncio.TimeoutError):
+            await in_time(
+                self.p2p._client.disconnect(PeerID.from_base58(peer)), LOCAL_WAIT.total_seconds()
+            )
 
     def _note_connected(self, peer: str) -> None:
         """Spare p2pd the question for a moment: a round has dozens of calls among a few peers."""
@@ -228,6 +240,27 @@ async def write_in_one(stream: asyncio.StreamWriter, message: Any) -> None:
 p2pd_control.write_pbmsg = write_in_one
 
 
+class ReachingP2P(P2P):  # type: ignore[misc]
+    """Connects to whom the DHT calls by the addresses that we know.
+
+    p2pd alone tries what its own tables have, the private addresses of strangers for one, and gives
+    up after 10 s. A search in the DHT asks many peers, of whom some are gone or behind a NAT.
+
+    Attributes:
+        reach: makes sure of a connection, or raises a `SwarmError`.
+    """
+
+    reach: Callable[[str], Awaitable[None]] | None = None
+
+    async def _call_unary_protobuf_handler(self, peer_id: PeerID, *arguments: Any) -> Any:
+        if self.reach is not None:
+            try:
+                await self.reach(peer_id.to_base58())
+            except SwarmError as error:
+                raise P2PDaemonError(error.message) from error
+        return await super()._call_unary_protobuf_handler(peer_id, *arguments)
+
+
 class _LiveCalls(dict[Any, Any]):
     """hivemind's calls in flight; one whose waiter is gone counts as unknown."""
 
@@ -245,7 +278,11 @@ class _RunningTasks(dict[Any, "asyncio.Task[None]"]):
 
 
 def _launched(*args: Any, **options: Any) -> list[str]:
-    return [sys.executable, "-I", "-S", "-c", LAUNCHER, *P2P._make_process_args(*args, **options)]
+    command = P2P._make_process_args(*args, **options)
+    # p2pd's relay cuts every connection after 128 KiB or 2 minutes when two parts of its start race
+    # the wrong way (15 of 26 starts, hivemind 1.1.12), and has no budget of bandwidth. This leaves
+    # the first of the two out, relaying.py replaces the second.
+    return [sys.executable, "-I", "-S", "-c", LAUNCHER, *command, "-relayService=0"]
 
 
 def unreachable(peer: str, reason: str) -> SwarmError:
@@ -275,6 +312,40 @@ def encode_multiaddr(address: str, peer: str) -> Multiaddr:
     maddr = Multiaddr(address.removesuffix(f"/p2p/{peer}"))
     ed25519_cid, ed25519_hash = b"\xa5\x03\x28\x01\x72\x00\x24", b"\xa5\x03\x26\x00\x24"
     return Multiaddr(maddr.to_bytes().replace(ed25519_cid, ed25519_hash))
+
+
+async def usable_addresses(
+    addresses: Sequence[str], timeout: timedelta
+) -> tuple[list[str], list[str]]:
+    """Those that answer, those of relays included unasked, and what is wrong with the others.
+
+    Returns as soon as the first one has answered, with those still in doubt after it. Relays wait
+    `RELAY_AFTER` for the others: work must not wait, but why bother a relay without need.
+    """
+    circuits = [a for a in addresses if "/p2p-circuit" in a]
+    tasks = {
+        asyncio.create_task(tcp_problem(a, timeout)): a for a in addresses if a not in circuits
+    }
+    limit = RELAY_AFTER if circuits else timeout
+    usable: list[str] = []
+    problems: list[str] = []
+    deadline_s = time.monotonic() + limit.total_seconds()
+    pending = set(tasks)
+    try:
+        while pending and not usable and (left_s := deadline_s - time.monotonic()) > 0:
+            done, pending = await asyncio.wait(
+                pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                problem = task.result()
+                problems += [problem] if problem else []
+                usable += [] if problem else [tasks[task]]
+    finally:
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+    doubtful = [tasks[task] for task in pending] if usable else []
+    return usable + doubtful + circuits, problems
 
 
 async def tcp_problem(address: str, timeout: timedelta) -> str | None:

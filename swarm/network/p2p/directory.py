@@ -8,8 +8,9 @@ alone, and nothing else can be put into the DHT.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -19,10 +20,12 @@ from google.protobuf.message import DecodeError
 from swarm.aio import in_time
 from swarm.errors import Code, SwarmError
 from swarm.network import records
+from swarm.network.admission import Admission, not_admitted
+from swarm.network.limits import DHT_REQUESTS, RecordQuota, RequestLimits
 from swarm.network.p2p.daemon import Daemon, unreachable
+from swarm.network.p2p.guarded_dht import Door, start_dht
 from swarm.network.p2p.hivemind_parts import (
     DHTID,
-    DHTNode,
     DHTRecord,
     MSGPackSerializer,
     PeerID,
@@ -33,6 +36,11 @@ from swarm.network.transport import Clock
 from swarm.wire.membership_pb2 import NamedValue, PeerRecord, SignedRecord
 
 RPC_WAIT = timedelta(seconds=2)
+# What this node stores for the others. A dictionary must fit into one message of p2pd, or nobody
+# can read it any more.
+MAX_DICTIONARIES = 16
+MAX_OWNERS = 2048
+MAX_DICTIONARY_BYTES = 4 * 2**20
 DHT_WAIT = timedelta(seconds=8)
 PEERS = "peers"
 T = TypeVar("T")
@@ -53,12 +61,37 @@ class Directory:
 
     @classmethod
     async def start(
-        cls, daemon: Daemon, run_id: bytes, now: Clock, refused: Counter[str]
+        cls,
+        daemon: Daemon,
+        run_id: bytes,
+        now: Clock,
+        refused: Counter[str],
+        trusted: Callable[[str], bool],
+        admission: Admission,
+        introduce: Callable[[str], Awaitable[object]],
     ) -> Directory:
-        """A DHT node in this event loop, knowing nobody yet (no forked DHT process)."""
-        node = await DHTNode.create(
+        """A DHT node in this event loop, knowing nobody yet (no forked DHT process).
+
+        `trusted` tells members of the run, see `RequestLimits`. `introduce(peer)` calls a peer
+        that has not shown a permission yet, so that it shows one.
+        """
+        limits = RequestLimits(DHT_REQUESTS, trusted)
+        door = Door(admission, introduce)
+
+        async def guard(peer: str, size: int) -> None:
+            try:
+                limits.take(peer, size, time.monotonic())
+                if not admission.admits(peer):
+                    await door.ask(peer)
+            except SwarmError as error:
+                refused[error.code.value] += 1
+                raise
+
+        node = await start_dht(
+            guard,
+            limits.done,
             p2p=daemon.p2p,
-            record_validator=EntryValidator(run_id, refused),
+            record_validator=EntryValidator(run_id, now, refused, admission),
             wait_timeout=RPC_WAIT.total_seconds(),
             # Values are small and must be fresh, and a restarted peer must be asked again soon.
             cache_locally=False,
@@ -161,11 +194,22 @@ class EntryValidator(RecordValidatorBase):  # type: ignore[misc]
     The lease itself is not checked here: the DHT drops what expires, and one entry that expires
     on its way must not make the receiver throw away the whole dictionary. But the DHT's expiration
     time must be the signed one, or old entries could be replayed with a later one.
+
+    Attributes:
+        storing: what is validated is to be stored here for others, so there must be room for it.
     """
 
-    def __init__(self, run_id: bytes, refused: Counter[str]) -> None:
+    def __init__(
+        self, run_id: bytes, now: Clock, refused: Counter[str], admission: Admission
+    ) -> None:
         self._run_id = run_id
+        self._now = now
+        self._admission = admission
         self._refused = refused
+        self.storing = False
+        self._quota = RecordQuota(
+            keys=MAX_DICTIONARIES, owners=MAX_OWNERS, volume=MAX_DICTIONARY_BYTES
+        )
         self._peers_key = DHTID.generate(source=entry_key(run_id, PEERS)).to_bytes()
 
     def validate(self, record: DHTRecord) -> bool:
@@ -185,6 +229,7 @@ class EntryValidator(RecordValidatorBase):  # type: ignore[misc]
             content = records.verify_record(
                 signed, run_id=self._run_id, now_ms=None, peer_id=str(owner)
             )
+            self._admission.check(content.peer_id, content.permission)
         else:
             content = records.verify_value(
                 signed, run_id=self._run_id, now_ms=None, peer_id=str(owner)
@@ -192,8 +237,18 @@ class EntryValidator(RecordValidatorBase):  # type: ignore[misc]
             key = entry_key(self._run_id, content.name)
             if entry.key != DHTID.generate(source=key).to_bytes():
                 raise SwarmError(Code.MESSAGE_MALFORMED, "value under another name")
+            if not self._admission.admits(content.peer_id):
+                raise not_admitted(content.peer_id, "it has shown no permission")
         if abs(records.expires_at_ms(content) - entry.expiration_time * 1000) > 1:
             raise SwarmError(Code.MESSAGE_MALFORMED, "expiration is not the signed one")
+        if self.storing:
+            self._quota.take(
+                content.peer_id,
+                entry.key,
+                len(entry.value),
+                expires_s=entry.expiration_time,
+                now_s=self._now(),
+            )
 
 
 class _Counting:

@@ -49,13 +49,15 @@ def _without_heavy_packages() -> Iterator[None]:
 
 
 with _without_heavy_packages():
+    from hivemind.dht import node as dht_node
     from hivemind.dht.node import DHTNode
+    from hivemind.dht.protocol import DHTProtocol as HivemindDHTProtocol
     from hivemind.dht.protocol import ValidationError
     from hivemind.dht.routing import DHTID
     from hivemind.dht.validation import DHTRecord, RecordValidatorBase
     from hivemind.p2p import P2P, P2PDaemonError, P2PHandlerError, PeerID, p2p_daemon
     from hivemind.p2p.p2p_daemon_bindings import control as p2pd_control
-    from hivemind.proto import p2pd_pb2
+    from hivemind.proto import dht_pb2, p2pd_pb2
     from hivemind.utils.logging import use_hivemind_log_handler
     from hivemind.utils.multiaddr import Multiaddr
     from hivemind.utils.serializer import MSGPackSerializer
@@ -65,6 +67,7 @@ __all__ = [
     "P2P",
     "DHTNode",
     "DHTRecord",
+    "HivemindDHTProtocol",
     "MSGPackSerializer",
     "Multiaddr",
     "P2PDaemonError",
@@ -72,6 +75,8 @@ __all__ = [
     "PeerID",
     "RecordValidatorBase",
     "ValidationError",
+    "dht_node",
+    "dht_pb2",
     "p2pd_control",
     "p2pd_pb2",
 ]

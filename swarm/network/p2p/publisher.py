@@ -22,7 +22,15 @@ class Publisher:
         signed: the same with its signature.
     """
 
-    def __init__(self, identity: Identity, run_id: bytes, incarnation: bytes, now: Clock) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        run_id: bytes,
+        incarnation: bytes,
+        now: Clock,
+        permission: bytes,
+    ) -> None:
+        self._permission = permission
         self.record: PeerRecord | None = None
         self.signed: SignedRecord | None = None
         self._identity = identity
@@ -40,6 +48,7 @@ class Publisher:
             mine.CopyFrom(record)
             mine.peer_id, mine.run_id = self._identity.peer_id, self._run_id
             mine.protocol, mine.incarnation = PROTOCOL_VERSION, self._incarnation
+            mine.permission = self._permission
             del mine.p2p_addresses[:]
             mine.p2p_addresses.extend(addresses)
             if not self._expires_ms:

@@ -39,7 +39,6 @@ MAX_MESSAGE_BYTES = 2**16
 BACKLOG = 128
 PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
 ACCEPT_PAUSE = timedelta(seconds=0.1)
-SOCKET_NAME = "lanes.sock"
 Accept = Callable[[str, socket.socket], None]
 
 
@@ -48,12 +47,15 @@ class Streams:
 
     def __init__(self, control_path: str, directory: Path, protocol: str) -> None:
         self._control_path = control_path
-        self._path = directory / SOCKET_NAME
+        self._path = directory / f"{protocol.strip('/').replace('/', '-')}.sock"
         self._protocol = protocol
         self._listener: socket.socket | None = None
 
     def serve(self, accept: Accept) -> None:
-        """Ask p2pd for the streams that other peers open; blocking. Raises `P2P_START_FAILED`."""
+        """Ask p2pd for the streams that other peers open; blocking. Raises `P2P_START_FAILED`.
+
+        A protocol that p2pd itself serves is taken from it.
+        """
         listener = socket.socket(socket.AF_UNIX)
         try:
             listener.bind(str(self._path))

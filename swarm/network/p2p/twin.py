@@ -11,6 +11,7 @@ from pathlib import Path
 from swarm.config import PROTOCOL_VERSION
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
+from swarm.network.admission import Admission
 from swarm.network.contacts import peer_of
 from swarm.network.p2p.daemon import Daemon, tcp_problem
 from swarm.network.transport import Endpoint
@@ -22,7 +23,11 @@ TCP_WAIT = timedelta(seconds=1)
 
 
 async def look_for_twin(
-    peer_id: str, run_id: bytes, addresses: Sequence[str], timeout: timedelta
+    peer_id: str,
+    run_id: bytes,
+    addresses: Sequence[str],
+    timeout: timedelta,
+    admission: Admission,
 ) -> None:
     """Raise `IDENTITY_IN_USE` if some process answers under `peer_id`.
 
@@ -37,7 +42,7 @@ async def look_for_twin(
         return
     with tempfile.TemporaryDirectory() as directory:
         key_file = Path(directory) / "probe.key"
-        endpoint = Endpoint(Identity.load_or_create(key_file), run_id)
+        endpoint = Endpoint(Identity.load_or_create(key_file), run_id, admission=admission)
         daemon = await Daemon.start(key_file, "127.0.0.1", 0, listen=False, timeout=timeout)
     try:
         replies = await asyncio.gather(*(_locate(daemon, endpoint, a, peer_id) for a in addresses))

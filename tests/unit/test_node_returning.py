@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from node.company import wait_for_return
+from node.returning import wait_for_return
 from swarm.collective.ledger import Ledger
 from swarm.identity import Identity
 from swarm.simulation.swarm import FAST, SimulatedPeer, SimulatedSwarm, toy_manifest

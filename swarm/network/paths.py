@@ -1,0 +1,134 @@
+"""How a peer is reached, and when to look for a better way (pure: the clock is passed in).
+
+    path_of(addresses, hidden=True, peer_hidden=True)           # "punched", say
+    upgrades = Upgrades()
+    for peer in upgrades.due({peer: Chance(...)}, now_s): ...   # disconnect and call it again
+
+libp2p tries once per relayed connection to punch a hole, at once, and that is often too early: the
+protocol is offered only when four hosts have told what they see. Then the pair stays relayed for
+the life of the connection. So a pair that could do better is connected anew, at 5 and 15 s, and
+then further apart: a try whose packets cross in the wrong order leaves a half-open connection that
+keeps the port for 63 s (SYN-RECV), and until then p2pd dials from others, which no hole fits. If
+none helps, the pair stays with the relay for good.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from swarm.network.addresses import host_of
+from swarm.network.reachability import HIDDEN, PUNCH_OBSERVERS, Nat, Reachability
+from swarm.wire.membership_pb2 import PeerRecord
+
+LAN, DIRECT, PUNCHED, RELAY, NONE = "lan", "direct", "punched", "relay", "none"
+RETRIES_S = (5.0, 15.0, 80.0, 300.0, 900.0)
+
+
+def path_of(addresses: Iterable[str], *, hidden: bool, peer_hidden: bool) -> str:
+    """The best path among the connections to a peer, given their remote multiaddrs.
+
+    `hidden`: whether strangers do not reach this peer, `peer_hidden`: the other one. A direct
+    connection between two that are is a punched one.
+    """
+    kinds = {_kind_of(address) for address in addresses}
+    best = next((kind for kind in (LAN, DIRECT, RELAY) if kind in kinds), NONE)
+    return PUNCHED if best == DIRECT and hidden and peer_hidden else best
+
+
+def _kind_of(address: str) -> str:
+    if "/p2p-circuit" in address:
+        return RELAY
+    try:
+        host = ipaddress.ip_address(host_of(address))
+    except ValueError:
+        return DIRECT
+    return LAN if host.is_private or host.is_loopback or host.is_link_local else DIRECT
+
+
+def is_hidden(record: PeerRecord | None) -> bool:
+    """Whether strangers do not reach the peer of a record."""
+    return record is not None and record.nat in {nat.value for nat in HIDDEN}
+
+
+def punchable(own: Reachability, record: PeerRecord) -> bool:
+    """Whether a hole can be punched between this peer and that of a record.
+
+    A symmetric NAT on either side has no port that the other could aim at.
+    """
+    kinds = (own.kind, record.nat)
+    return (
+        min(own.observers, record.observers) >= PUNCH_OBSERVERS
+        and Nat.SYMMETRIC.value not in kinds
+        and Nat.UNKNOWN.value not in kinds
+    )
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What is known about one connected peer.
+
+    Attributes:
+        path: how it is reached.
+        better: a new connection might take a better path.
+        lead: it is on this side to try; one of the two has to.
+        busy: bulk data is moving, which a new connection would break.
+    """
+
+    path: str
+    better: bool
+    lead: bool
+    busy: bool
+
+
+@dataclass
+class _Tries:
+    since_s: float
+    made: int = 0
+
+
+class Upgrades:
+    """See the module docstring."""
+
+    def __init__(self) -> None:
+        self._tries: dict[str, _Tries] = {}
+
+    def due(self, chances: Mapping[str, Chance], now_s: float) -> list[str]:
+        """Peers to connect anew now; each counts as tried. A busy one is due when it is at rest."""
+        self._keep(peer for peer, chance in chances.items() if chance.better)
+        found = []
+        for peer, chance in chances.items():
+            if not chance.better:
+                continue
+            tries = self._tries.setdefault(peer, _Tries(now_s))
+            waited_s = now_s - tries.since_s
+            if tries.made < len(RETRIES_S) and waited_s >= RETRIES_S[tries.made]:
+                if chance.lead and not chance.busy:
+                    tries.made += 1
+                    found.append(peer)
+        return found
+
+    def _keep(self, peers: Iterable[str]) -> None:
+        wanted = set(peers)
+        for peer in [peer for peer in self._tries if peer not in wanted]:
+            del self._tries[peer]
+
+
+def chance_of(
+    own_id: str,
+    own: Reachability,
+    network_hash: bytes,
+    record: PeerRecord,
+    path: str,
+    busy: Collection[str],
+) -> Chance:
+    """The `Chance` of a connected peer."""
+    neighbour = bool(network_hash) and record.network_hash == network_hash
+    if path == RELAY:
+        to_relay = {a for a in record.p2p_addresses if "/p2p-circuit" in a}
+        reachable = len(to_relay) < len(record.p2p_addresses)
+        better = punchable(own, record) or reachable or (neighbour and bool(record.lan_addresses))
+    else:
+        better = path in (DIRECT, PUNCHED) and neighbour and bool(record.lan_addresses)
+    return Chance(path, better, own_id < record.peer_id, record.peer_id in busy)

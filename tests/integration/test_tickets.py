@@ -1,0 +1,117 @@
+"""A closed run from the command line: a ticket lets in, the manifest alone does not."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_run import tiny_manifest, tiny_peers
+
+from node import exit_codes
+from node.commands.run import found_run
+from node.control_client import ControlClient
+from swarm.errors import SwarmError
+from swarm.wire.node_pb2 import StatusReply
+
+LIMIT_S = 60
+
+
+def run_node(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "node", *words],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+
+class Swarm:
+    """Nodes of a closed run on loopback, each with a directory of its own."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.manifest = place / "RUN.toml"
+        found_run(tiny_manifest(self.manifest, peers=2), self.manifest, closed=True)
+        tiny_peers(place, 3)
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def ticket(self, *words: str) -> str:
+        done = run_node("run", "ticket", str(self.manifest), *words)
+        assert done.returncode == exit_codes.OK, done.stderr
+        return done.stdout.strip()
+
+    def words(self, number: int) -> list[str]:
+        words = ["--data", str(self.place / f"text-{number}"), "--domain", f"d{number}"]
+        return [*words, "--dir", str(self.directory(number)), "--listen", "127.0.0.1:0"]
+
+    def directory(self, number: int) -> Path:
+        return self.place / f"node-{number}"
+
+    def start(self, number: int, *words: str) -> None:
+        with open(self.place / f"output-{number}.txt", "wb") as output:
+            command = [sys.executable, "-m", "node", "start", *self.words(number), *words]
+            self._processes.append(subprocess.Popen(command, stdout=output, stderr=output))
+
+    def wait(self, number: int, condition, what: str) -> StatusReply:
+        deadline_s = time.monotonic() + LIMIT_S
+        while time.monotonic() < deadline_s:
+            with contextlib.suppress(SwarmError), ControlClient(self.directory(number)) as control:
+                if condition(status := control.status()):
+                    return status
+            time.sleep(0.1)
+        output = (self.place / f"output-{number}.txt").read_text()
+        raise AssertionError(f"{what}: {output}")
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.wait(LIMIT_S)
+
+
+@pytest.fixture
+def swarm(tmp_path: Path) -> Iterator[Swarm]:
+    made = Swarm(tmp_path)
+    yield made
+    made.stop()
+
+
+def test_two_with_tickets_train_and_a_third_with_the_manifest_alone_does_not(swarm: Swarm) -> None:
+    swarm.start(0, "--join", swarm.ticket())
+    status = swarm.wait(0, lambda s: bool(s.addresses), "its address")
+    address = status.addresses[0]
+    swarm.start(1, "--join", swarm.ticket("--peer", address))  # the manifest is in the ticket
+    swarm.wait(1, lambda s: s.last_counted_round >= 1, "a round with its update")
+    assert (swarm.directory(1) / "ticket.txt").stat().st_mode & 0o077 == 0
+
+    words = ["start", "--run", str(swarm.manifest), *swarm.words(2), "--peer", address]
+    without = run_node(*words)
+    assert without.returncode == exit_codes.IDENTITY
+    assert "NOT_ADMITTED" in without.stderr and "--join" in without.stderr
+
+    used = (swarm.directory(1) / "ticket.txt").read_text()
+    again = run_node(*words, "--join", used)  # somebody else's, good for one peer
+    assert again.returncode == exit_codes.IDENTITY
+    assert "NOT_ADMITTED" in again.stderr
+
+
+def test_a_ticket_of_another_run_or_a_cut_one_is_refused_before_anything_starts(
+    swarm: Swarm, tmp_path: Path
+) -> None:
+    ticket = swarm.ticket()
+    other = tmp_path / "other"
+    other.mkdir()
+    found_run(tiny_manifest(other / "RUN.toml", peers=1), other / "RUN.toml")
+    wrong = run_node("start", *swarm.words(2), "--run", str(other / "RUN.toml"), "--join", ticket)
+    assert wrong.returncode == exit_codes.CONFIG and "RUN_MISMATCH" in wrong.stderr
+    cut = run_node("start", *swarm.words(2), "--join", ticket[:-20])
+    assert cut.returncode == exit_codes.IDENTITY and "TICKET_INVALID" in cut.stderr
+    nothing = run_node("start", *swarm.words(2))
+    assert nothing.returncode == exit_codes.USAGE and "--join" in nothing.stderr
+    assert not swarm.directory(2).exists()

@@ -1,0 +1,152 @@
+"""Peers behind routers of every kind find each other, and each pair takes its best path."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+
+import pytest
+
+from tests.nat import topology
+from tests.nat.conditions import between
+from tests.nat.lab_peer import (
+    BOOTSTRAP,
+    MIB,
+    WEB_SERVING,
+    LabSwarm,
+    eventually,
+    together,
+)
+from tests.nat.netlab import Lab
+
+HIDDEN = ("a", "a2", "b", "c", "d", "e", "f", "g", "h", "i")
+SYMMETRIC = ("c", "d")
+KINDS = {
+    **dict.fromkeys(BOOTSTRAP, "public"),
+    **dict.fromkeys(("a", "a2", "b", "g", "h", "i"), "endpoint-independent"),
+    **dict.fromkeys(SYMMETRIC, "symmetric"),
+    "e": "port-forwarded",
+    "f": "firewalled",
+}
+# With no latency at all a hole is often missed: libp2p lets one side wait for half a relayed round
+# trip, so that its packet has left before the other's comes, and through a relay it takes longer.
+NEAR = between(round_trip_ms=20, loss=0)
+FAR = between(round_trip_ms=50, loss=0.01)
+# A public peer needs no relay, and if its port is no web server's, the web-only network can not
+# call it: there is a path between them once the public one has called.
+CALLED_BACK = {("i", host) for host in BOOTSTRAP if host not in WEB_SERVING}
+INDEPENDENT = ("a", "b", "g", "h")
+PUNCHED_WITHIN_S = 15.0
+ALL_WITHIN_S = 45.0
+
+
+def expected_path(one: str, other: str) -> str:
+    """The best path that the routers between two hosts allow."""
+    if topology.site_of(one) == topology.site_of(other):
+        return "lan"
+    pair = {one, other}
+    if "i" in pair:  # it can call nobody but web servers, so there is nobody to punch to
+        return "direct" if pair & set(WEB_SERVING) else "relay"
+    if pair & {*BOOTSTRAP, "e"}:  # what arrives at the full cone is let in
+        return "direct"
+    return "relay" if pair & set(SYMMETRIC) else "punched"
+
+
+@pytest.fixture(scope="module", params=[NEAR, FAR], ids=["near", "far"])
+def swarm(
+    lab: Lab, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[LabSwarm]:
+    """Four public peers and one of every kind; everybody has joined."""
+    swarm = LabSwarm(lab, tmp_path_factory.mktemp("peers"))
+    try:
+        lab.set_conditions(request.param)
+        swarm.start(*BOOTSTRAP[:1])
+        swarm.start(*BOOTSTRAP[1:])
+        swarm.start(*HIDDEN)
+        yield swarm
+    finally:
+        swarm.stop()
+        lab.clear_conditions()
+
+
+def test_every_kind_of_peer_joins_and_finds_the_records_of_all(swarm: LabSwarm) -> None:
+    swarm.meet(limit_s=15)
+    assert max(peer.ready_s for peer in swarm.peers.values()) < 30
+
+
+def test_each_peer_finds_out_what_is_between_it_and_the_others(swarm: LabSwarm) -> None:
+    def wrong() -> dict[str, str]:
+        found = {host: peer.network.reachability for host, peer in swarm.peers.items()}
+        return {h: f"{r.kind}: {r.reason}" for h, r in found.items() if r.kind != KINDS[h]}
+
+    eventually(wrong, {}, 30)
+    for peer in swarm.peers.values():
+        public = topology.public_address_of(topology.site_of(peer.host))
+        assert all(a.startswith(f"{public}:") for a in peer.network.reachability.observed)
+        assert peer.network.reachability.reason
+
+
+def test_who_can_not_be_called_holds_places_with_two_relays(swarm: LabSwarm) -> None:
+    public = {swarm[host].id for host in BOOTSTRAP}
+
+    def held() -> dict[str, int]:
+        return {h: len(public & set(swarm[h].network.reachability.relays)) for h in HIDDEN}
+
+    eventually(lambda: {h: n for h, n in held().items() if n < 2}, {}, 20)
+
+
+def test_every_pair_talks_at_once_and_then_takes_its_best_path(swarm: LabSwarm) -> None:
+    pairs = [(a, b) for a in swarm.peers.values() for b in swarm.peers.values() if a is not b]
+    callable_ = [(a, b) for a, b in pairs if (a.host, b.host) not in CALLED_BACK]
+    problems = together(lambda pair: pair[0].ping(pair[1]), callable_)
+    shown = {f"{a.host}-{b.host}": p for (a, b), p in zip(callable_, problems, strict=True) if p}
+    assert not shown
+
+    def wrong(hosts: Collection[str]) -> dict[str, str]:
+        paths = together(lambda peer: peer.paths(), swarm.peers.values())
+        found = dict(zip(swarm.peers, paths, strict=True))
+        return {
+            f"{one.host}-{other.host}": f"{path}, not {wanted}"
+            for one, other in pairs
+            if {one.host, other.host} <= set(hosts)
+            and (path := found[one.host].get(other.id, "none"))
+            != (wanted := expected_path(one.host, other.host))
+        }
+
+    eventually(lambda: wrong(INDEPENDENT), {}, PUNCHED_WITHIN_S)
+    eventually(lambda: wrong(swarm.peers), {}, ALL_WITHIN_S)
+
+
+@pytest.mark.parametrize("pair", ["a-b", "b-g", "a-f", "h-b"])
+def test_a_punched_pair_does_not_burden_the_relays(swarm: LabSwarm, pair: str) -> None:
+    one, other = (swarm[host] for host in pair.split("-"))
+    eventually(lambda: one.path_to(other), "punched", PUNCHED_WITHIN_S)
+    idle = chatter(swarm)
+    began, before = time.monotonic(), swarm.lab.traffic(*BOOTSTRAP)
+    one.fetch(other, 32 * MIB)
+    used = swarm.lab.traffic(*BOOTSTRAP) - before
+    assert used - idle * (time.monotonic() - began) < MIB
+
+
+@pytest.mark.parametrize(("pair", "mib"), [("c-d", 64), ("a-c", 8), ("i-a", 8)])
+def test_a_pair_that_can_not_be_punched_has_the_relay_for_good(
+    swarm: LabSwarm, pair: str, mib: int
+) -> None:
+    one, other = (swarm[host] for host in pair.split("-"))
+    before = swarm.lab.traffic(*BOOTSTRAP)
+    one.fetch(other, mib * MIB)
+    assert swarm.lab.traffic(*BOOTSTRAP) - before > 2 * mib * MIB  # in, and out again
+    assert one.path_to(other) == other.path_to(one) == "relay"
+
+
+def test_two_peers_of_one_lan_do_not_leave_it(swarm: LabSwarm) -> None:
+    before = swarm.lab.traffic("a")
+    swarm["a"].fetch(swarm["a2"], 32 * MIB)
+    assert swarm.lab.traffic("a") - before < 4 * MIB  # both talk to the others meanwhile
+
+
+def chatter(swarm: LabSwarm) -> float:
+    """Bytes per second on the relays' links while nobody moves bulk data."""
+    before = swarm.lab.traffic(*BOOTSTRAP)
+    time.sleep(2)
+    return (swarm.lab.traffic(*BOOTSTRAP) - before) / 2

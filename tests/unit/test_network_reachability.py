@@ -1,0 +1,82 @@
+"""What a peer concludes from what others see of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.network.reachability import Nat, Observation, Reachability, judge, network_hash
+
+HOME = "192.168.1.5"
+ROUTER = "11.7.0.101"
+PORT = 4700
+
+
+def seen(number: int, port: int = PORT, *, host: str = ROUTER, own: str = HOME, **more):
+    return Observation(f"11.7.0.{10 + number}", host, port, own, **more)
+
+
+CLOSED: frozenset[int] = frozenset()
+OPEN = frozenset({PORT})
+
+
+@pytest.mark.parametrize(
+    ("observations", "kind", "hidden"),
+    [
+        ([], Nat.UNKNOWN, False),
+        ([seen(1, own=ROUTER, open_ports=OPEN)], Nat.PUBLIC, False),
+        ([seen(1, own=ROUTER, open_ports=CLOSED), seen(2, own=ROUTER)], Nat.FIREWALLED, True),
+        ([seen(1, own=ROUTER)], Nat.UNKNOWN, False),
+        ([seen(1, open_ports=OPEN), seen(2)], Nat.FORWARDED, True),
+        ([seen(1, open_ports=CLOSED), seen(2)], Nat.ENDPOINT_INDEPENDENT, True),
+        ([seen(1, 20001), seen(2, 20002, open_ports=CLOSED)], Nat.SYMMETRIC, True),
+        ([seen(1, open_ports=CLOSED)], Nat.UNKNOWN, True),
+        ([seen(1, host="192.168.1.5")], Nat.LOCAL, False),
+    ],
+)
+def test_kind_follows_from_what_others_see(observations, kind, hidden) -> None:
+    reach = judge(observations, PORT)
+    assert (reach.nat, reach.hidden) == (kind, hidden)
+    assert reach.reason
+
+
+def test_one_connection_from_another_port_makes_no_nat_symmetric() -> None:
+    reach = judge([seen(1, 51234), seen(2), seen(3)], PORT)
+    assert reach.nat is Nat.ENDPOINT_INDEPENDENT
+
+
+def test_connections_from_other_ports_tell_that_there_is_a_nat_but_not_which() -> None:
+    others = [seen(n, 50000 + n, listening=False) for n in (1, 2, 3, 4)]
+    reach = judge(others, PORT)
+    assert (reach.nat, reach.hidden) == (Nat.UNKNOWN, True)
+
+
+def test_two_connections_of_one_observer_are_one_view() -> None:
+    reach = judge([seen(1), seen(1)], PORT)
+    assert reach.nat is Nat.UNKNOWN
+
+
+def test_a_private_view_does_not_count_where_there_is_a_public_one() -> None:
+    neighbour = Observation("192.168.1.9", HOME, PORT, HOME)
+    reach = judge([neighbour, seen(1), seen(2)], PORT)
+    assert reach.nat is Nat.ENDPOINT_INDEPENDENT
+    assert reach.observed == (f"{ROUTER}:{PORT}",)
+    assert reach.public_host == ROUTER
+
+
+def test_the_open_port_is_where_strangers_call_the_one_that_was_chosen_first() -> None:
+    open_ports = frozenset({PORT, 1024})
+    assert judge([seen(1, open_ports=open_ports)], PORT).direct == ((ROUTER, PORT), (ROUTER, 1024))
+
+
+def test_the_user_knows_better() -> None:
+    reach = judge([seen(1, 20001), seen(2, 20002)], PORT, ["/ip4/1.2.3.4/tcp/4700"])
+    assert reach.nat is Nat.FORWARDED
+    assert "/ip4/1.2.3.4/tcp/4700" in reach.reason
+
+
+def test_only_peers_of_one_run_and_one_public_address_have_equal_hashes() -> None:
+    one, other = b"r" * 32, b"s" * 32
+    assert network_hash(one, ROUTER) == network_hash(one, ROUTER)
+    assert network_hash(one, ROUTER) != network_hash(other, ROUTER)
+    assert network_hash(one, ROUTER) != network_hash(one, "11.7.0.102")
+    assert network_hash(one, Reachability().public_host) == b""
