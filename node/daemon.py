@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from node.known_peers import load_addresses
 from node.node_files import load_fragments, node_lock, require_same_run
 from node.paths import PRIVATE_MASK
 from node.publishing import RecordPublisher
+from node.returning import wait_for_return
 from node.round_metrics import RoundWatch
 from node.shared_buffers import SharedBuffers
 from node.tasks import both, together, uninterrupted
@@ -164,6 +166,8 @@ class Daemon:
                 clock=time.monotonic,
                 wall_clock=time.time,
                 emit=self._on_event,
+                capability=lambda: self.training.capability,
+                archive=self.keeper,
             )
         )
         self.data_plane.set_reduce_handler(member.registry.handle)
@@ -188,6 +192,7 @@ class Daemon:
         while True:
             try:
                 await discover(member)
+                await self._wait_for_return(member)
                 while True:
                     await self._one_round(member)
             except SwarmError as error:
@@ -238,6 +243,11 @@ class Daemon:
         """Whether this node may train on in the newest roster."""
         solo = self.config.allow_solo or self.manifest.membership.min_peers == 1
         return in_roster(member) and (solo or len(member.roster()) > 1)
+
+    async def _wait_for_return(self, member: RoundMember) -> None:
+        if not self.config.allow_solo:
+            say = functools.partial(self.status.enter, State.JOINING)
+            await wait_for_return(member, self.manifest, say)
 
     async def _wait_for_company(self, member: RoundMember) -> None:
         """A node that is cut off, or the whole roster, waits for others, unless told otherwise."""

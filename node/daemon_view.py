@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from node.network_view import add_network
 from swarm import __version__
+from swarm.experts.duties import assignment_of, steps_of
 from swarm.model.fragments import state_root
 from swarm.wire import collective_pb2 as pb
 from swarm.wire import node_pb2
@@ -71,7 +72,7 @@ def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
         tokens_per_second=status.tokens_per_second,
         loss=status.loss,
         step=status.step,
-        steps_per_round=daemon.manifest.steps_per_round,
+        steps_per_round=_steps(daemon, daemon.identity.peer_id),
         held_experts=status.held_experts,
         bytes_sent=sum(traffic.sent.values()),
         bytes_received=sum(traffic.received.values()),
@@ -91,7 +92,38 @@ def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
         reply.upload_bps, reply.download_bps = rates.upload_bps, rates.download_bps
         reply.refused.update(daemon.network.refused + daemon.data_plane.refused)
     reply.peers.extend(_peer_rows(daemon))
+    if record is not None:
+        reply.experts.extend(expert_rows(record))
     return reply
+
+
+def expert_rows(record: pb.RoundRecord) -> list[node_pb2.ExpertStatus]:
+    """Every expert by a commit: who holds it, since when, what it was trained on."""
+    rows = []
+    for standing in record.experts:
+        held = {
+            a.peer: int(since)
+            for a in record.assignments
+            for expert, since in zip(a.experts, a.since, strict=False)
+            if expert == standing.expert
+        }
+        rows.append(
+            node_pb2.ExpertStatus(
+                expert=standing.expert,
+                holders=sorted(held),
+                held_since=min(held.values(), default=0),
+                trained_tokens=standing.trained_tokens,
+                orphaned_rounds=standing.orphaned_rounds,
+                served=[f"{s.domain} {s.share:.0%}" for s in standing.served],
+            )
+        )
+    return rows
+
+
+def _steps(daemon: Daemon, peer: str) -> int:
+    """Inner steps of a member in the open round."""
+    record, all_steps = daemon.ledger.record, daemon.manifest.steps_per_round
+    return steps_of(record, peer, all_steps) if record is not None else all_steps
 
 
 def _peer_rows(daemon: Daemon) -> list[node_pb2.PeerStatus]:
@@ -99,7 +131,6 @@ def _peer_rows(daemon: Daemon) -> list[node_pb2.PeerStatus]:
         return []
     record, member, traffic = daemon.ledger.record, daemon.member, daemon.data_plane.traffic
     roster = set(record.roster) if record is not None else set()
-    assigned = {a.peer: list(a.experts) for a in record.assignments} if record else {}
     publisher = daemon.publisher
     sent, received = traffic.sent, traffic.received
     rows = []
@@ -111,7 +142,9 @@ def _peer_rows(daemon: Daemon) -> list[node_pb2.PeerStatus]:
                 display_name=found.display_name if found is not None else "",
                 domain=found.domain if found is not None else "",
                 path="self" if peer == member.me else publisher.paths.get(peer, "none"),
-                held_experts=assigned.get(peer, []),
+                held_experts=assignment_of(record, peer).experts,
+                steps=_steps(daemon, peer) if peer in roster else 0,
+                places=assignment_of(record, peer).places,
                 tokens_per_second=found.tokens_per_second if found is not None else 0.0,
                 in_roster=peer in roster,
                 alive=found is not None and peer not in member.suspects,

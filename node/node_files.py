@@ -65,25 +65,34 @@ def require_same_run(
 
 def load_fragments(store: FragmentStore, record: pb.RoundRecord | None) -> dict[str, FragmentState]:
     """Fragments of the last known commit that are on disk whole; the rest comes from the swarm."""
-    found: dict[str, FragmentState] = {}
-    for outcome in record.fragments if record is not None else []:
-        version = outcome.state
-        try:
-            theta = store.get(version.theta_hash)
-            momentum = store.get(version.momentum_hash)
-        except SwarmError as error:
-            if error.code is not Code.FRAGMENT_CORRUPT:
-                raise
-            continue
-        if theta is not None and momentum is not None:
-            found[version.fragment] = FragmentState(
-                theta, momentum, version.version, version.theta_hash, version.momentum_hash
-            )
-    return found
+    outcomes = record.fragments if record is not None else []
+    found = {o.state.fragment: load_fragment(store, o.state) for o in outcomes}
+    return {name: state for name, state in found.items() if state is not None}
 
 
-def save_fragments(store: FragmentStore, fragments: Mapping[str, FragmentState]) -> None:
-    """Write the fragments that are not there yet. Raises `DISK_FULL` or `DIR_NOT_WRITABLE`."""
+def load_fragment(store: FragmentStore, version: pb.FragmentVersion) -> FragmentState | None:
+    """A fragment that is on disk whole, or None. Raises `DIR_NOT_WRITABLE`."""
+    try:
+        theta = store.get(version.theta_hash)
+        momentum = store.get(version.momentum_hash)
+    except SwarmError as error:
+        if error.code is not Code.FRAGMENT_CORRUPT:
+            raise
+        return None
+    if theta is None or momentum is None:
+        return None
+    return FragmentState(
+        theta, momentum, version.version, version.theta_hash, version.momentum_hash
+    )
+
+
+def save_fragments(
+    store: FragmentStore, fragments: Mapping[str, FragmentState], *, sync: bool = True
+) -> None:
+    """Write the fragments that are not there yet. Raises `DISK_FULL` or `DIR_NOT_WRITABLE`.
+
+    Without `sync` they do not outlive a power cut.
+    """
     for state in fragments.values():
-        store.put(state.theta_hash, state.theta)
-        store.put(state.momentum_hash, state.momentum)
+        store.put(state.theta_hash, state.theta, sync=sync)
+        store.put(state.momentum_hash, state.momentum, sync=sync)

@@ -65,6 +65,8 @@ def render_status(status: StatusReply, now_ms: int) -> RenderableType:
     parts: list[RenderableType] = [state, facts]
     if status.peers:
         parts += [Text(""), _peer_table(status.peers)]
+    if status.experts:
+        parts += [Text(""), _expert_table(status)]
     return Group(*parts)
 
 
@@ -128,6 +130,26 @@ def _peer_table(peers: Sequence[PeerStatus]) -> Table:
             human_bytes(peer.bytes_sent), human_bytes(peer.bytes_received),
             member if peer.alive else f"{member}, silent",
             style="" if peer.alive else "dim",
+        )  # fmt: skip
+    return table
+
+
+def _expert_table(status: StatusReply) -> Table:
+    """Who holds which expert, what it was trained on, and which has nobody."""
+    names = {peer.peer_id: peer.display_name or short_id(peer.peer_id) for peer in status.peers}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("expert", justify="right")
+    table.add_column("holders", overflow="fold")
+    table.add_column("since round", justify="right")
+    table.add_column("tokens/round", justify="right")
+    table.add_column("trained on", overflow="fold")
+    for row in status.experts:
+        nobody = f"nobody for {row.orphaned_rounds} rounds"
+        holders = ", ".join(names.get(p, short_id(p)) for p in row.holders) or nobody
+        table.add_row(
+            str(row.expert), holders, str(row.held_since) if row.holders else "-",
+            f"{row.trained_tokens:.0f}", ", ".join(row.served) or "-",
+            style="" if row.holders else "yellow",
         )  # fmt: skip
     return table
 

@@ -9,6 +9,7 @@ await link.stop()
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from datetime import timedelta
 
 import numpy as np
@@ -22,8 +23,10 @@ from swarm.aio import in_time
 from swarm.collective.context import Offer
 from swarm.collective.member import RoundMember
 from swarm.errors import Code, SwarmError
+from swarm.experts.duties import mean_steps, steps_of
 from swarm.training.policy import RunPolicy
 from swarm.training.streaming import due
+from swarm.training.unequal import step_scale
 from swarm.training.weights import contribution_weights
 from swarm.wire import collective_pb2 as pb
 
@@ -33,7 +36,11 @@ STOP_GRACE = timedelta(seconds=1)
 
 
 class TrainingLink:
-    """See the module docstring. `seed` orders this node's data."""
+    """See the module docstring. `seed` orders this node's data.
+
+    Attributes:
+        capability: of this machine, measured when the worker starts.
+    """
 
     def __init__(
         self,
@@ -50,6 +57,7 @@ class TrainingLink:
         self._status = status
         self._worker: WorkerProcess | None = None
         self._ready = False
+        self.capability = pb.Capability(domain=config.domain)
         self.routing_divergence: float | None = None  # of the last round that was trained
 
     # ---- the process ----------------------------------------------------------------------
@@ -68,7 +76,7 @@ class TrainingLink:
             seed=self._seed,
             threads=self._config.threads,
             device=self._config.device,
-            checkpoint=directory / "trainer.ckpt",
+            checkpoints=directory / "trainer",
         )
         self._note_ready(await self._worker.init(settings, self._note_data_progress))
         self._ready = True
@@ -81,6 +89,11 @@ class TrainingLink:
         status.data_report = {k: v for k, v in ready.data_report.items() if isinstance(v, int)}
         status.worker_pid = self._worker.pid
         status.device = ready.device
+        self.capability = pb.Capability(
+            memory_bytes=ready.memory_bytes,
+            seconds_per_step=ready.seconds_per_step,
+            domain=self._config.domain,
+        )
         counts = ", ".join(f"{name} {count}" for name, count in status.data_report.items() if count)
         status.report(f"data ready: {counts}")
 
@@ -121,11 +134,11 @@ class TrainingLink:
 
     def begin_ahead(self, member: RoundMember) -> asyncio.Task[RoundResult]:
         """Train the round after the open one while the open one is averaged."""
-        assert self._worker is not None
+        assert self._worker is not None and member.ledger.record is not None
         return asyncio.create_task(
             self._worker.train(
                 round_number=member.ledger.next_round + 1,
-                steps=self._policy.manifest.steps_per_round,
+                steps=self._steps(member.ledger.record),
                 on_progress=self._note_progress,
             )
         )
@@ -160,6 +173,8 @@ class TrainingLink:
         for name in wanted:
             self._buffers.theta[name][:] = member.state.fragments[name].theta
         base = Committed(
+            commit=base_id,
+            previous=record.previous,
             held=held,
             versions={name: member.state.fragments[name].version for name in wanted},
             contributors={o.state.fragment: len(o.contributors) for o in record.fragments},
@@ -189,6 +204,10 @@ class TrainingLink:
             return None
         return self._offer(result, record, base_id)
 
+    def _steps(self, record: pb.RoundRecord) -> int:
+        """Inner steps of this peer in a round, by the newest record that is known."""
+        return steps_of(record, self._policy.me, self._policy.manifest.steps_per_round)
+
     async def _train_in_worker(self, record: pb.RoundRecord, base: Committed) -> RoundResult:
         for restarts in range(RESTARTS + 1):
             try:
@@ -197,7 +216,7 @@ class TrainingLink:
                 assert self._worker is not None
                 return await self._worker.train(
                     round_number=record.round + 1,
-                    steps=self._policy.manifest.steps_per_round,
+                    steps=self._steps(record),
                     base=base,
                     on_progress=self._note_progress,
                 )
@@ -215,6 +234,8 @@ class TrainingLink:
 
     def _offer(self, result: RoundResult, record: pb.RoundRecord, base_id: bytes) -> Offer:
         status, layout = self._status, self._policy.layout
+        for warning in result.warnings:
+            status.report(f"warning: {warning}")
         status.step, status.loss = result.steps, result.loss
         self.routing_divergence = result.routing_divergence
         status.tokens_trained += result.tokens
@@ -223,6 +244,7 @@ class TrainingLink:
         weights = contribution_weights(layout, held, result.tokens, result.routed_LE)
         groups = self._policy.manifest.stream.groups
         names = due(layout, weights, groups, record.round + 1)
+        self._normalize(record, result.steps, names)
         return Offer(
             deltas={name: self._buffers.delta[name] for name in names},
             weights={name: weights[name] for name in names},
@@ -230,8 +252,19 @@ class TrainingLink:
             steps=result.steps,
             tokens=result.tokens,
             loss=result.loss,
+            train_seconds=result.seconds,
             routed_tokens=[int(count) for count in result.routed_LE.reshape(-1)],
         )
+
+    def _normalize(self, record: pb.RoundRecord, steps: int, names: Iterable[str]) -> None:
+        """Scale the updates, where they are, to the mean number of steps. Parameters stay whole."""
+        manifest = self._policy.manifest
+        scale = step_scale(mean_steps(record, manifest.steps_per_round), steps)
+        wanted = manifest.sync.normalize_steps and manifest.sync.contribution == "update"
+        if wanted and scale != 1.0:
+            for name in names:
+                delta = self._buffers.delta[name]
+                np.multiply(delta, np.float32(scale), out=delta)
 
 
 async def _until_changed(member: RoundMember, commit_id: bytes) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from node.devices import available_devices
+from node.memory import training_bytes
 from node.paths import PRIVATE_MASK
 from node.worker_channel import Channel
 from node.worker_protocol import Message
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from node.shared_buffers import SharedBuffers
     from swarm.data import Corpus, DataReport
     from swarm.training.probe import RoutingProbe
+    from swarm.training.resuming import Resuming
     from swarm.training.rounds import LocalRounds
     from swarm.training.trainer import Trainer
 
@@ -50,7 +52,7 @@ class Worker:
         self.trainer: Trainer | None = None
         self.rounds: LocalRounds | None = None
         self.buffers: SharedBuffers | None = None
-        self.checkpoint: Path | None = None
+        self.resuming: Resuming | None = None
 
     def run(self) -> None:
         """Serve until `stop`."""
@@ -76,6 +78,8 @@ class Worker:
         from node.shared_buffers import SharedBuffers
         from swarm.config import RunManifest
         from swarm.data import Sampler
+        from swarm.training.resuming import Resuming
+        from swarm.training.round_checkpoints import RoundCheckpoints
         from swarm.training.rounds import LocalRounds
         from swarm.training.trainer import Trainer
 
@@ -87,12 +91,16 @@ class Worker:
             corpus, training.batch_size, training.sequence_length, int(request.get("seed", 0))
         )
         device = _device(request.get("device") or "cpu")
+        memory_bytes = training_bytes(device)
         self.trainer = Trainer(manifest, sampler, request["held"], device)
         self.rounds = LocalRounds(self.trainer, _probe(corpus, training.sequence_length))
         self.buffers = SharedBuffers.attach(self.memory_fd, self.trainer.layout)
-        path = request.get("checkpoint")
-        self.checkpoint = Path(path) if path else None
-        warnings = self._restore()
+        self.resuming = None
+        if request.get("checkpoints"):
+            checkpoints = RoundCheckpoints(Path(request["checkpoints"]))
+            self.resuming = Resuming(self.trainer, checkpoints, time.monotonic)
+            self.resuming.restore_newest()
+        seconds_per_step = self.trainer.seconds_per_step(time.monotonic)
         parameters = self.trainer.model.parameters()
         self.channel.send(
             {
@@ -102,7 +110,9 @@ class Worker:
                 "trainable": sum(p.numel() for p in self.trainer.optimizer.parameters),
                 "device": device,
                 "step": self.trainer.step,
-                "warnings": warnings,
+                "seconds_per_step": seconds_per_step,
+                "memory_bytes": memory_bytes,
+                "warnings": self._warnings(),
             }
         )
 
@@ -120,38 +130,25 @@ class Worker:
             progress=progress,
         )
 
-    def _restore(self) -> list[str]:
-        """Load the checkpoint if there is one; returns what could not be used of it, in words.
-
-        A changed text costs only the position in it. A file that can not be used at all is set
-        aside, and the optimizer starts afresh.
-        """
-        from swarm.training.checkpoint import load_checkpoint
-
-        trainer, warnings = _required(self.trainer), []
-        if self.checkpoint is None or not self.checkpoint.exists():
+    def _warnings(self) -> list[str]:
+        """What could not be used or kept of the checkpoints since it was last asked."""
+        if self.resuming is None:
             return []
-        try:
-            tensors, meta = load_checkpoint(self.checkpoint)
-            if not trainer.sampler.accepts(meta.get("sampler")):
-                meta["sampler"] = trainer.sampler.state()
-                warnings.append("the text has changed since, it is read from its start again")
-            trainer.load_state_dict(tensors, meta)
-        except SwarmError as error:
-            aside = self.checkpoint.with_name(f"{self.checkpoint.name}.unusable")
-            self.checkpoint.replace(aside)
-            return [f"{error} - moved to {aside}, the optimizer starts afresh"]
-        return warnings
+        said, self.resuming.warnings = self.resuming.warnings, []
+        return said
 
     def _train(self, request: Message) -> None:
         rounds, buffers = _required(self.rounds), _required(self.buffers)
         if not request["ahead"]:
             self._take(request, 0)
         result = self._steps(request)
+        if self.resuming is not None and result["steps"] == request["steps"]:
+            self.resuming.done()
         if not self.channel.told_to_finish() or not request["ahead"]:
             rounds.give(request["round"], buffers.theta, buffers.delta)
         extra = {"round": request["round"], "routing_divergence": rounds.divergence}
-        self.channel.send({"type": "round_done", **extra, **result})
+        answer = {"type": "round_done", "warnings": self._warnings(), **extra}
+        self.channel.send({**answer, **result})
 
     def _take(self, message: Message, tokens: int) -> None:
         """Go on from a commit; `tokens` of the round that follows it are trained already."""
@@ -159,6 +156,10 @@ class Worker:
         trainer = rounds.trainer
         trainer.set_held(message["held"])
         late = message["type"] == "arrive"
+        if self.resuming is not None and late:
+            self.resuming.follow(message["commit"])
+        elif self.resuming is not None:
+            self.resuming.begin(message["commit"], message["previous"])
         rounds.take(
             message["round"], buffers.theta, message["versions"], message["contributors"], late
         )
@@ -214,10 +215,8 @@ class Worker:
         }
 
     def _save(self, request: Message) -> None:
-        from swarm.training.checkpoint import save_checkpoint
-
-        if self.checkpoint is not None:
-            save_checkpoint(self.checkpoint, *_required(self.trainer).state_dict())
+        if self.resuming is not None:
+            self.resuming.leave()
         self.channel.send({"type": "saved"})
 
 

@@ -40,7 +40,7 @@ OnMessage = Callable[[Message], None]
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """What a worker is told once. `checkpoint` is restored if it exists, written by `save`."""
+    """What a worker is told once. `checkpoints`: where its state at the rounds' boundaries is."""
 
     manifest: RunManifest
     held: Sequence[int]
@@ -50,7 +50,7 @@ class WorkerSettings:
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
-    checkpoint: Path | None = None
+    checkpoints: Path | None = None
     max_bytes: int | None = None
 
     def message(self) -> Message:
@@ -61,19 +61,24 @@ class WorkerSettings:
             "manifest": dataclasses.asdict(self.manifest),
             "held": [int(e) for e in self.held],
             "data_dir": str(self.data_dir),
-            "checkpoint": str(self.checkpoint) if self.checkpoint else None,
+            "checkpoints": str(self.checkpoints) if self.checkpoints else None,
         }
 
 
 @dataclass(frozen=True)
 class WorkerReady:
-    """What the worker found: counts of its text, parameters, device, what it had to set aside."""
+    """What the worker found: counts of its text, parameters, device, what it had to set aside.
+
+    `seconds_per_step` and `memory_bytes` (for model and optimizer, 0 = not known) are measured.
+    """
 
     data_report: dict[str, Any]
     parameters: int
     trainable: int
     device: str
     step: int
+    seconds_per_step: float = 0.0
+    memory_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
 
 
@@ -90,6 +95,7 @@ class RoundResult:
     loss: float
     seconds: float
     routed_LE: npt.NDArray[np.int64]
+    warnings: list[str] = field(default_factory=list)
     routing_divergence: float | None = None
 
 
@@ -97,6 +103,7 @@ class RoundResult:
 class Committed:
     """The commit that a round follows, as the worker needs it.
 
+    `commit` and the `previous` one name the round, so that it is the same when it is trained again.
     `versions` and `contributors` (how many made the version) by fragment; `load_LE` are the routed
     tokens of all peers in the last round, None if there was none.
     """
@@ -104,6 +111,8 @@ class Committed:
     held: Sequence[int]
     versions: Mapping[str, int]
     contributors: Mapping[str, int]
+    commit: bytes = b""
+    previous: bytes = b""
     committed_tokens: int = 0
     load_LE: npt.ArrayLike | None = None
     selection_bias: Sequence[float] = ()
@@ -115,6 +124,8 @@ class Committed:
             "held": [int(e) for e in self.held],
             "versions": {name: int(version) for name, version in self.versions.items()},
             "contributors": {name: int(count) for name, count in self.contributors.items()},
+            "commit": self.commit,
+            "previous": self.previous,
             "committed_tokens": self.committed_tokens,
             "load": load.reshape(-1).tolist(),
             "selection_bias": list(self.selection_bias),
@@ -221,7 +232,7 @@ class WorkerProcess:
         request |= base.fields() if base is not None else {}
         answer = await self._request(request, "round_done", on_progress, silence)
         routed_LE = np.asarray(answer["routed"], dtype=np.int64).reshape(self._shape_LE)
-        names = ("round", "steps", "tokens", "loss", "seconds", "routing_divergence")
+        names = ("round", "steps", "tokens", "loss", "seconds", "routing_divergence", "warnings")
         return RoundResult(**{name: answer[name] for name in names}, routed_LE=routed_LE)
 
     def arrive(self, round_number: int, base: Committed) -> None:

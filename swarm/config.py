@@ -63,10 +63,18 @@ class TrainingConfig:
         default=0.01, metadata=doc("weight of the global-batch load balance loss")
     )
     z_loss_weight: float = field(default=0.001, metadata=doc("weight of the router z-loss"))
+    min_inner_steps: int = field(
+        default=1, metadata=doc("fewest steps of a slow peer when sync.step_counts is dynamic")
+    )
 
     def __post_init__(self) -> None:
         for name in ("inner_steps", "batch_size", "sequence_length", "total_tokens"):
             require(getattr(self, name) >= 1, f"training.{name}", "must be at least 1")
+        require(
+            1 <= self.min_inner_steps <= self.inner_steps,
+            "training.min_inner_steps",
+            "must be from 1 to training.inner_steps",
+        )
         require(self.learning_rate > 0, "training.learning_rate", "must be positive")
         require(0 <= self.beta1 < 1, "training.beta1", "must be in [0, 1)")
         require(0 <= self.beta2 < 1, "training.beta2", "must be in [0, 1)")
@@ -123,6 +131,23 @@ class SyncConfig:
     error_feedback: bool = field(
         default=True, metadata=doc("carry what a lossy codec loses into the next round")
     )
+    replication: int = field(default=1, metadata=doc("holders that each expert should have"))
+    min_dwell_rounds: int = field(
+        default=10,
+        metadata=doc("rounds that a holder keeps an expert before it may be moved elsewhere"),
+    )
+    orphan_rounds: int = field(
+        default=2,
+        metadata=doc("rounds without a holder before peers that hold enough take an expert over"),
+    )
+    step_counts: str = field(
+        default="dynamic",
+        metadata=doc("dynamic: slower peers do fewer steps, so that all arrive together | equal"),
+    )
+    normalize_steps: bool = field(
+        default=True,
+        metadata=doc("scale an update to the mean number of steps; false: more steps, more weight"),
+    )
 
     def __post_init__(self) -> None:
         require(self.experts_per_peer >= 1, "sync.experts_per_peer", "must be at least 1")
@@ -138,6 +163,10 @@ class SyncConfig:
             f"is one of {', '.join(aggregations)}",
         )
         require(self.weights in ("tokens", "equal"), "sync.weights", "is tokens or equal")
+        require(self.replication >= 1, "sync.replication", "must be at least 1")
+        for name in ("min_dwell_rounds", "orphan_rounds"):
+            require(getattr(self, name) >= 0, f"sync.{name}", "must not be negative")
+        require(self.step_counts in ("dynamic", "equal"), "sync.step_counts", "is dynamic or equal")
         contributions = ("update", "parameters")
         require(self.contribution in contributions, "sync.contribution", "is update or parameters")
         if self.contribution == "parameters":
@@ -336,12 +365,17 @@ class RunManifest:
         Raises `CONFIG_UNREADABLE`, `CONFIG_UNKNOWN_KEY` or `CONFIG_INVALID`.
         """
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            return cls.from_toml(text)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise SwarmError(
                 Code.CONFIG_UNREADABLE, f"{path}: {error}", "make one with: node run init RUN.toml"
             ) from error
-        return cls.from_dict(table)
+
+    @classmethod
+    def from_toml(cls, text: str) -> RunManifest:
+        """Read a manifest's text. Raises `ValueError`, or as `load` for what is in it."""
+        return cls.from_dict(tomllib.loads(text))
 
     @classmethod
     def from_dict(cls, table: dict[str, Any]) -> RunManifest:

@@ -28,6 +28,19 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Make a file that was written without `sync` survive a power cut. Raises as `write_atomic`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
 def write_atomic(path: Path, data: bytes | memoryview, *, sync: bool = True) -> None:
     """Write `data` to a temporary file beside `path`, sync it, and rename it over `path`.
 

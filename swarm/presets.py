@@ -21,6 +21,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {"inner_steps": 100},
         "outer": {"optimizer": "fedavg"},
         "sync": {
+            "step_counts": "equal",
             "forward": "full",
             "router_rows": "trunk",
             "weights": "equal",

@@ -153,4 +153,9 @@ class Attempts:
             elif name in means:
                 old = base.get(name) or policy.initial(name)
                 shadow[name] = policy.apply(name, means[name], old, len(fragment.contributors))
-        return policy.finish(plan.round, shadow, base)
+        whole = policy.finish(plan.round, shadow, base)
+        # Before it is reported: then what a commit names is on a disk of whoever computed it, also
+        # when all are killed the moment after.
+        if self._context.archive is not None:
+            self._context.archive.keep_shadow(whole)
+        return whole

@@ -64,9 +64,15 @@ class Policy(Protocol):
         ...
 
     def assign(
-        self, roster: Sequence[str], previous: Mapping[str, Sequence[int]]
-    ) -> Mapping[str, Sequence[int]]:
-        """Experts of each member of the new roster."""
+        self,
+        record: pb.RoundRecord,
+        previous: pb.RoundRecord | None,
+        ready: Mapping[str, pb.Ready],
+    ) -> None:
+        """Add to a draft what its roster does next: `assignments` and `experts`.
+
+        `ready`: what the peers said at this round's boundary; that of some is missing.
+        """
         ...
 
 
@@ -123,6 +129,18 @@ class Bulk(Protocol):
         ...
 
 
+class Archive(Protocol):
+    """This peer's disk, as far as fragments are concerned. Called in threads."""
+
+    def keep_shadow(self, shadow: Mapping[str, FragmentState]) -> None:
+        """Write the result of an attempt; it outlives the end of this process. Never raises."""
+        ...
+
+    def find(self, version: pb.FragmentVersion) -> FragmentState | None:
+        """A fragment of exactly this version, or None."""
+        ...
+
+
 @dataclass
 class Offer:
     """What a peer brings to a round: pseudo-gradients (base minus local) and their weights.
@@ -136,6 +154,7 @@ class Offer:
     steps: int = 0
     tokens: int = 0
     loss: float = 0.0
+    train_seconds: float = 0.0  # that the steps took
     routed_tokens: Sequence[int] = ()
     wishes: Mapping[str, Wish] = field(default_factory=dict)
 
@@ -164,3 +183,5 @@ class Context:
     clock: Callable[[], float]  # monotonic seconds
     wall_clock: Callable[[], float]  # Unix seconds
     emit: Callable[[RoundEvent], None] = field(default=lambda event: None)
+    capability: Callable[[], pb.Capability] = pb.Capability  # of this machine, as measured
+    archive: Archive | None = None

@@ -58,6 +58,7 @@ class RoundMember:
             note=context.directory.note,
             signed=context.directory.signed,
             wall_ms=lambda now: round(1000 * context.wall_clock()),
+            capability=context.capability,
         )
         self.machine = PeerMachine(setup, context.ledger.memory, random.Random())
         self._driver = Driver(context, self.machine)
@@ -192,6 +193,7 @@ class RoundMember:
             steps=offer.steps,
             tokens=offer.tokens,
             loss=offer.loss,
+            train_seconds=offer.train_seconds,
             upload_bps=rates.upload_bps,
             download_bps=rates.download_bps,
         )

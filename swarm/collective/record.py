@@ -82,9 +82,7 @@ def build_record(inputs: RecordInputs, policy: Policy) -> pb.RoundRecord:
     )
     advanced = fragment_results(plan, dict(inputs.reports))
     _add_fragments(record, inputs, advanced, policy)
-    held = {a.peer: list(a.experts) for a in previous.assignments} if previous is not None else {}
-    for peer, experts in sorted(policy.assign(staying, held).items()):
-        record.assignments.add(peer=peer, experts=experts)
+    policy.assign(record, previous, inputs.ready)
     trained = [f.fragment for f in plan.fragments]
     is_first = previous is None
     record.outcome = pb.FOUNDED if is_first else outcome_of(list(advanced), trained, missing)

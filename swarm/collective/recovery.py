@@ -65,7 +65,7 @@ def _fetch_array(
 async def download(
     context: Context, version: pb.FragmentVersion, preferred: Collection[str]
 ) -> FragmentState | None:
-    """A fragment from the `preferred` peers first, then from anybody else; None if from nobody.
+    """A fragment from this peer's disk, the `preferred` peers, or anybody else.
 
     None also when it is not of the newest commit any more.
     """
@@ -74,6 +74,10 @@ async def download(
     numel = next((o.numel for o in outcomes if o.state == version), 0)
     if not numel:
         return None
+    if context.archive is not None:
+        found = await asyncio.to_thread(context.archive.find, version)
+        if found is not None:
+            return found
     records = await context.directory.records()
     me = context.transport.peer_id
     others = [r for p, r in records.items() if p != me]

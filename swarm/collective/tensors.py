@@ -6,7 +6,7 @@ of operations under the tag. Operations of one tag follow one another; of severa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -59,7 +59,9 @@ class TensorPolicy:
         return shadow
 
     def assign(
-        self, roster: Sequence[str], previous: Mapping[str, Sequence[int]]
-    ) -> Mapping[str, Sequence[int]]:
-        """No experts."""
-        return {peer: () for peer in roster}
+        self,
+        record: pb.RoundRecord,
+        previous: pb.RoundRecord | None,
+        ready: Mapping[str, pb.Ready],
+    ) -> None:
+        """Nobody is given anything."""

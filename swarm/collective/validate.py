@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from swarm.collective.codecs import ALIGNMENT, CODECS
 from swarm.collective.plan import UNSCALED
@@ -21,6 +21,7 @@ MIN_CHUNK_ELEMENTS = 1 << 12  # smaller chunks cost more messages than they are 
 MAX_TOP_K = 1 << 10
 MAX_PEERS = 4096
 MAX_ATTEMPT_JUMP = 1000  # ballots beyond the highest promised one
+MAX_DOMAIN_BYTES = 64
 
 
 def _require(condition: bool, problem: str) -> None:
@@ -55,6 +56,10 @@ def check_ready(
     counts = ready.routed_tokens
     _require(all(n <= max_tokens * MAX_TOP_K for n in counts), "impossible routing count")
     _require(math.isfinite(ready.loss), "the loss is not finite")
+    able = ready.capability
+    times = (ready.train_seconds, able.seconds_per_step)
+    _require(all(math.isfinite(t) and t >= 0 for t in times), "impossible training time")
+    _require(len(able.domain.encode()) <= MAX_DOMAIN_BYTES, "the domain's name is too long")
 
 
 def check_plan(
@@ -173,7 +178,20 @@ def check_record(
     _require(sorted(set(record.roster)) == list(record.roster), "the roster is not sorted")
     _require(bool(record.roster), "the roster is empty")
     _require(set(record.roster) <= roster | set(record.joined), "the roster has strangers")
+    _check_duties(record, names)
     _require(grows_plausibly(record, previous, max_tokens), "impossible token count")
+
+
+def _check_duties(record: pb.RoundRecord, fragments: Collection[str]) -> None:
+    """Assignments: of members, each once, to experts that exist."""
+    peers = [a.peer for a in record.assignments]
+    _require(sorted(set(peers)) == peers, "the assignments are not sorted")
+    _require(set(peers) <= set(record.roster), "something is assigned to a stranger")
+    for a in record.assignments:
+        _require(sorted(set(a.experts)) == list(a.experts), "assigned experts are not sorted")
+        known = all(f"expert.{e}" in fragments for e in a.experts)
+        _require(known, "an expert that does not exist is assigned")
+        _require(len(a.since) in (0, len(a.experts)), "impossible assignment")
 
 
 def grows_plausibly(

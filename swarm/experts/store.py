@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swarm.errors import Code, SwarmError
-from swarm.files import storage_error, write_atomic
+from swarm.files import storage_error, sync_file, write_atomic
 from swarm.hashing import bulk_hash
 
 F32 = npt.NDArray[np.float32]
@@ -24,6 +24,7 @@ class FragmentStore:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._unsynced: set[Path] = set()  # written in this process
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -32,11 +33,23 @@ class FragmentStore:
     def _path(self, blob_hash: bytes) -> Path:
         return self._directory / f"{blob_hash.hex()}.f32"
 
-    def put(self, blob_hash: bytes, values: F32) -> None:
-        """Write an array under its hash unless it is there. Raises `DISK_FULL`."""
+    def put(self, blob_hash: bytes, values: F32, *, sync: bool = True) -> None:
+        """Write an array under its hash unless it is there. Raises `DISK_FULL`.
+
+        Without `sync` it outlives this process, but not a power cut, until it is put again.
+        """
         path = self._path(blob_hash)
         if not path.exists():
-            write_atomic(path, values.astype("<f4", copy=False).data.cast("B"))
+            write_atomic(path, values.astype("<f4", copy=False).data.cast("B"), sync=sync)
+            if not sync:
+                self._unsynced.add(path)
+        elif sync and path in self._unsynced:
+            sync_file(path)
+            self._unsynced.discard(path)
+
+    def hashes(self) -> frozenset[bytes]:
+        """What is here."""
+        return frozenset(bytes.fromhex(path.stem) for path in self._directory.glob("*.f32"))
 
     def get(self, blob_hash: bytes) -> F32 | None:
         """The array with that hash, or None. Raises `FRAGMENT_CORRUPT` after removing damage."""

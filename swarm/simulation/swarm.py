@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,7 +28,8 @@ from swarm.collective.ledger import Ledger
 from swarm.collective.member import RoundMember
 from swarm.collective.state import CanonicalState, FragmentState
 from swarm.config import MembershipConfig, RunManifest, SyncConfig, TimeoutPolicy
-from swarm.experts.assignment import assign_experts
+from swarm.experts.assignment import AssignmentRules
+from swarm.experts.duties import DutyRules, assignment_of, fill_duties
 from swarm.identity import Identity
 from swarm.network.membership import PeerDirectory
 from swarm.network.records import sign_record
@@ -61,12 +63,14 @@ def toy_manifest(
 class ToyPolicy:
     """Fragments of random numbers; SGD with momentum as outer step."""
 
-    def __init__(self, numel: Mapping[str, int], experts_per_peer: int = 2) -> None:
+    def __init__(self, numel: Mapping[str, int], duty_rules: DutyRules | None = None) -> None:
         self.numel = numel
         self.open_tags = False
         self.routing_width = 0
-        self._experts = sum(name.startswith("expert.") for name in numel)
-        self._per_peer = min(experts_per_peer, self._experts)
+        experts = sum(name.startswith("expert.") for name in numel)
+        self.duty_rules = duty_rules or DutyRules(
+            assignment=AssignmentRules(num_experts=experts, per_peer=2), inner_steps=1
+        )
 
     def wanted(self, record: pb.RoundRecord | None) -> Collection[str]:
         """Everything."""
@@ -74,7 +78,7 @@ class ToyPolicy:
 
     def trains(self, record: pb.RoundRecord, peer: str) -> Collection[str]:
         """The trunk and the peer's experts."""
-        held = next((list(a.experts) for a in record.assignments if a.peer == peer), [])
+        held = assignment_of(record, peer).experts
         trunk = [n for n in self.numel if not n.startswith("expert.")]
         return [*trunk, *(f"expert.{e}" for e in held)]
 
@@ -102,12 +106,13 @@ class ToyPolicy:
         return shadow
 
     def assign(
-        self, roster: Sequence[str], previous: Mapping[str, Sequence[int]]
-    ) -> Mapping[str, Sequence[int]]:
+        self,
+        record: pb.RoundRecord,
+        previous: pb.RoundRecord | None,
+        ready: Mapping[str, pb.Ready],
+    ) -> None:
         """As in a real run."""
-        if not self._experts:
-            return {peer: [] for peer in roster}
-        return assign_experts(roster, previous, self._experts, self._per_peer)
+        fill_duties(record, previous, ready, self.duty_rules)
 
 
 def toy_values(name: str, numel: int) -> F32:
@@ -116,14 +121,35 @@ def toy_values(name: str, numel: int) -> F32:
     return np.random.default_rng(seed).standard_normal(numel).astype(np.float32)
 
 
+class Disk:
+    """What a peer computed, kept over its restarts (`swarm.collective.context.Archive`)."""
+
+    def __init__(self) -> None:
+        self._written: list[FragmentState] = []
+
+    def keep_shadow(self, shadow: Mapping[str, FragmentState]) -> None:
+        """Write the result of an attempt."""
+        self._written.extend(shadow.values())
+
+    def find(self, version: pb.FragmentVersion) -> FragmentState | None:
+        """A fragment of exactly this version."""
+        found = (state for state in self._written if state.matches(version))
+        return next((replace(state, version=version.version) for state in found), None)
+
+
 class SimulatedPeer:
-    """One member with its own ledger and state; `restart` keeps the ledger, as a disk would."""
+    """One member with its own ledger and state; a restart keeps the ledger, as a disk would.
+
+    Attributes:
+        capability: what it says of its machine and data.
+    """
 
     def __init__(self, swarm: SimulatedSwarm, identity: Identity, ledger: Ledger) -> None:
         self.swarm = swarm
         self.identity = identity
         self.ledger = ledger
         self.events: list[RoundEvent] = []
+        self.capability = pb.Capability()
         self.transport: LocalTransport = swarm.hub.join(
             run_id=swarm.manifest.run_id, identity=identity
         )
@@ -143,6 +169,8 @@ class SimulatedPeer:
                 clock=time.monotonic,
                 wall_clock=time.time,
                 emit=self.events.append,
+                capability=lambda: self.capability,
+                archive=swarm.disks.setdefault(self.peer_id, Disk()) if swarm.with_disks else None,
             )
         )
         self.transport.serve(Ping, self._answer_ping)
@@ -206,7 +234,10 @@ class SimulatedPeer:
 
 
 class SimulatedSwarm:
-    """See the module docstring. `policy` instead of the toy's is shared by all peers."""
+    """See the module docstring. `policy` instead of the toy's is shared by all peers.
+
+    `with_disks`: what peers computed outlives them.
+    """
 
     def __init__(
         self,
@@ -214,11 +245,16 @@ class SimulatedSwarm:
         *,
         manifest: RunManifest | None = None,
         numel: Mapping[str, int] | None = None,
+        duty_rules: DutyRules | None = None,
+        with_disks: bool = False,
         policy: Policy | None = None,
     ) -> None:
+        self.with_disks = with_disks
+        self.disks: dict[str, Disk] = {}
         self.manifest = manifest or toy_manifest(min_peers=peers)
         self.policy: Policy = policy or ToyPolicy(
-            numel or {"trunk.0": 5000, "trunk.1": 3000, **{f"expert.{e}": 700 for e in range(8)}}
+            numel or {"trunk.0": 5000, "trunk.1": 3000, **{f"expert.{e}": 700 for e in range(8)}},
+            duty_rules,
         )
         self.hub = LocalHub()
         self.bulk = LocalBulkHub()

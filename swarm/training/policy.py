@@ -6,7 +6,7 @@ who holds which experts. All of it is pure and gives the same bits on every mach
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,9 @@ import numpy.typing as npt
 from swarm.collective.state import FragmentState
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
-from swarm.experts.assignment import assign_experts
+from swarm.experts.assignment import AssignmentRules
+from swarm.experts.capability import Sizes
+from swarm.experts.duties import DutyRules, assignment_of, fill_duties
 from swarm.model.fragments import FragmentLayout, initial_fragment, state_root
 from swarm.training.merging import merge_experts, merge_strength, merged_total
 from swarm.training.outer import update_fragment
@@ -51,14 +53,14 @@ class RunPolicy:
         self.numel: Mapping[str, int] = {n: self.layout.numel(n) for n in self.layout.names}
         self.open_tags = False
         self.routing_width = manifest.model.num_layers * manifest.model.num_experts
+        self.duty_rules = _duty_rules(manifest, self.layout)
         self.last_merge: MergeReport | None = None
-        self._me = me
+        self.me = me
         self._initial: dict[str, FragmentState] = {}
 
     def held_experts(self, record: pb.RoundRecord | None) -> list[int]:
         """Experts that the record assigns to this peer."""
-        assignments = record.assignments if record is not None else []
-        return next((list(a.experts) for a in assignments if a.peer == self._me), [])
+        return list(assignment_of(record, self.me).experts)
 
     def trains(self, record: pb.RoundRecord, peer: str) -> list[str]:
         """Fragments that `peer` may contribute to in the round after `record`: those due then."""
@@ -67,14 +69,14 @@ class RunPolicy:
 
     def holds(self, record: pb.RoundRecord, peer: str) -> list[str]:
         """Fragments that `peer` trains after `record`: the trunk and its experts."""
-        experts = next((list(a.experts) for a in record.assignments if a.peer == peer), [])
+        experts = assignment_of(record, peer).experts
         return [*self.layout.trunk_names, *(self.layout.expert_name(e) for e in experts)]
 
     def wanted(self, record: pb.RoundRecord | None) -> Collection[str]:
         """Fragments that this peer keeps: all of them, or with `held` what it trains."""
-        if self._me is None or self.manifest.sync.forward == "full":
+        if self.me is None or self.manifest.sync.forward == "full":
             return self.layout.names
-        return self.holds(record, self._me) if record is not None else self.layout.trunk_names
+        return self.holds(record, self.me) if record is not None else self.layout.trunk_names
 
     def initial(self, fragment: str) -> FragmentState:
         """The fragment at genesis, computed once."""
@@ -151,12 +153,34 @@ class RunPolicy:
         return {**shadow, **merged}
 
     def assign(
-        self, roster: Sequence[str], previous: Mapping[str, Sequence[int]]
-    ) -> Mapping[str, Sequence[int]]:
-        """Experts of each member of the roster."""
-        return assign_experts(
-            roster,
-            previous,
-            self.manifest.model.num_experts,
-            self.manifest.sync.experts_per_peer,
-        )
+        self,
+        record: pb.RoundRecord,
+        previous: pb.RoundRecord | None,
+        ready: Mapping[str, pb.Ready],
+    ) -> None:
+        """Experts and steps of each member of the record's roster."""
+        fill_duties(record, previous, ready, self.duty_rules)
+
+
+def _duty_rules(manifest: RunManifest, layout: FragmentLayout) -> DutyRules:
+    sync, training = manifest.sync, manifest.training
+    experts = AssignmentRules(
+        num_experts=manifest.model.num_experts,
+        per_peer=sync.experts_per_peer,
+        replication=sync.replication,
+        min_dwell=sync.min_dwell_rounds,
+        orphan_rounds=sync.orphan_rounds,
+    )
+    sizes = Sizes(
+        trunk=sum(layout.numel(name) for name in layout.trunk_names),
+        expert=layout.numel(layout.expert_name(0)),
+        num_experts=manifest.model.num_experts,
+        full=sync.forward == "full",
+    )
+    return DutyRules(
+        assignment=experts,
+        inner_steps=manifest.steps_per_round,
+        min_inner_steps=min(training.min_inner_steps, manifest.steps_per_round),
+        dynamic_steps=sync.step_counts == "dynamic",
+        sizes=sizes,
+    )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,6 +176,24 @@ class Trainer:
         self.optimizer.step(rate)
         self.step += 1
         return StepStats(self.step, loss, tokens, routed_LE, grad_norm, rate)
+
+    def seconds_per_step(self, clock: Callable[[], float]) -> float:
+        """Time of an inner step as it is now, without the optimizer; changes no state.
+
+        The smaller of two, after one that warms up caches and allocators. Parameters that were
+        never loaded are zeros here, as what is in fresh memory may be slow to compute with.
+        """
+        for name in self._unset:
+            zeros = np.zeros(self.layout.numel(name), np.float32)
+            write_fragment(self.model, self.layout, name, zeros)
+        position, times = self.sampler.position, []
+        for _ in range(3):
+            started = clock()
+            self._forward_backward(torch.from_numpy(self.sampler.next_batch()).to(self.device))
+            times.append(clock() - started)
+        self.sampler.position = position
+        self.model.zero_grad(set_to_none=True)
+        return min(times[1:])
 
     def read(self, name: str, out: F32) -> None:
         """Write the local parameters of the fragment `name` into `out` (flat fp32)."""

@@ -84,7 +84,7 @@ class Contribution(_message.Message):
     def __init__(self, fragment: _Optional[str] = ..., weight: _Optional[float] = ..., base_hash: _Optional[bytes] = ..., numel: _Optional[int] = ..., norm: _Optional[float] = ..., number: _Optional[int] = ..., operation: _Optional[_Union[Operation, str]] = ..., codec: _Optional[str] = ..., state_revision: _Optional[int] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("round", "base_commit", "branch", "joining", "contributions", "steps", "tokens", "loss", "routed_tokens", "record", "suspects", "declined", "upload_bps", "download_bps")
+    __slots__ = ("round", "base_commit", "branch", "joining", "contributions", "steps", "tokens", "loss", "routed_tokens", "record", "suspects", "declined", "upload_bps", "download_bps", "capability", "train_seconds")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BASE_COMMIT_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +99,8 @@ class Ready(_message.Message):
     DECLINED_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_BPS_FIELD_NUMBER: _ClassVar[int]
     DOWNLOAD_BPS_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITY_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_SECONDS_FIELD_NUMBER: _ClassVar[int]
     round: int
     base_commit: bytes
     branch: bytes
@@ -113,7 +115,19 @@ class Ready(_message.Message):
     declined: _containers.RepeatedScalarFieldContainer[str]
     upload_bps: float
     download_bps: float
-    def __init__(self, round: _Optional[int] = ..., base_commit: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., joining: bool = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., loss: _Optional[float] = ..., routed_tokens: _Optional[_Iterable[int]] = ..., record: _Optional[_Union[_membership_pb2.SignedRecord, _Mapping]] = ..., suspects: _Optional[_Iterable[str]] = ..., declined: _Optional[_Iterable[str]] = ..., upload_bps: _Optional[float] = ..., download_bps: _Optional[float] = ...) -> None: ...
+    capability: Capability
+    train_seconds: float
+    def __init__(self, round: _Optional[int] = ..., base_commit: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., joining: bool = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., loss: _Optional[float] = ..., routed_tokens: _Optional[_Iterable[int]] = ..., record: _Optional[_Union[_membership_pb2.SignedRecord, _Mapping]] = ..., suspects: _Optional[_Iterable[str]] = ..., declined: _Optional[_Iterable[str]] = ..., upload_bps: _Optional[float] = ..., download_bps: _Optional[float] = ..., capability: _Optional[_Union[Capability, _Mapping]] = ..., train_seconds: _Optional[float] = ...) -> None: ...
+
+class Capability(_message.Message):
+    __slots__ = ("memory_bytes", "seconds_per_step", "domain")
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_PER_STEP_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    memory_bytes: int
+    seconds_per_step: float
+    domain: str
+    def __init__(self, memory_bytes: _Optional[int] = ..., seconds_per_step: _Optional[float] = ..., domain: _Optional[str] = ...) -> None: ...
 
 class ReadyReply(_message.Message):
     __slots__ = ("status", "leader", "commit")
@@ -204,20 +218,22 @@ class Plan(_message.Message):
     def __init__(self, run_id: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., round: _Optional[int] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., base_commit: _Optional[bytes] = ..., electorate: _Optional[_Iterable[str]] = ..., unanimous: bool = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., fragments: _Optional[_Iterable[_Union[FragmentPlan, _Mapping]]] = ..., chunk_elements: _Optional[int] = ..., attempt_timeout_ms: _Optional[int] = ...) -> None: ...
 
 class Promise(_message.Message):
-    __slots__ = ("granted", "promised", "accepted_ballot", "accepted_record", "commit", "reason")
+    __slots__ = ("granted", "promised", "accepted_ballot", "accepted_record", "commit", "reason", "helps")
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     PROMISED_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_BALLOT_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_RECORD_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    HELPS_FIELD_NUMBER: _ClassVar[int]
     granted: bool
     promised: Ballot
     accepted_ballot: Ballot
     accepted_record: bytes
     commit: Commit
     reason: str
-    def __init__(self, granted: bool = ..., promised: _Optional[_Union[Ballot, _Mapping]] = ..., accepted_ballot: _Optional[_Union[Ballot, _Mapping]] = ..., accepted_record: _Optional[bytes] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+    helps: bool
+    def __init__(self, granted: bool = ..., promised: _Optional[_Union[Ballot, _Mapping]] = ..., accepted_ballot: _Optional[_Union[Ballot, _Mapping]] = ..., accepted_record: _Optional[bytes] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., reason: _Optional[str] = ..., helps: bool = ...) -> None: ...
 
 class Suspect(_message.Message):
     __slots__ = ("peer", "reason")
@@ -282,22 +298,52 @@ class FragmentOutcome(_message.Message):
     def __init__(self, state: _Optional[_Union[FragmentVersion, _Mapping]] = ..., advanced: bool = ..., contributors: _Optional[_Iterable[str]] = ..., weights: _Optional[_Iterable[float]] = ..., numel: _Optional[int] = ..., operation: _Optional[_Union[Operation, str]] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("peer", "experts")
+    __slots__ = ("peer", "experts", "since", "steps", "seconds_per_step", "places")
     PEER_FIELD_NUMBER: _ClassVar[int]
     EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_PER_STEP_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
     peer: str
     experts: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, peer: _Optional[str] = ..., experts: _Optional[_Iterable[int]] = ...) -> None: ...
+    since: _containers.RepeatedScalarFieldContainer[int]
+    steps: int
+    seconds_per_step: float
+    places: int
+    def __init__(self, peer: _Optional[str] = ..., experts: _Optional[_Iterable[int]] = ..., since: _Optional[_Iterable[int]] = ..., steps: _Optional[int] = ..., seconds_per_step: _Optional[float] = ..., places: _Optional[int] = ...) -> None: ...
+
+class ExpertStanding(_message.Message):
+    __slots__ = ("expert", "trained_tokens", "orphaned_rounds", "served")
+    EXPERT_FIELD_NUMBER: _ClassVar[int]
+    TRAINED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ORPHANED_ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    SERVED_FIELD_NUMBER: _ClassVar[int]
+    expert: int
+    trained_tokens: float
+    orphaned_rounds: int
+    served: _containers.RepeatedCompositeFieldContainer[DomainShare]
+    def __init__(self, expert: _Optional[int] = ..., trained_tokens: _Optional[float] = ..., orphaned_rounds: _Optional[int] = ..., served: _Optional[_Iterable[_Union[DomainShare, _Mapping]]] = ...) -> None: ...
+
+class DomainShare(_message.Message):
+    __slots__ = ("domain", "share")
+    DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    domain: str
+    share: float
+    def __init__(self, domain: _Optional[str] = ..., share: _Optional[float] = ...) -> None: ...
 
 class Resignation(_message.Message):
-    __slots__ = ("peer", "base_commit", "signature")
+    __slots__ = ("peer", "base_commit", "signature", "back")
     PEER_FIELD_NUMBER: _ClassVar[int]
     BASE_COMMIT_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    BACK_FIELD_NUMBER: _ClassVar[int]
     peer: str
     base_commit: bytes
     signature: bytes
-    def __init__(self, peer: _Optional[str] = ..., base_commit: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    back: bool
+    def __init__(self, peer: _Optional[str] = ..., base_commit: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., back: bool = ...) -> None: ...
 
 class ResignationReply(_message.Message):
     __slots__ = ("staying",)
@@ -306,7 +352,7 @@ class ResignationReply(_message.Message):
     def __init__(self, staying: bool = ...) -> None: ...
 
 class RoundRecord(_message.Message):
-    __slots__ = ("run_id", "branch", "round", "previous", "electorate", "unanimous", "roster", "fragments", "assignments", "outcome", "missing", "joined", "left", "committed_tokens", "routed_tokens", "loss", "proposer", "attempts", "decided_at_ms", "resignations", "selection_bias")
+    __slots__ = ("run_id", "branch", "round", "previous", "electorate", "unanimous", "roster", "fragments", "assignments", "outcome", "missing", "joined", "left", "committed_tokens", "routed_tokens", "loss", "proposer", "attempts", "decided_at_ms", "resignations", "experts", "selection_bias")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -327,6 +373,7 @@ class RoundRecord(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     DECIDED_AT_MS_FIELD_NUMBER: _ClassVar[int]
     RESIGNATIONS_FIELD_NUMBER: _ClassVar[int]
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
     SELECTION_BIAS_FIELD_NUMBER: _ClassVar[int]
     run_id: bytes
     branch: bytes
@@ -348,8 +395,9 @@ class RoundRecord(_message.Message):
     attempts: int
     decided_at_ms: int
     resignations: _containers.RepeatedCompositeFieldContainer[Resignation]
+    experts: _containers.RepeatedCompositeFieldContainer[ExpertStanding]
     selection_bias: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, run_id: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., round: _Optional[int] = ..., previous: _Optional[bytes] = ..., electorate: _Optional[_Iterable[str]] = ..., unanimous: bool = ..., roster: _Optional[_Iterable[str]] = ..., fragments: _Optional[_Iterable[_Union[FragmentOutcome, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., missing: _Optional[_Iterable[_Union[Suspect, _Mapping]]] = ..., joined: _Optional[_Iterable[str]] = ..., left: _Optional[_Iterable[str]] = ..., committed_tokens: _Optional[int] = ..., routed_tokens: _Optional[_Iterable[int]] = ..., loss: _Optional[float] = ..., proposer: _Optional[str] = ..., attempts: _Optional[int] = ..., decided_at_ms: _Optional[int] = ..., resignations: _Optional[_Iterable[_Union[Resignation, _Mapping]]] = ..., selection_bias: _Optional[_Iterable[float]] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., round: _Optional[int] = ..., previous: _Optional[bytes] = ..., electorate: _Optional[_Iterable[str]] = ..., unanimous: bool = ..., roster: _Optional[_Iterable[str]] = ..., fragments: _Optional[_Iterable[_Union[FragmentOutcome, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., missing: _Optional[_Iterable[_Union[Suspect, _Mapping]]] = ..., joined: _Optional[_Iterable[str]] = ..., left: _Optional[_Iterable[str]] = ..., committed_tokens: _Optional[int] = ..., routed_tokens: _Optional[_Iterable[int]] = ..., loss: _Optional[float] = ..., proposer: _Optional[str] = ..., attempts: _Optional[int] = ..., decided_at_ms: _Optional[int] = ..., resignations: _Optional[_Iterable[_Union[Resignation, _Mapping]]] = ..., experts: _Optional[_Iterable[_Union[ExpertStanding, _Mapping]]] = ..., selection_bias: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Accept(_message.Message):
     __slots__ = ("ballot", "record")

@@ -85,8 +85,9 @@ class Rules:
     def apply(self, fragment, mean, state, contributors):
         raise NotImplementedError("the world computes hashes only")
 
-    def assign(self, roster, previous):
-        return {peer: [0] if place < 2 else [] for place, peer in enumerate(sorted(roster))}
+    def assign(self, record, previous, ready):
+        for place, peer in enumerate(sorted(record.roster)):
+            record.assignments.add(peer=peer, experts=[0] if place < 2 else [])
 
 
 Signed = tuple[tuple[str, bytes], ...]  # who has signed what
@@ -114,8 +115,7 @@ def _link(
     )
     for name in sorted(FRAGMENTS):
         record.fragments.add(state=version_message(name, initial(name)), numel=FRAGMENTS[name])
-    for peer, experts in Rules().assign(electorate, {}).items():
-        record.assignments.add(peer=peer, experts=experts)
+    Rules().assign(record, None, {})
     data = record.SerializeToString()
     ballot = pb.Ballot(attempt=1, leader=electorate[0])
     text = vote_text(RUN_ID, ballot, data)

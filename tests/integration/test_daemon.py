@@ -133,7 +133,7 @@ def test_a_node_keeps_its_files_to_itself_and_goes_on_after_a_kill_where_it_was(
     directory = again.directory
     assert directory.stat().st_mode & 0o777 == 0o700
     names = {path.name for path in directory.rglob("*")}
-    assert {"commit.bin", "worker.log", "trainer.ckpt", "identity.key", "shards"} <= names
+    assert {"commit.bin", "worker.log", "trainer", "identity.key", "shards"} <= names
     open_to_others = [p for p in directory.rglob("*") if p.stat().st_mode & 0o077]
     assert open_to_others == []
     assert is_on_disk(directory, newest_record(directory))

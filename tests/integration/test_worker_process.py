@@ -44,7 +44,7 @@ def settings(tmp_path: Path) -> WorkerSettings:
         held=[0, 1],
         source=str(texts),
         data_dir=tmp_path / "shards",
-        checkpoint=tmp_path / "worker.safetensors",
+        checkpoints=tmp_path / "trainer",
     )
 
 
@@ -185,6 +185,7 @@ def test_a_round_ahead_does_not_end_before_its_commit_is_there(settings: WorkerS
 def test_what_a_worker_writes_is_for_its_user_alone(settings: WorkerSettings) -> None:
     async def scenario(worker: WorkerProcess, buffers: SharedBuffers) -> None:
         await worker.init(settings)
+        await worker.train(round_number=0, steps=1, base=committed([0, 1]))
         await worker.save()
 
     before = os.umask(0o022)
@@ -192,9 +193,9 @@ def test_what_a_worker_writes_is_for_its_user_alone(settings: WorkerSettings) ->
         play(scenario)
     finally:
         os.umask(before)
-    assert settings.checkpoint is not None
-    written = [settings.checkpoint, *settings.data_dir.rglob("*")]
-    assert len(written) >= 4
+    assert settings.checkpoints is not None
+    written = [*settings.checkpoints.rglob("*"), *settings.data_dir.rglob("*")]
+    assert len(written) >= 5
     assert [path for path in written if path.stat().st_mode & 0o077] == []
 
 
@@ -337,8 +338,10 @@ def test_unusable_input_is_an_error_with_its_code_and_the_worker_lives(
 
 
 def test_a_damaged_checkpoint_is_set_aside_with_a_warning(settings: WorkerSettings) -> None:
-    assert settings.checkpoint is not None
-    settings.checkpoint.write_bytes(b"\0" * 100)
+    assert settings.checkpoints is not None
+    settings.checkpoints.mkdir()
+    damaged = settings.checkpoints / "000000001-after-0123.ckpt"
+    damaged.write_bytes(b"\0" * 100)
 
     async def scenario(worker: WorkerProcess, buffers: SharedBuffers) -> None:
         ready = await worker.init(settings)
@@ -346,8 +349,8 @@ def test_a_damaged_checkpoint_is_set_aside_with_a_warning(settings: WorkerSettin
         assert "CHECKPOINT_CORRUPT" in ready.warnings[0]
 
     play(scenario)
-    assert not settings.checkpoint.exists()
-    assert settings.checkpoint.with_name("worker.safetensors.unusable").exists()
+    assert not damaged.exists()
+    assert damaged.with_name(f"{damaged.name}.unusable").exists()
 
 
 DAEMON = """

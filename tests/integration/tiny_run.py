@@ -24,7 +24,14 @@ SENTENCES = (
 )
 
 
-def tiny_manifest(path: Path, peers: int, *, inner_steps: int = 20) -> RunManifest:
+def tiny_manifest(
+    path: Path,
+    peers: int,
+    *,
+    inner_steps: int = 20,
+    sync: SyncConfig | None = None,
+    on_majority_lost: str = "continue",
+) -> RunManifest:
     """Write a founded manifest for `peers` peers with one expert each, at most four."""
     manifest = RunManifest(
         name="tiny",
@@ -36,8 +43,8 @@ def tiny_manifest(path: Path, peers: int, *, inner_steps: int = 20) -> RunManife
             inner_steps=inner_steps, batch_size=4, sequence_length=32, warmup_tokens=1000,
             total_tokens=10_000_000,
         ),
-        sync=SyncConfig(experts_per_peer=1),
-        membership=MembershipConfig(min_peers=peers),
+        sync=sync or SyncConfig(experts_per_peer=1),
+        membership=MembershipConfig(min_peers=peers, on_majority_lost=on_majority_lost),
         timeouts=TimeoutPolicy(
             heartbeat_s=2.0, chunk_s=5.0, attempt_s=20.0, round_s=30.0, join_s=90.0, lease_s=120.0
         ),

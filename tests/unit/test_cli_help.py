@@ -21,8 +21,7 @@ VERBS = {
             "demo", "run",
         )
     },
-    "run-init": ["run", "init"],
-    "run-ticket": ["run", "ticket"],
+    **{f"run-{action}": ["run", action] for action in ("init", "ticket", "export", "import")},
 }  # fmt: skip
 
 

@@ -34,8 +34,15 @@ STATUS = node_pb2.StatusReply(
     peers=[
         node_pb2.PeerStatus(
             peer_id="12D3KooWOther", display_name="bert", domain="maths", path="lan",
-            held_experts=[1], tokens_per_second=10, in_roster=True, alive=False, round=6,
+            held_experts=[1], tokens_per_second=10, in_roster=True, alive=False, round=6, steps=15,
         )
+    ],
+    experts=[
+        node_pb2.ExpertStatus(
+            expert=1, holders=["12D3KooWOther"], held_since=4, trained_tokens=512.4,
+            served=["maths 90%", "law 10%"],
+        ),
+        node_pb2.ExpertStatus(expert=2, orphaned_rounds=3),
     ],
 )  # fmt: skip
 
@@ -83,6 +90,9 @@ def test_status_tells_state_reason_and_since_when(
     with serving(tmp_path, FakeDaemon()):
         assert run_command_line(["status", "--dir", str(tmp_path)]) == exit_codes.OK
     shown = capsys.readouterr().out
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["1", "bert", "4", "512", "maths", "90%,", "law", "10%"] in lines
+    assert ["2", "nobody", "for", "3", "rounds", "-", "0", "-"] in lines
     for part in (
         "TRAINING for ", ": step 3 of 30", "7 committed (partial), own update last counted in: 6",
         "1234 tokens/s, loss 2.500", "1.5 MB up, 20 B down", "skipped_not_utf8 1",

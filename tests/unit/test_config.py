@@ -11,7 +11,7 @@ import pytest
 from swarm.config import SECTIONS, RunManifest
 from swarm.errors import Code, SwarmError
 
-GOLDEN_RUN_ID = "c33256d7b3ef42395eebb33b918bb6f4554c853f69924846c590bcd10a1bd8b0"
+GOLDEN_RUN_ID = "88c29ce09bedc009636d3ee9707bd495f5acdcba901731dc1146df0725f270c6"
 
 
 def refused(text: str, path: Path) -> SwarmError:

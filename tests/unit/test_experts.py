@@ -1,43 +1,11 @@
-"""Assignment of experts and the store of their bytes."""
+"""The store of the fragments' bytes."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from swarm.collective.state import hash_of
 from swarm.errors import Code, SwarmError
-from swarm.experts.assignment import assign_experts
 from swarm.experts.store import FragmentStore
-
-peers = st.lists(st.sampled_from("abcdefgh"), min_size=1, unique=True)
-
-
-@given(peers, peers, st.integers(1, 12), st.integers(1, 4))
-def test_everybody_gets_his_share_and_holders_stay(before, after, num_experts, per_peer):
-    first = assign_experts(before, {}, num_experts, per_peer)
-    second = assign_experts(after, first, num_experts, per_peer)
-    for peer in after:
-        assert len(set(second[peer])) == min(per_peer, num_experts)
-        assert set(second[peer]) <= set(range(num_experts))
-        if peer in first:
-            assert second[peer] == first[peer]
-    assert second == assign_experts(list(reversed(after)), first, num_experts, per_peer)
-
-
-@given(st.integers(1, 8), st.integers(1, 4))
-def test_a_fresh_roster_covers_as_many_experts_as_it_can_evenly(num_peers, per_peer):
-    roster = [f"p{i}" for i in range(num_peers)]
-    assigned = assign_experts(roster, {}, 8, per_peer)
-    holders = [sum(e in held for held in assigned.values()) for e in range(8)]
-    assert max(holders) - min(holders) <= 1
-
-
-def test_a_peer_that_returns_gets_the_orphaned_experts():
-    roster = ["a", "b", "c", "d"]
-    full = assign_experts(roster, {}, 8, 2)
-    without_b = assign_experts(["a", "c", "d"], full, 8, 2)
-    assert assign_experts(roster, without_b, 8, 2)["b"] == full["b"]
 
 
 def test_store_gives_back_what_was_put_and_prunes_the_rest(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -206,6 +207,33 @@ def test_an_offer_names_the_commit_that_its_training_began_from(tmp_path: Path) 
         assert offer is not None and offer.base_commit == b"base"
         assert offer.tokens == 200 and offer.weights["expert.1"] == 100
 
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_an_update_of_fewer_steps_is_scaled_to_the_mean_unless_the_run_says_not_to(
+    normalize: bool, tmp_path: Path
+) -> None:
+    class Slow(FakeWorker):
+        async def train(self, *, round_number: int, **arguments: Any) -> RoundResult:
+            assert arguments["steps"] == 5
+            for name in link._buffers.delta:
+                link._buffers.delta[name][:] = 1.0
+            return await super().train(round_number=round_number, **arguments)
+
+    async def main() -> None:
+        nonlocal link
+        link, member = link_with(tmp_path, Slow())
+        sync = dataclasses.replace(MANIFEST.sync, normalize_steps=normalize)
+        link._policy.manifest = dataclasses.replace(MANIFEST, sync=sync)
+        member.ledger.record.assignments[0].steps = 5
+        member.ledger.record.assignments.add(peer="other", steps=25)
+        offer = await link.train(member)  # type: ignore[arg-type]
+        assert offer is not None and (offer.steps, offer.train_seconds) == (5, 0.1)
+        wanted = 3.0 if normalize else 1.0  # 15 steps on the average
+        assert {float(values[0]) for values in offer.deltas.values()} == {wanted}
+
+    link: Any = None
     asyncio.run(main())
 
 

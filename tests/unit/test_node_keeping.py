@@ -13,7 +13,7 @@ import pytest
 import node.keeping
 from node.daemon_status import Status
 from node.keeping import FragmentKeeper
-from swarm.collective.state import FragmentState
+from swarm.collective.state import FragmentState, version_message
 from swarm.errors import Code, SwarmError
 from swarm.experts.store import FragmentStore
 
@@ -42,7 +42,7 @@ class WatchedStore(FragmentStore):
         self.running = self.most_running = 0
         self.lock = threading.Lock()
 
-    def put(self, blob_hash: bytes, values: np.ndarray) -> None:
+    def put(self, blob_hash: bytes, values: np.ndarray, *, sync: bool = True) -> None:
         with self.lock:
             self.running += 1
             self.most_running = max(self.most_running, self.running)
@@ -51,7 +51,7 @@ class WatchedStore(FragmentStore):
         try:
             if self.failure is not None:
                 raise self.failure
-            super().put(blob_hash, values)
+            super().put(blob_hash, values, sync=sync)
         finally:
             with self.lock:
                 self.running -= 1
@@ -192,5 +192,60 @@ def test_a_full_disk_is_said_once_and_tried_again(
         await until(lambda: store.has(generation(2)))  # although no commit came since
         await until(lambda: len(said) == 2)
         assert "works again" in said[1]
+
+    play(tmp_path, scenario)
+
+
+def test_what_a_round_computed_is_there_before_it_is_reported_and_goes_when_it_is_decided(
+    tmp_path: Path,
+) -> None:
+    async def scenario(keeper: FragmentKeeper, store: WatchedStore, said: list[str]) -> None:
+        keeper.note(generation(0), complete=True)
+        await until(lambda: store.has(generation(0)))
+        spoiled = {"trunk.0": FragmentState.of(np.full(8, 77, np.float32), np.zeros(8, "<f4"), 1)}
+        for shadow in (spoiled, generation(1)):
+            await asyncio.to_thread(keeper.keep_shadow, shadow)
+            assert store.has(shadow)
+        keeper.note({**generation(0), "expert.1": generation(0)["expert.0"]}, complete=True)
+        await until(lambda: keeper._saved is keeper._newest)
+        assert store.has(spoiled) and store.has(generation(1))  # which one stands is not known
+        keeper.note(generation(1), complete=True)
+        await until(lambda: not store.has(spoiled))
+        assert store.has(generation(1)) and said == []
+        version = version_message("trunk.0", generation(1)["trunk.0"])
+        found = keeper.find(version)
+        assert found is not None and found.matches(version) and found.version == 1
+        assert keeper.find(version_message("trunk.0", spoiled["trunk.0"])) is None
+
+    play(tmp_path, scenario)
+
+
+def test_what_an_earlier_life_computed_stays_until_a_second_commit(tmp_path: Path) -> None:
+    early = FragmentStore(tmp_path / "fragments")
+    undecided = generation(8)["trunk.0"]
+    early.put(undecided.theta_hash, undecided.theta, sync=False)
+    early.put(undecided.momentum_hash, undecided.momentum, sync=False)
+
+    async def scenario(keeper: FragmentKeeper, store: WatchedStore, said: list[str]) -> None:
+        keeper.note(generation(7), complete=True)  # the commit that it was stopped at
+        await until(lambda: store.has(generation(7)))
+        assert store.has({"trunk.0": undecided})
+        keeper.note(generation(9), complete=True)
+        await until(lambda: not store.has({"trunk.0": undecided}))
+
+    play(tmp_path, scenario)
+
+
+def test_a_shadow_that_the_disk_has_no_room_for_is_said_and_stops_nothing(tmp_path: Path) -> None:
+    async def scenario(keeper: FragmentKeeper, store: WatchedStore, said: list[str]) -> None:
+        await asyncio.sleep(0)  # the keeper runs
+        store.failure = SwarmError(Code.DISK_FULL, "no space")
+        for number in (1, 2):
+            await asyncio.to_thread(keeper.keep_shadow, generation(number))
+        await until(lambda: len(said) == 1)
+        store.failure = None
+        await asyncio.to_thread(keeper.keep_shadow, generation(3))
+        await until(lambda: len(said) == 2)
+        assert "DISK_FULL" in said[0] and "works again" in said[1]
 
     play(tmp_path, scenario)

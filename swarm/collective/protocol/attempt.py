@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
 
-from swarm.collective.consensus import BallotKey, ballot_key
+from swarm.collective.consensus import NO_BALLOT, BallotKey, ballot_key
 from swarm.collective.protocol.effects import EndAttempt, StartAttempt
 from swarm.collective.state import Results
 from swarm.wire import collective_pb2 as pb
@@ -32,6 +32,11 @@ class Attempt:
         self._report: pb.Report | None = None  # not taken by the leader yet
         self._calls = 0
         self._next_at = 0.0
+
+    @property
+    def ballot(self) -> BallotKey:
+        """Of the attempt that runs."""
+        return ballot_key(self._plan.ballot) if self._plan is not None else NO_BALLOT
 
     def start(self, plan: pb.Plan) -> None:
         """Take part in the attempt of `plan`; a repeated plan changes nothing."""

@@ -146,6 +146,7 @@ class Boundary:
         ready.joining = peer.setup.me not in peer.roster
         ready.suspects.extend(sorted(peer.health.suspects))
         ready.declined.extend(sorted(self.declined))
+        ready.capability.CopyFrom(peer.setup.capability())
         signed = peer.setup.signed(peer.setup.me)
         if signed is not None:
             ready.record.CopyFrom(signed)

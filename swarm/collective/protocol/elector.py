@@ -44,6 +44,9 @@ class Elector:
         peer.health.heard_from(sender)
         peer.leaving.pass_on(sender, plan.base_commit)
         reason = self._objection(sender, plan)
+        if reason == NO_VOTE and self._may_help(plan):
+            peer.attempt.start(plan)
+            return pb.Promise(granted=False, reason=reason, helps=True)
         if reason:
             decided = memory.successor(plan.base_commit, plan.round)
             return pb.Promise(granted=False, commit=decided, reason=reason)
@@ -71,6 +74,20 @@ class Elector:
             accepted_ballot=make_ballot(acceptor.accepted),
             accepted_record=acceptor.record,
         )
+
+    def _may_help(self, plan: pb.Plan) -> bool:
+        """True when this peer, which gave up its vote and is back, can give its update.
+
+        It gives no word by that: nobody counts it among those who promised. Raises
+        `MESSAGE_MALFORMED`.
+        """
+        peer = self._peer
+        running = peer.attempt.ballot
+        limit_ms = round(1000 * peer.setup.timeouts.attempt_s)
+        check_plan(plan, peer.setup.policy.numel, running[0], limit_ms, peer.setup.policy.open_tags)
+        takes_part = bool(plan.fragments) and any(m.peer == peer.setup.me for m in plan.members)
+        has_offer = peer.boundary.offer is not None and self._offers_all(plan)
+        return takes_part and has_offer and ballot_key(plan.ballot) >= running
 
     def _offers_all(self, plan: pb.Plan) -> bool:
         """True when the plan asks this peer only for updates that it offers."""

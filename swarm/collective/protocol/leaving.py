@@ -56,9 +56,9 @@ class Leaving:
         if not known and verify_resignation(
             word, peer.setup.run_id, memory.commit_id, peer.setup.verify
         ):
-            memory.note_resignation(word)
+            memory.note_resignation(word, back=word.back and sender == word.peer)
             peer.out.append(PersistWord(memory.word()))
-            if sender == word.peer:
+            if sender == word.peer and not word.back:
                 peer.health.suspects[sender] = "left"
                 if peer.leading is not None and not peer.leading.finished:
                     peer.leading.rollcall.standing.dead[sender] = "left"
@@ -72,7 +72,10 @@ class Leaving:
         if self._passed_for != base_commit:
             self._passed_for = base_commit
             self._passed_on.clear()
-        for word in peer.memory.resignations.values():
+        words = list(peer.memory.resignations.values())
+        if peer.memory.has_resigned:  # and is back; the leader may not have heard of it
+            words.append(self._resignation(back=True))
+        for word in words:
             if word.peer != leader and (leader, word.peer) not in self._passed_on:
                 self._passed_on.add((leader, word.peer))
                 peer.call(leader, word, self._on_passed, timeout_s=RESIGN_WAIT_S, tag=word.peer)
@@ -124,18 +127,19 @@ class Leaving:
             memory.abstain()
             peer.out.append(PersistWord(memory.word()))
             self._stage = Stage.TELLING
-            text = resignation_text(peer.setup.run_id, memory.commit_id)
-            self._tell_all(
-                pb.Resignation(
-                    peer=peer.setup.me,
-                    base_commit=memory.commit_id,
-                    signature=peer.setup.sign(text),
-                )
-            )
+            self._tell_all(self._resignation())
         elif peer.now >= self._deadline:
             self._done()
         else:
             peer.wake_by(self._deadline)
+
+    def _resignation(self, *, back: bool = False) -> pb.Resignation:
+        """This peer's own, signed. It must have given no word, and abstain on disk."""
+        setup, commit_id = self._peer.setup, self._peer.memory.commit_id
+        text = resignation_text(setup.run_id, commit_id)
+        return pb.Resignation(
+            peer=setup.me, base_commit=commit_id, signature=setup.sign(text), back=back
+        )
 
     def _done(self) -> None:
         self._stage = Stage.DONE

@@ -42,6 +42,7 @@ class Memory:
     Attributes:
         commit: the newest commit; `record` and `commit_id` are its parts.
         resignations: of others, for the open round.
+        recalled: those of them who may be back: from this peer's earlier life, or by their word.
     """
 
     def __init__(self) -> None:
@@ -49,6 +50,7 @@ class Memory:
         self.record: pb.RoundRecord | None = None
         self.commit_id = b""
         self.resignations: dict[str, pb.Resignation] = {}
+        self.recalled: frozenset[str] = frozenset()
         self.abstains_after: bytes | None = None
         self._promised_after: bytes | None = None
         self._highest = 0  # attempt promised after that
@@ -84,6 +86,7 @@ class Memory:
         self.commit, self.record = commit, parsed
         self.commit_id = commit_id(commit.record)
         self.resignations = {}
+        self.recalled = frozenset()
         self._commits[self.commit_id] = (commit, parsed)
         self._commits.move_to_end(self.commit_id)
         while len(self._commits) > KEPT_COMMITS:
@@ -95,6 +98,7 @@ class Memory:
         self.commit, self.record = commit, record
         self.commit_id = identifier if commit is not None else b""
         self.resignations = {}
+        self.recalled = frozenset()
 
     def knows(self, identifier: bytes) -> pb.RoundRecord | None:
         """The record of a remembered commit."""
@@ -139,6 +143,7 @@ class Memory:
         self.resignations = {
             r.peer: r for r in word.resignations if r.base_commit == self.commit_id
         }
+        self.recalled = frozenset(self.resignations)
 
     def doubt(self) -> None:
         """What was promised is unknown: give no word in the open round, and resign from nothing."""
@@ -149,6 +154,11 @@ class Memory:
     def abstains(self) -> bool:
         """True when this peer has no vote in the majority's decision about the open round."""
         return self.abstains_after == self.commit_id
+
+    @property
+    def has_resigned(self) -> bool:
+        """True when this peer gave up its vote in the open round, and gave no word before."""
+        return self.abstains and not self.has_promised
 
     @property
     def has_promised(self) -> bool:
@@ -164,9 +174,16 @@ class Memory:
         """Give up the vote in the open round."""
         self.abstains_after = self.commit_id
 
-    def note_resignation(self, resignation: pb.Resignation) -> None:
-        """Another member gave up its vote in the open round."""
+    def note_resignation(self, resignation: pb.Resignation, *, back: bool = False) -> None:
+        """Another member gave up its vote in the open round; `back`: it is here all the same."""
         self.resignations[resignation.peer] = resignation
+        if back:
+            self.recalled |= {resignation.peer}
+
+    @property
+    def gone(self) -> set[str]:
+        """Who resigned from the open round and is surely away."""
+        return set(self.resignations) - self.recalled
 
     def acceptor(self, decision: bytes) -> Acceptor:
         """This peer's word in a decision; to be changed through `promise` and `accept` only."""

@@ -84,7 +84,7 @@ class Proposal:
     def refusals(self) -> dict[str, pb.Promise]:
         """What members said that do not take part."""
         said = {p: self.promises[p] for p in self.members if p in self.promises}
-        return {p: promise for p, promise in said.items() if not promise.granted}
+        return {p: said[p] for p in said if not said[p].granted and not said[p].helps}
 
     def mute(self) -> set[str]:
         """Electors that have no vote in the open round."""

@@ -87,8 +87,8 @@ class RollCall:
         if self.founding:
             return self._founders_are_complete()
         peer, dead = self._peer, self.standing.dead
-        roster, left = peer.roster, peer.memory.resignations
-        unsure = {*(dead.keys() - left.keys()), *self._doubted}
+        roster = peer.roster
+        unsure = {*(dead.keys() - peer.memory.gone), *self._doubted}
         self.bury(p for p in roster if p not in self.ready or p in unsure)
         sure = {p: ready for p, ready in self.ready.items() if p not in self._doubted}
         if not awaited_peers(sure, roster, dead, peer.memory.record, peer.setup.policy):
@@ -129,8 +129,9 @@ class RollCall:
         """
         health, dead, now = self._peer.health, self.standing.dead, self._peer.now
         silence_s = min(health.silence_s, silence_s or health.silence_s)
+        gone = self._peer.memory.gone
         for peer in peers:
-            if peer == self._peer.setup.me or peer in self._peer.memory.resignations:
+            if peer == self._peer.setup.me or (peer in gone and peer in dead):
                 self._doubted.discard(peer)
                 continue
             silent_at = health.last_heard(peer) + silence_s
@@ -164,7 +165,7 @@ class RollCall:
     def _revive(self, peer: str) -> None:
         """A sign of life."""
         self._doubted.discard(peer)
-        if peer not in self._peer.memory.resignations:
+        if peer not in self._peer.memory.gone:
             self.standing.dead.pop(peer, None)
 
     def living_joiners(self) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from swarm.collective.consensus import Verifier
 from swarm.collective.context import Policy
 from swarm.config import RunManifest, TimeoutPolicy
+from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
 
@@ -29,7 +30,8 @@ class Setup:
     """See the module docstring.
 
     `note` reads and checks a peer's record, `signed` gives the signed form of a known peer's;
-    `wall_ms` turns `now` into Unix milliseconds, for the log in the record.
+    `wall_ms` turns `now` into Unix milliseconds, for the log in the record. `capability`: what this
+    machine can do, as far as it is measured.
     """
 
     me: str
@@ -40,6 +42,7 @@ class Setup:
     note: Callable[[SignedRecord], PeerRecord | None] = _no_record
     signed: Callable[[str], SignedRecord | None] = _no_signed
     wall_ms: Callable[[float], int] = lambda now: round(1000 * now)
+    capability: Callable[[], pb.Capability] = pb.Capability
 
     @cached_property
     def run_id(self) -> bytes:
