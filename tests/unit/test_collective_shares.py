@@ -364,6 +364,8 @@ def test_an_attempt_gets_four_times_the_predicted_time_within_limits(predicted_s
     [
         (0, "fp32", 1 << 17), (1000, "fp32", 1 << 18), (100, "fp32", 1 << 16),
         (100, "int8", 1 << 18), (20, "fp32", 1 << 14), (1, "fp32", 1 << 14),
+        (1000, "bf16", 1 << 19), (1000, "int8", 1 << 19), (1000, "int4", 1 << 20),
+        (9e4, "int4", 1 << 20),
     ],
 )  # fmt: skip
 def test_a_chunk_takes_a_moment_on_the_slowest_link(mbit, codec, elements):
