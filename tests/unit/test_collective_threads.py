@@ -5,13 +5,24 @@ import threading
 import time
 import weakref
 
+import pytest
+
 from swarm.collective.threads import IDLE, Threads
 
 LIMIT_S = 10
 
 
+OF_OTHERS = set()
+
+
+@pytest.fixture(autouse=True)
+def threads_of_other_tests():
+    OF_OTHERS.clear()
+    OF_OTHERS.update(threading.enumerate())
+
+
 def idle():
-    return [t for t in threading.enumerate() if t.name == IDLE]
+    return [t for t in set(threading.enumerate()) - OF_OTHERS if t.name == IDLE]
 
 
 def until(condition):
