@@ -3,7 +3,8 @@
     .venv/bin/python tests/benchmarks/bench_kernels.py
 
 One thread, chunks of 64 Ki values that are in the cache. One JSON line each: for an operation MiB
-of contributions (fp32) a second, for a codec MiB of fp32 values a second.
+of contributions (fp32) a second, for a codec MiB of fp32 values a second, for a sum (of 4 encoded
+contributions: all that a reducer computes, compiled in one pass and in steps) MiB of results.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
-from swarm.collective.codecs import CODECS, encode
-from swarm.collective.kernels import make_kernel
+from swarm.collective.codecs import CODECS, F32, Codec, encode
+from swarm.collective.kernels import WeightedSum, all_finite, make_kernel
 from swarm.wire import collective_pb2 as pb
 
 ELEMENTS = 1 << 16
@@ -53,6 +55,36 @@ def bench_operation(name: str, contributors: int) -> float:
     return contributors * CHUNK_MIB / seconds_of(combine)
 
 
+def bench_sum(codec: Codec, contributors: int = 4) -> tuple[float, float]:
+    """MiB of results a second, in one pass and in steps."""
+    rows = np.random.default_rng(0).standard_normal((contributors, ELEMENTS)).astype(np.float32)
+    parts = [encode(codec, row) for row in rows[1:]]
+    kernel = WeightedSum([1 / contributors] * contributors, ELEMENTS)
+    total, decoded = np.empty((2, ELEMENTS), np.float32)
+    mean = np.empty(0 if codec.lossless else codec.encoded_bytes(ELEMENTS), np.uint8)
+
+    def decode(data: npt.NDArray[np.uint8]) -> F32:
+        if codec.lossless:
+            return data.view(np.float32)
+        codec.decode_into(data, decoded)
+        return decoded
+
+    def in_steps() -> None:
+        kernel.begin(total)
+        kernel.add(0, rows[0] if codec.lossless else decode(encode(codec, rows[0])))
+        for position, part in enumerate(parts, 1):
+            kernel.add(position, decode(part))
+        all_finite(total)
+        if not codec.lossless:
+            codec.encode_into(total, mean)
+            codec.decode_into(mean, total)
+
+    def at_once() -> None:
+        kernel.at_once(codec, [rows[0], *parts], 0, total, mean)
+
+    return CHUNK_MIB / seconds_of(at_once), CHUNK_MIB / seconds_of(in_steps)
+
+
 def main() -> None:
     """Print all figures."""
     for name in OPERATIONS:
@@ -69,6 +101,9 @@ def main() -> None:
         line = {"bench": "codec", "codec": codec.name, "bytes_per_value": data.size / ELEMENTS}
         speeds = {"encode": round(CHUNK_MIB / encoding), "decode": round(CHUNK_MIB / decoding)}
         print(json.dumps({**line, **speeds}))
+        once, steps = bench_sum(codec)
+        line = {"bench": "sum", "codec": codec.name, "peers": 4}
+        print(json.dumps({**line, "at_once": round(once), "in_steps": round(steps)}))
 
 
 if __name__ == "__main__":
