@@ -10,21 +10,24 @@ takes forty.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
 SPARE = 64  # threads that wait for work; more are as easily made as kept
+KEEP_S = 30.0  # one that waits longer ends
 IDLE = "spare"  # name of a thread that waits
 Order: TypeAlias = tuple[str, Callable[[], None], threading.Event]
 
 
 class Threads:
-    """At most `spare` of them wait for work; safe to use from many threads."""
+    """At most `spare` of them wait for work, for `keep_s`; safe to use from many threads."""
 
-    def __init__(self, spare: int = 0) -> None:
+    def __init__(self, spare: int = 0, keep_s: float = KEEP_S) -> None:
         self._spare = spare
+        self._keep_s = keep_s
         self._lock = threading.Lock()
         self._idle: list[queue.SimpleQueue[Order | None]] = []
 
@@ -48,13 +51,22 @@ class Threads:
             self._idle.clear()
 
     def _live(self, orders: queue.SimpleQueue[Order | None]) -> None:
-        while (order := orders.get()) is not None:
+        while (order := self._next(orders)) is not None:
             _carry_out(order)
             del order  # what it refers to must not wait for the next one
             with self._lock:
                 if len(self._idle) >= self._spare:
                     return
                 self._idle.append(orders)
+
+    def _next(self, orders: queue.SimpleQueue[Order | None]) -> Order | None:
+        with contextlib.suppress(queue.Empty):
+            return orders.get(timeout=self._keep_s)
+        with self._lock:
+            if orders in self._idle:
+                self._idle.remove(orders)
+                return None
+        return orders.get()  # somebody took it just now
 
 
 def _carry_out(order: Order) -> None:

@@ -12,17 +12,11 @@ from swarm.collective.threads import IDLE, Threads
 LIMIT_S = 10
 
 
-OF_OTHERS = set()
-
-
-@pytest.fixture(autouse=True)
-def threads_of_other_tests():
-    OF_OTHERS.clear()
-    OF_OTHERS.update(threading.enumerate())
-
-
+@pytest.fixture
 def idle():
-    return [t for t in set(threading.enumerate()) - OF_OTHERS if t.name == IDLE]
+    """A function that returns the spare threads, but for those of other tests."""
+    before = set(threading.enumerate())
+    return lambda: [t for t in threading.enumerate() if t.name == IDLE and t not in before]
 
 
 def until(condition):
@@ -32,7 +26,7 @@ def until(condition):
         time.sleep(0.005)
 
 
-def test_a_thread_that_is_done_does_the_next_work_under_its_name():
+def test_a_thread_that_is_done_does_the_next_work_under_its_name(idle):
     threads, seen = Threads(spare=1), []
 
     def work():
@@ -46,7 +40,7 @@ def test_a_thread_that_is_done_does_the_next_work_under_its_name():
     until(lambda: not idle())
 
 
-def test_work_that_waits_for_other_work_always_gets_a_thread():
+def test_work_that_waits_for_other_work_always_gets_a_thread(idle):
     threads, gate = Threads(spare=2), threading.Barrier(20)
     ended = [threads.start(f"w{i}", lambda: gate.wait(LIMIT_S) and None) for i in range(20)]
     assert all(event.wait(LIMIT_S) for event in ended)
@@ -55,7 +49,7 @@ def test_work_that_waits_for_other_work_always_gets_a_thread():
     until(lambda: not idle())
 
 
-def test_none_is_kept_that_nobody_asked_to_keep_nor_after_stop():
+def test_none_is_kept_that_nobody_asked_to_keep_nor_after_stop(idle):
     assert Threads().start("w", lambda: None).wait(LIMIT_S)
     until(lambda: not idle())
     threads, go = Threads(spare=5), threading.Event()
@@ -64,6 +58,15 @@ def test_none_is_kept_that_nobody_asked_to_keep_nor_after_stop():
     go.set()
     assert ended.wait(LIMIT_S)
     until(lambda: not idle())
+
+
+def test_a_thread_that_waits_in_vain_ends_and_nothing_is_lost_meanwhile(idle):
+    threads = Threads(spare=3, keep_s=0.001)
+    for _ in range(300):  # orders come while threads are giving up
+        assert threads.start("w", lambda: None).wait(LIMIT_S)
+        time.sleep(0.001)
+    until(lambda: not idle())
+    assert threads._idle == []
 
 
 def test_a_spare_thread_holds_nothing_of_its_last_work():
