@@ -151,6 +151,7 @@ def test_a_peer_that_is_killed_and_stopped_trains_on_with_the_same_losses_to_the
     assert swarm.committed() == expected
 
 
+@pytest.mark.heavy
 def test_one_of_two_peers_is_killed_and_comes_back_and_nothing_is_lost(
     run: Callable[[str, int], Swarm],
 ) -> None:
@@ -168,6 +169,7 @@ def test_one_of_two_peers_is_killed_and_comes_back_and_nothing_is_lost(
     assert swarm.committed() == expected
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("ending", ["killed", "stopped"])
 def test_a_swarm_of_which_everybody_was_gone_goes_on_from_its_disks_alone(
     ending: str, run: Callable[[str, int], Swarm]
