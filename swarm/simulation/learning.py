@@ -11,7 +11,7 @@ kernels and outer step. What is not here is everything that can go wrong between
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -122,11 +122,15 @@ class LearningSwarm:
         trainer = Trainer(self.manifest, self.peers[name].trainer.sampler, self.held[name])
         self.peers[name] = LearningPeer(trainer, LocalRounds(trainer))
 
-    def model(self) -> Transformer:
-        """The committed model with all experts."""
-        model = Transformer(self.manifest.model, seed=None)
-        for name, state in self.state.items():
-            write_fragment(model, self.layout, name, state.theta)
+    def model(self, peer: str | None = None) -> Transformer:
+        """The committed model with all experts, or with `peer` the part that it keeps."""
+        names: Iterable[str] = self.state
+        held = None
+        if peer is not None and self.manifest.sync.forward == "held":
+            names, held = self.peers[peer].trainer.needed_names, self.held[peer]
+        model = Transformer(self.manifest.model, held, seed=None)
+        for name in names:
+            write_fragment(model, self.layout, name, self.state[name].theta)
         return model
 
     def _dealt(self, peers: Sequence[str]) -> dict[str, list[int]]:

@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from swarm.data import Corpus
 from swarm.evaluation.measure import measure
+from swarm.model.transformer import Transformer
 from swarm.training.metrics import largest_load, routing_entropy
+from tests.benchmarks.learning.calibration import calibrate_routers
 from tests.benchmarks.learning.memory import peak_training_bytes
 from tests.benchmarks.learning.runs import Run, start
 from tests.benchmarks.learning.settings import Arm, Experiment
+from tests.benchmarks.learning.texts import peer_samplers
 
 Line = dict[str, Any]
 
@@ -28,36 +32,56 @@ def run_arm(experiment: Experiment, arm: Arm, seed: int, corpora: Mapping[str, C
         run.advance()
         seconds += time.process_time() - began
         if run.tokens * experiment.curve_points >= experiment.tokens * (len(curve) + 1):
-            found = evaluate(run, corpora, experiment.curve_tokens)
-            curve.append((run.tokens, round(float(np.mean(list(found["bpb"].values()))), 4)))
-    result = evaluate(run, corpora, experiment.final_tokens)
+            found = _evaluate(run.models(), corpora, experiment.curve_tokens)
+            curve.append((run.tokens, _mean(found["bpb"])))
+    result = _evaluate(run.models(), corpora, experiment.final_tokens)
     return {
         "arm": arm.name,
         "seed": seed,
         "tokens": run.tokens,
-        **result,
-        "mean_bpb": round(float(np.mean(list(result["bpb"].values()))), 4),
+        "bpb": result["bpb"],
+        "mean_bpb": _mean(result["bpb"]),
+        **_parts(experiment, run, corpora),
         "bytes_sent_per_peer": round(run.bytes_per_peer),
         "bytes_received_per_peer": round(run.bytes_per_peer),
         "peak_train_bytes_per_peer": peak_training_bytes(run.trainer()),
         "seconds": round(seconds, 1),
         "curve": curve,
+        "routing": result["routing"],
     }
 
 
-def evaluate(run: Run, corpora: Mapping[str, Corpus], limit: int) -> Line:
-    """Bits per byte by domain, the mean of all models of the run; `own`: of the domain's model."""
-    models = run.models()
+def _parts(experiment: Experiment, run: Run, corpora: Mapping[str, Corpus]) -> Line:
+    """What peers that do not train the whole model have by themselves, and after calibration."""
+    own = run.own_models()
+    if not own:
+        return {}
+    found = {
+        domain: _evaluate({domain: model}, {domain: corpora[domain]}, experiment.final_tokens)
+        for domain, model in own.items()
+    }
+    line: Line = {"own_bpb": {domain: x["bpb"][domain] for domain, x in found.items()}}
+    if len(run.models()) == 1:
+        training = run.trainer().manifest.training
+        samplers = peer_samplers(corpora, training.batch_size, training.sequence_length, -1)
+        model = run.models()[""]
+        tokens = calibrate_routers(model, list(samplers.values()), experiment.calibration_steps)
+        calibrated = _evaluate({"": model}, corpora, experiment.final_tokens)
+        line |= {"calibrated_bpb": calibrated["bpb"], "calibration_tokens": tokens}
+    return line
+
+
+def _evaluate(models: Mapping[str, Transformer], corpora: Mapping[str, Corpus], limit: int) -> Line:
+    """Bits per byte by domain, the mean of the models, and how even the routing is."""
     bpb: dict[str, float] = {}
-    own: dict[str, float] = {}
-    counts = []
+    load: npt.NDArray[np.int64] | int = 0
     for domain, corpus in corpora.items():
-        found = {name: measure(m, corpus.valid, limit_tokens=limit) for name, m in models.items()}
-        bpb[domain] = round(float(np.mean([x.bits_per_byte for x in found.values()])), 4)
-        if domain in found:
-            own[domain] = round(found[domain].bits_per_byte, 4)
-        counts.append(sum(x.counts_le for x in found.values()))
-    load = sum(counts)
+        found = [measure(model, corpus.valid, limit_tokens=limit) for model in models.values()]
+        bpb[domain] = round(float(np.mean([x.bits_per_byte for x in found])), 4)
+        load = load + sum(x.counts_le for x in found)
     routing = {"entropy": routing_entropy(load), "largest_load": largest_load(load)}
-    line: Line = {"bpb": bpb, "routing": {name: round(x, 3) for name, x in routing.items()}}
-    return line | ({"own_bpb": own} if own else {})
+    return {"bpb": bpb, "routing": {name: round(x, 3) for name, x in routing.items()}}
+
+
+def _mean(bpb: Mapping[str, float]) -> float:
+    return round(float(np.mean(list(bpb.values()))), 4)

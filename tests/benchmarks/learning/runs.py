@@ -31,7 +31,10 @@ class Run(Protocol):
         """Train a little: one round, or as many steps as a round has."""
 
     def models(self) -> dict[str, Transformer]:
-        """What has been learned: one model, or the peers' by their domains."""
+        """What has been learned: one model, or the solo peers' by their domains."""
+
+    def own_models(self) -> dict[str, Transformer]:
+        """What a peer has by itself, by its domain; none where that is the whole model."""
 
     def trainer(self) -> Trainer:
         """One of the trainers, to look at its memory."""
@@ -59,6 +62,10 @@ class CentralRun:
     def models(self) -> dict[str, Transformer]:
         """The one model."""
         return {"": self._trainer.model}
+
+    def own_models(self) -> dict[str, Transformer]:
+        """None."""
+        return {}
 
     def trainer(self) -> Trainer:
         """The one trainer."""
@@ -91,6 +98,10 @@ class SoloRun:
     def models(self) -> dict[str, Transformer]:
         """Each domain's model."""
         return {domain: trainer.model for domain, trainer in self._trainers.items()}
+
+    def own_models(self) -> dict[str, Transformer]:
+        """The same."""
+        return self.models()
 
     def trainer(self) -> Trainer:
         """Any of them."""
@@ -127,6 +138,12 @@ class SwarmRun:
     def models(self) -> dict[str, Transformer]:
         """The committed model."""
         return {"": self.swarm.model()}
+
+    def own_models(self) -> dict[str, Transformer]:
+        """Of held-only peers, what each one keeps."""
+        if self.swarm.manifest.sync.forward == "full":
+            return {}
+        return {name: self.swarm.model(name) for name in self.swarm.peers}
 
     def trainer(self) -> Trainer:
         """A peer's."""

@@ -52,7 +52,7 @@ class Experiment:
     """All arms get `tokens` training tokens, of all peers together; one peer for each domain.
 
     A point of the learning curve is measured on `curve_tokens` held-out tokens of each domain, the
-    last one on `final_tokens`.
+    last one on `final_tokens`. `calibration_steps`: of the routers of held-only swarms, afterwards.
     """
 
     domains: tuple[str, ...]
@@ -61,6 +61,7 @@ class Experiment:
     curve_points: int
     curve_tokens: int
     final_tokens: int
+    calibration_steps: int
     arms: tuple[Arm, ...]
 
     @classmethod
