@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +12,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from swarm.data import Corpus, Sampler
 from swarm.training.trainer import Trainer
+from tests.benchmarks.learning.results import Line
+from tests.benchmarks.learning.settings import Experiment
 
 
 class LiveTensors(TorchDispatchMode):
@@ -57,3 +61,31 @@ def peak_training_bytes(trainer: Trainer) -> int:
     with LiveTensors(known) as live:
         trainer.train_step()
     return live.peak
+
+
+def measure_memory(experiment: Experiment, corpus: Corpus) -> list[Line]:
+    """Peak of one peer of each arm that `memory_arms` names, with both models."""
+    lines = []
+    sizes = {"of the experiment": {}, "larger": experiment.memory_model}
+    for name, changes in sizes.items():
+        for arm in experiment.arms:
+            if arm.name not in experiment.memory_arms:
+                continue
+            manifest = dataclasses.replace(
+                arm.manifest, model=dataclasses.replace(arm.manifest.model, **changes)
+            )
+            training, held = manifest.training, range(manifest.sync.experts_per_peer)
+            sampler = Sampler(corpus, training.batch_size, training.sequence_length, seed=0)
+            trainer = Trainer(manifest, sampler, held)
+            trainer.load_initial()
+            lines.append(
+                {
+                    "part": "memory",
+                    "model": name,
+                    "arm": arm.name,
+                    "title": arm.title,
+                    "parameter_bytes": sum(p.nbytes for p in trainer.model.parameters()),
+                    "peak_train_bytes": peak_training_bytes(trainer),
+                }
+            )
+    return lines

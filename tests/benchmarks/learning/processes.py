@@ -59,6 +59,7 @@ def compare(experiment: Experiment, arm: Arm, rounds: int, data: Path) -> dict[s
         equal += summary.state_root == state_root(hashes).hex()
         computed += round_bytes(manifest, log, len(plans)) if summary.round > 1 else 0
     return {
+        "part": "processes",
         "arm": arm.name,
         "rounds": len(history),
         "equal_rounds": equal,

@@ -53,6 +53,7 @@ class Experiment:
 
     A point of the learning curve is measured on `curve_tokens` held-out tokens of each domain, the
     last one on `final_tokens`. `calibration_steps`: of the routers of held-only swarms, afterwards.
+    The memory of `memory_arms` is measured with their model and with one changed by `memory_model`.
     """
 
     domains: tuple[str, ...]
@@ -62,6 +63,8 @@ class Experiment:
     curve_tokens: int
     final_tokens: int
     calibration_steps: int
+    memory_arms: tuple[str, ...]
+    memory_model: Mapping[str, int]
     arms: tuple[Arm, ...]
 
     @classmethod
@@ -79,7 +82,7 @@ def _arm(name: str, table: Table, shared: Table) -> Arm:
     facts = {key: own.pop(key) for key in ("title", "kind", "small_batch") if key in own}
     assert facts["kind"] in KINDS, f"arm {name}: kind is one of {', '.join(KINDS)}"
     churn = Churn(**own.pop("churn")) if "churn" in own else None
-    manifest = RunManifest.from_dict(_merged(shared, {}))
+    manifest = RunManifest.from_dict(shared)
     if start := own.pop("preset", None):
         manifest = preset(start, manifest)
     manifest = RunManifest.from_dict(_merged(tomllib.loads(manifest.to_toml()), own))
@@ -88,7 +91,5 @@ def _arm(name: str, table: Table, shared: Table) -> Arm:
 
 def _merged(table: Table, changes: Mapping[str, Table]) -> Table:
     """`table` with the keys of each section of `changes` replaced."""
-    merged = {key: dict(value) if isinstance(value, dict) else value for key, value in table.items()}
-    for section, values in changes.items():
-        merged[section] = {**merged.get(section, {}), **values}
-    return merged
+    sections = {key: {**table.get(key, {}), **values} for key, values in changes.items()}
+    return {**table, **sections}
