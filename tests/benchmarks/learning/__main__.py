@@ -12,6 +12,7 @@ so it can be stopped at any time. A line has
     arm, seed, tokens        tokens of all peers together
     bpb, mean_bpb            bits per byte by domain on held-out text; of solo models their mean
     own_bpb                  solo and held-only: each domain by what its own peer has
+    mixture_bpb              the same parts mixed by how well they predict; no label of the domain
     calibrated_bpb           held-only: the whole model, after its routers saw `calibration_tokens`
                              of all domains
     bytes_sent_per_peer, bytes_received_per_peer, peak_train_bytes_per_peer

@@ -15,6 +15,7 @@ from swarm.model.transformer import Transformer
 from swarm.training.metrics import largest_load, routing_entropy
 from tests.benchmarks.learning.calibration import calibrate_routers
 from tests.benchmarks.learning.memory import peak_training_bytes
+from tests.benchmarks.learning.mixture import mixture_bits_per_byte
 from tests.benchmarks.learning.runs import Run, start
 from tests.benchmarks.learning.settings import Arm, Experiment
 from tests.benchmarks.learning.texts import peer_samplers
@@ -52,7 +53,7 @@ def run_arm(experiment: Experiment, arm: Arm, seed: int, corpora: Mapping[str, C
 
 
 def _parts(experiment: Experiment, run: Run, corpora: Mapping[str, Corpus]) -> Line:
-    """What peers that do not train the whole model have by themselves, and after calibration."""
+    """What peers that do not keep the whole model have, alone and as a mixture; calibrated."""
     own = run.own_models()
     if not own:
         return {}
@@ -60,9 +61,18 @@ def _parts(experiment: Experiment, run: Run, corpora: Mapping[str, Corpus]) -> L
         domain: _evaluate({domain: model}, {domain: corpora[domain]}, experiment.final_tokens)
         for domain, model in own.items()
     }
-    line: Line = {"own_bpb": {domain: x["bpb"][domain] for domain, x in found.items()}}
+    training = run.trainer().manifest.training
+    mixed = {
+        domain: mixture_bits_per_byte(
+            list(own.values()), corpus.valid, training.sequence_length, experiment.final_tokens
+        )
+        for domain, corpus in corpora.items()
+    }
+    line: Line = {
+        "own_bpb": {domain: x["bpb"][domain] for domain, x in found.items()},
+        "mixture_bpb": {domain: round(x, 4) for domain, x in mixed.items()},
+    }
     if len(run.models()) == 1:
-        training = run.trainer().manifest.training
         samplers = peer_samplers(corpora, training.batch_size, training.sequence_length, -1)
         model = run.models()[""]
         tokens = calibrate_routers(model, list(samplers.values()), experiment.calibration_steps)

@@ -30,8 +30,8 @@ LIMIT = timedelta(minutes=8)
 def compare(experiment: Experiment, arm: Arm, rounds: int, data: Path) -> dict[str, Any]:
     """Train `rounds` rounds both ways; says in how many of them the hashes were equal.
 
-    Bytes are those of node 0 as it counted them, control messages included, and the mean that
-    `traffic` computes; of the rounds from the second on.
+    Bytes are those of the first node as it counted them, of the rounds from the second on, and the
+    mean of all peers as `traffic` computes it.
     """
     manifest = dataclasses.replace(
         arm.manifest,
@@ -57,13 +57,14 @@ def compare(experiment: Experiment, arm: Arm, rounds: int, data: Path) -> dict[s
         log = swarm.round()
         hashes = {name: state.theta_hash for name, state in swarm.state.items()}
         equal += summary.state_root == state_root(hashes).hex()
-        computed += round_bytes(manifest, log, len(plans)) if summary.round > 1 else 0
+        if summary is not history[0]:
+            computed += round_bytes(manifest, log, len(plans))
     return {
         "part": "processes",
         "arm": arm.name,
         "rounds": len(history),
         "equal_rounds": equal,
-        "bytes_sent_counted": sum(s.bytes_sent for s in history if s.round > 1),
+        "bytes_sent_counted": history[-1].bytes_sent - history[0].bytes_sent,
         "bytes_sent_computed": round(computed),
         "seconds_per_round": round(sum(s.seconds for s in history) / len(history), 1),
     }
@@ -80,7 +81,7 @@ def _train(
     with LocalTestnet(manifest_path, plans, root) as testnet:
         testnet.start()
         statuses = testnet.wait_until(done, f"round {rounds}", LIMIT)
-        history = testnet.nodes[0].history(1)
+        history = testnet.nodes[0].history(0)
     return [s for s in statuses if s is not None], [s for s in history if s.round <= rounds]
 
 

@@ -94,6 +94,7 @@ def _own(experiment: Experiment, arms: list[Arm], of_arm: dict[str, list[Line]])
     head = ["arm", "what", *experiment.domains, "mean"]
     names = {
         "own_bpb": "each domain by its own peer's part",
+        "mixture_bpb": "the peers' parts mixed, no label of the domain",
         "calibrated_bpb": "the whole model, routers calibrated",
     }
     rows = []
