@@ -20,7 +20,7 @@ from tests.benchmarks.learning.memory import peak_training_bytes
 from tests.benchmarks.learning.mixture import mixture_bits_per_byte
 from tests.benchmarks.learning.report import BEGIN, END, write
 from tests.benchmarks.learning.results import append_line, read_lines
-from tests.benchmarks.learning.runs import CentralRun, SwarmRun, _away, start
+from tests.benchmarks.learning.runs import CentralRun, SwarmRun, away_in, start
 from tests.benchmarks.learning.settings import Arm, Churn, Experiment
 from tests.benchmarks.learning.texts import peer_samplers
 from tests.benchmarks.learning.traffic import gradient_bytes, layout_of, round_bytes
@@ -80,7 +80,7 @@ def test_averaging_gradients_sends_the_whole_model_in_each_step() -> None:
 
 def test_killed_peers_take_turns_and_come_back_with_a_fresh_optimizer() -> None:
     churn = Churn(every_rounds=3, away_rounds=2)
-    away = [sorted(_away(churn, r, 2)) for r in range(1, 10)]
+    away = [sorted(away_in(churn, r, 2)) for r in range(1, 10)]
     assert away == [[], [], [0], [0], [], [1], [1], [], [0]]
     run = SwarmRun(arm(churn=Churn(every_rounds=2, away_rounds=1)), MANIFEST, CORPORA)
     maths = run.swarm.peers["maths"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -16,12 +14,10 @@ from swarm.training.metrics import largest_load, routing_entropy
 from tests.benchmarks.learning.calibration import calibrate_routers
 from tests.benchmarks.learning.memory import peak_training_bytes
 from tests.benchmarks.learning.mixture import mixture_bits_per_byte
+from tests.benchmarks.learning.results import Line
 from tests.benchmarks.learning.runs import Run, start
 from tests.benchmarks.learning.settings import Arm, Experiment
 from tests.benchmarks.learning.texts import peer_samplers
-
-Line = dict[str, Any]
-
 
 def run_arm(experiment: Experiment, arm: Arm, seed: int, corpora: Mapping[str, Corpus]) -> Line:
     """Train and measure; see `__main__` for the keys. `seconds`: processor time of training."""

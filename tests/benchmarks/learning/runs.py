@@ -124,9 +124,9 @@ class SwarmRun:
         """One round."""
         self._round += 1
         names = list(self.swarm.peers)
-        away = _away(self._churn, self._round, len(names))
+        away = away_in(self._churn, self._round, len(names))
         absent = [name for index, name in enumerate(names) if index in away]
-        back = _away(self._churn, self._round - 1, len(names)) - away
+        back = away_in(self._churn, self._round - 1, len(names)) - away
         for index in back:
             self.swarm.restart(names[index])
             held = len(self.swarm.held[names[index]])
@@ -173,7 +173,7 @@ def _trainer(manifest: RunManifest, sampler: Sampler) -> Trainer:
     return trainer
 
 
-def _away(churn: Churn | None, round_index: int, peers: int) -> set[int]:
+def away_in(churn: Churn | None, round_index: int, peers: int) -> set[int]:
     """Indices of the peers that are away in a round (from 1)."""
     if churn is None or round_index < churn.every_rounds:
         return set()
