@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +19,7 @@ from tests.benchmarks.learning.results import Line
 from tests.benchmarks.learning.runs import Run, start
 from tests.benchmarks.learning.settings import Arm, Experiment
 from tests.benchmarks.learning.texts import peer_samplers
+
 
 def run_arm(experiment: Experiment, arm: Arm, seed: int, corpora: Mapping[str, Corpus]) -> Line:
     """Train and measure; see `__main__` for the keys. `seconds`: processor time of training."""
