@@ -64,6 +64,7 @@ CLASSES = {
         Code.DISK_FULL,
         Code.DIR_NOT_WRITABLE,
         Code.MODEL_UNREADABLE,
+        Code.EXPORT_LOSSY,
     ),
     NETWORK: (
         Code.PORT_IN_USE,

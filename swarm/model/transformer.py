@@ -34,19 +34,30 @@ class ModelOutput:
 
 
 class Layer(nn.Module):
-    """Attention, then experts; each is normed after, then added to the residual stream."""
+    """Attention, then experts; each is normed after, then added to the residual stream.
+
+    With `pre_norm` each is normed before instead, as in OLMoE. Names are those of the architecture.
+    """
 
     def __init__(self, config: ModelConfig, index: int, experts: Sequence[int]) -> None:
         super().__init__()
+        self.pre_norm = config.pre_norm
         self.self_attn = Attention(config, index)
+        if config.pre_norm:
+            self.input_layernorm = RMSNorm(config.d_model, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.d_model, config.rms_norm_eps)
         self.mlp = MixtureOfExperts(config, experts)
-        self.post_feedforward_layernorm = RMSNorm(config.d_model, config.rms_norm_eps)
+        if not config.pre_norm:
+            self.post_feedforward_layernorm = RMSNorm(config.d_model, config.rms_norm_eps)
 
     def forward(
         self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], cache: Cache | None
     ) -> tuple[Tensor, RouterStats]:
         """[B, T, D] to [B, T, D]."""
+        if self.pre_norm:
+            x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, cache)
+            y_BTD, stats = self.mlp(self.post_attention_layernorm(x_BTD))
+            return x_BTD + y_BTD, stats
         x_BTD = x_BTD + self.post_attention_layernorm(self.self_attn(x_BTD, rotary, cache))
         y_BTD, stats = self.mlp(x_BTD)
         return x_BTD + self.post_feedforward_layernorm(y_BTD), stats
