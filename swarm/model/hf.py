@@ -5,8 +5,9 @@
 
 The directory (`config.json`, `model.safetensors`, for byte models also the tokenizer) loads with
 `transformers.AutoModelForCausalLM.from_pretrained` and gives the same logits. Router rows, one
-tensor per expert here, are stacked to Hugging Face's one matrix per layer. With shared experts
-`flex_olmo` can not express the model: the directory has a `model_type` of its own, for `load_hf`.
+tensor per expert here, are stacked to Hugging Face's one matrix per layer. With shared experts or
+router biases `flex_olmo` can not express the model: the directory has a `model_type` of its own,
+for `load_hf`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 _MAX_CONTEXT = 2**20
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_ROUTER_ROW = re.compile(r"(.*\.mlp\.gate\.weight)\.(\d+)")
+_ROUTER_ROW = re.compile(r"(.*\.mlp\.gate\.(?:weight|bias))\.(\d+)")
 _FIELDS = {  # ours: theirs
     "vocab_size": "vocab_size",
     "d_model": "hidden_size",
@@ -51,6 +52,7 @@ _FIELDS = {  # ours: theirs
 }
 OURS = "expertswarm"  # `model_type` of what `flex_olmo` can not express
 _SHARED = "num_shared_experts"
+_BIAS = "router_bias"
 _FIXED = {  # what this architecture does not vary
     "hidden_act": "silu",
     "attention_bias": False,
@@ -59,13 +61,14 @@ _FIXED = {  # what this architecture does not vary
 }
 
 
-def hf_config(config: ModelConfig) -> dict[str, Any]:
+def hf_config(config: ModelConfig, router_bias: bool = False) -> dict[str, Any]:
     """Content of `config.json`."""
     bytes_only = config.vocab_size == BYTE_VOCAB
     special = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}
     kind: dict[str, Any] = {"architectures": ["FlexOlmoForCausalLM"], "model_type": "flex_olmo"}
-    if config.shared_experts:  # `transformers` would leave them out without a word
+    if config.shared_experts or router_bias:  # `transformers` would leave them out without a word
         kind = {"architectures": [], "model_type": OURS, _SHARED: config.shared_experts}
+        kind |= {_BIAS: True} if router_bias else {}
     return {
         **kind,
         "torch_dtype": "float32",
@@ -106,8 +109,10 @@ def save_hf(
 
     Raises `DISK_FULL` or `DIR_NOT_WRITABLE`.
     """
-    content = json.dumps(hf_config(config), indent=2, sort_keys=True) + "\n"
-    weights = save(hf_tensors(source), metadata={"format": "pt"})
+    tensors = hf_tensors(source)
+    biased = any(map(_is_bias, tensors))
+    content = json.dumps(hf_config(config, biased), indent=2, sort_keys=True) + "\n"
+    weights = save(tensors, metadata={"format": "pt"})
     if config.vocab_size == BYTE_VOCAB:
         for name, text in tokenizer_files().items():
             write_atomic(directory / name, text.encode())
@@ -121,10 +126,15 @@ def load_hf(directory: Path) -> Transformer:
     Raises `MODEL_UNREADABLE` for files that are missing, corrupt or of another architecture.
     """
     try:
-        config = _model_config(json.loads((directory / CONFIG).read_text(encoding="utf-8")))
+        content = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        config = _model_config(content)
+        router_bias = content["model_type"] == OURS and content.get(_BIAS) is True
         paths = _weight_files(directory)
-        _check_shapes(paths, config)  # before memory is taken for what the files may not hold
+        # Before memory is taken for what the files may not hold.
+        _check_shapes(paths, config, router_bias)
         model = Transformer(config, seed=None)
+        if router_bias:
+            model.add_router_bias()
         _load_weights(paths, model)
     except SwarmError as error:
         raise _unreadable(directory, error.message) from error
@@ -171,7 +181,7 @@ def _weight_files(directory: Path) -> list[Path]:
     return [directory / name for name in names]
 
 
-def _check_shapes(paths: list[Path], config: ModelConfig) -> None:
+def _check_shapes(paths: list[Path], config: ModelConfig, router_bias: bool) -> None:
     """Compare the files' headers with `config`, without reading or allocating tensors."""
     found: dict[str, tuple[int, ...]] = {}
     for path in paths:
@@ -188,6 +198,8 @@ def _check_shapes(paths: list[Path], config: ModelConfig) -> None:
     for part in (part for name in layout.names for part in layout.tensors(name)):
         if match := _ROUTER_ROW.fullmatch(part.name):
             expected[match[1]] = (config.num_experts, config.d_model)
+            if router_bias:
+                expected[match[1].removesuffix("weight") + "bias"] = (config.num_experts,)
         else:
             expected[part.name] = part.shape
     for name in sorted(found.keys() | expected.keys()):
@@ -215,7 +227,11 @@ def _load_weights(paths: list[Path], model: Transformer) -> None:
 
 
 def _is_router(name: str) -> bool:
-    return name.endswith(".mlp.gate.weight")
+    return name.endswith(".mlp.gate.weight") or _is_bias(name)
+
+
+def _is_bias(name: str) -> bool:
+    return name.endswith(".mlp.gate.bias")
 
 
 def _unreadable(directory: Path, problem: str) -> SwarmError:
