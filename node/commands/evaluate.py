@@ -45,12 +45,12 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
-    from swarm.assembly import load_assembled
+    from swarm.assembly import load_model
     from swarm.data import prepare_corpus
     from swarm.evaluation import measure
 
     torch.set_num_threads(args.threads)
-    model, metadata = load_assembled(args.model)
+    model, metadata = load_model(args.model)
     length = args.sequence_length or metadata.get("provenance", {}).get("sequence_length")
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="eval-") as temporary:
