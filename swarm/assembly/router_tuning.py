@@ -148,5 +148,6 @@ def _router_parameters(model: Transformer, base_size: int) -> dict[str, nn.Param
     chosen: dict[str, nn.Parameter] = {}
     for name, parameter in model.named_parameters():
         if ".mlp.gate." in name and int(name.rpartition(".")[2]) >= base_size:
-            chosen[name] = parameter.requires_grad_(True)
+            parameter.requires_grad_(True)
+            chosen[name] = parameter
     return chosen
