@@ -55,7 +55,8 @@ def with_rank(model: Transformer, origins: Origins, rank: int) -> Transformer:
 
 def _cut(matrix: Tensor, rank: int) -> Tensor:
     u, singular, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
-    return ((u[:, :rank] * singular[:rank]) @ vt[:rank]).to(matrix.dtype)
+    cut: Tensor = (u[:, :rank] * singular[:rank]) @ vt[:rank]
+    return cut.to(matrix.dtype)
 
 
 def _moved(name: str, kept: Sequence[int]) -> str:

@@ -11,12 +11,22 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from node.cli import run_command_line
+from swarm.assembly import assemble_experts, load_model, save_assembly
+from swarm.assembly.exchange import export_hf, import_hf
+from swarm.assembly.isolated import Offer
 from swarm.errors import Code, SwarmError
+from swarm.experts.artifact import ExpertTensors, check_expert
+from swarm.experts.base import make_base
+from swarm.experts.cards import ExpertCard, sign_card
+from swarm.hashing import bulk_hash
+from swarm.identity import Identity
 from swarm.model.config import ModelConfig
 from swarm.model.hf import WEIGHTS, hf_tensors, load_hf, save_hf, write_hf
 from swarm.model.hf_bias import NOTE, fold
 from swarm.model.hf_config import CONFIG, hf_config
 from swarm.model.transformer import Transformer
+from swarm.training.isolation import Recipe, initial_tensors
 
 transformers = pytest.importorskip("transformers")
 
@@ -185,3 +195,68 @@ def test_a_folded_directory_that_does_not_fit_together_is_refused(tmp_path, dama
     with pytest.raises(SwarmError) as caught:
         load_hf(tmp_path)
     assert caught.value.code is Code.MODEL_UNREADABLE
+
+
+def assembly_directory(directory: Path) -> Transformer:
+    """An assembly with router biases, as node assemble writes it, without owners' training."""
+    model = random_model(dataclasses.replace(SMALL, num_experts=1, top_k=1))
+    base = make_base(model, np.arange(2000).astype(np.uint16) % 256, {})
+    owner = Identity.generate()
+    offers = []
+    for number, domain in enumerate(("law", "medicine")):
+        generator = np.random.default_rng(number)
+        arrays = {
+            name: (values + 0.1 * generator.standard_normal(values.shape)).astype(np.float32)
+            for name, values in initial_tensors(base, np.arange(900) % 256, Recipe()).arrays.items()
+        }
+        for layer in range(model.config.num_layers):
+            arrays[f"layers.{layer}.bias"] = np.float32(-1 - number) * np.ones((), np.float32)
+        tensors = ExpertTensors(arrays, (0,) * model.config.num_layers)
+        weights = tensors.pack()
+        card = ExpertCard(
+            domain=domain, owner=owner.peer_id, base=base.id, weights=bulk_hash(weights).hex(),
+            weights_bytes=len(weights), issued_at_ms=1, origins=tensors.origins,
+        )  # fmt: skip
+        signed = sign_card(owner, card)
+        offers.append(Offer(signed, check_expert(signed, weights, base)))
+    assembly = assemble_experts(base, offers)
+    save_assembly(assembly, directory)
+    return assembly.model
+
+
+def test_an_assembly_goes_out_and_comes_back_by_the_command_line(tmp_path, capsys):
+    model = assembly_directory(tmp_path / "model")
+    tokens = tokens_of(model.config)
+    out, back = str(tmp_path / "hf"), str(tmp_path / "back")
+    assert run_command_line(["export", str(tmp_path / "model"), "--out", out, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["folded_bias"] and facts["largest_logit_difference"] < 1e-4
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(out)
+    assert (logits(theirs, tokens) - logits(model, tokens)).abs().max() < 1e-4
+    assert run_command_line(["import", out, "--out", back]) == 0
+    again, _ = load_model(Path(back))
+    assert (logits(again, tokens) - logits(model, tokens)).abs().max() < 1e-4
+    text = tmp_path / "law.txt"
+    text.write_text("\n\n".join(f"Section {n}. The court shall be {n} times." for n in range(200)))
+    arguments = ["eval", str(tmp_path / "model"), "--data", f"law={text}", "--json"]
+    assert run_command_line([*arguments, "--leave-one-out", "--top-k", "1", "--rank", "1"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["experts"] == ["base", "law", "medicine"]
+    assert result["leave_one_out"].keys() == {"law", "medicine"} and "1" in result["rank"]
+
+
+def test_a_model_with_shared_experts_is_not_exported(tmp_path):
+    model = random_model(dataclasses.replace(SMALL, shared_experts=1))
+    with pytest.raises(SwarmError) as caught:
+        export_hf(model, tmp_path / "hf")
+    assert caught.value.code is Code.EXPORT_LOSSY
+    assert not (tmp_path / "hf").exists()
+
+
+def test_the_tokenizer_of_another_vocabulary_travels_along(tmp_path):
+    model = random_model(dataclasses.replace(SMALL, vocab_size=80))
+    save_hf(tmp_path / "theirs", model.config, model)
+    (tmp_path / "theirs" / "tokenizer.json").write_text("{}")
+    import_hf(tmp_path / "theirs", tmp_path / "model")
+    export_hf(model, tmp_path / "again", tmp_path / "model")
+    assert (tmp_path / "again" / "tokenizer.json").read_text() == "{}"
