@@ -51,7 +51,7 @@ class EmbeddingSpace:
 def make_space(
     model: Transformer, public_tokens: Tokens, limit_tokens: int = EMBED_TOKENS
 ) -> EmbeddingSpace:
-    """The space of the base `model`, from public text: ids [N], of which the first are used.
+    """The space of the base `model`, from windows spread evenly over public text, ids [N].
 
     Raises `DATA_EMPTY` when there are fewer than two tokens.
     """
@@ -59,7 +59,7 @@ def make_space(
     sum_LD = torch.zeros(shape, dtype=torch.float64)
     square_LDD = torch.zeros(*shape, shape[1], dtype=torch.float64)
     count = 0
-    for x_LND in _router_inputs(model, public_tokens[:limit_tokens]):
+    for x_LND in _router_inputs(model, public_tokens, limit_tokens):
         x = x_LND.double()
         sum_LD += x.sum(dim=1)
         square_LDD += x.transpose(1, 2) @ x
@@ -82,7 +82,7 @@ def embed(
     """Embedding [L, P] of a text, ids [N]. Raises `DATA_EMPTY` for fewer than two tokens."""
     sum_LD = torch.zeros(space.mean_LD.shape, dtype=torch.float64)
     count = 0
-    for x_LND in _router_inputs(model, tokens[:limit_tokens]):
+    for x_LND in _router_inputs(model, tokens, limit_tokens):
         sum_LD += x_LND.double().sum(dim=1)
         count += x_LND.shape[1]
     mean_LD = (sum_LD / count).numpy()
@@ -109,28 +109,30 @@ def most_used(
     """By layer, the expert that most of a text, ids [N], goes to. Raises `DATA_EMPTY`."""
     counts_LE: Any = 0
     with torch.inference_mode():
-        for batch_BT in _windows(model, tokens[:limit_tokens]):
+        for batch_BT in _windows(model, tokens, limit_tokens):
             routing = model(batch_BT).routing
             counts_LE = counts_LE + torch.stack([layer.counts_E for layer in routing])
     return tuple(counts_LE.argmax(dim=1).tolist())
 
 
-def _router_inputs(model: Transformer, tokens: Tokens) -> Iterator[Tensor]:
+def _router_inputs(model: Transformer, tokens: Tokens, limit_tokens: int) -> Iterator[Tensor]:
     """What the routers of all layers see, [L, N, D] on the CPU, batch by batch."""
     with _recording(model) as take, torch.inference_mode():
-        for batch_BT in _windows(model, tokens):
+        for batch_BT in _windows(model, tokens, limit_tokens):
             model(batch_BT)
             yield torch.stack([x.float().cpu() for x in take()])
 
 
-def _windows(model: Transformer, tokens: Tokens) -> Iterator[Tensor]:
+def _windows(model: Transformer, tokens: Tokens, limit_tokens: int) -> Iterator[Tensor]:
+    """Batches [B, T] of at most `limit_tokens`, taken from all over the text."""
     length = min(model.config.context_length, len(tokens))
     if length < 2:
         raise SwarmError(Code.DATA_EMPTY, f"{len(tokens)} tokens are no text to embed")
-    rows = len(tokens) // length
-    windows_RT = torch.from_numpy(tokens[: rows * length].astype(np.int64)).view(rows, length)
-    for start in range(0, rows, _BATCH):
-        yield windows_RT[start : start + _BATCH].to(model.lm_head.weight.device)
+    rows = max(1, min(len(tokens), limit_tokens) // length)
+    starts = np.linspace(0, len(tokens) - length, rows).astype(np.int64)
+    for some in np.array_split(starts, -(-rows // _BATCH)):
+        windows_BT = tokens[some[:, None] + np.arange(length)].astype(np.int64)
+        yield torch.from_numpy(windows_BT).to(model.lm_head.weight.device)
 
 
 @contextmanager
