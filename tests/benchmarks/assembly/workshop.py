@@ -1,7 +1,7 @@
 """Trains what the arms need, once for each seed, and keeps it on disk.
 
 All owners together take `owner_steps` times six steps; the arms that are trained take as many, of
-the same batches' size. Adam, its rates and the schedule are the same everywhere.
+the same batches' size, with the same optimizer, rates and schedule.
 """
 
 from __future__ import annotations
@@ -24,17 +24,19 @@ from swarm.training.isolation import ExpertTraining, Recipe, initial_tensors
 from tests.benchmarks.assembly.texts import OWNERS, Texts
 
 MODEL = ModelConfig(
-    d_model=64, num_layers=3, num_heads=4, num_kv_heads=4, d_ff=256, num_experts=1, top_k=1,
+    d_model=64, num_layers=3, num_heads=4, num_kv_heads=4, d_ff=128, num_experts=1, top_k=1,
     context_length=128,
 )  # fmt: skip
+BASE_RATE = 4e-3
+OWNER_RATE = 1.5e-3  # larger steps take experts so far from the base that they do not mix
 
 
 @dataclass(frozen=True)
 class Scale:
     """How long everything trains, in steps of `batch` windows of `length` tokens."""
 
-    base_steps: int = 800
-    owner_steps: int = 240
+    base_steps: int = 2000
+    owner_steps: int = 150
     batch: int = 16
     length: int = 128
 
@@ -50,7 +52,11 @@ class Workshop:
     def __init__(self, directory: Path, texts: Texts, scale: Scale, seed: int) -> None:
         self.directory, self.texts, self.scale, self.seed = directory, texts, scale, seed
         self.recipe = Recipe(
-            steps=scale.owner_steps, batch_size=scale.batch, sequence_length=scale.length, seed=seed
+            steps=scale.owner_steps,
+            batch_size=scale.batch,
+            sequence_length=scale.length,
+            learning_rate=OWNER_RATE,
+            seed=seed,
         )
 
     def base(self) -> Base:
@@ -58,7 +64,9 @@ class Workshop:
         path = self.directory / "base"
         if not (path / "base.json").exists():
             model = Transformer(MODEL, seed=self.seed)
-            recipe = dataclasses.replace(self.recipe, steps=self.scale.base_steps)
+            recipe = dataclasses.replace(
+                self.recipe, steps=self.scale.base_steps, learning_rate=BASE_RATE
+            )
             fine_tune(model, [self.texts.public], recipe)
             save_base(make_base(model, self.texts.public.train, {}), path)
         return load_base(path)
