@@ -24,7 +24,9 @@ from node.commands import (
     demo,
     doctor,
     evaluate,
+    export_model,
     generate,
+    import_model,
     relay,
     run,
     start,
@@ -35,7 +37,10 @@ from node.commands import (
 from node.parser import Parser, make_parser
 from swarm.errors import Code, SwarmError
 
-COMMANDS = (run, start, relay, status, doctor, stop, testnet, assemble, evaluate, generate, demo)
+COMMANDS = (
+    run, start, relay, status, doctor, stop, testnet, assemble, evaluate, generate, export_model,
+    import_model, demo,
+)  # fmt: skip
 TRACEBACK_VARIABLE = "EXPERTSWARM_TRACEBACK"
 
 DESCRIPTION = """\

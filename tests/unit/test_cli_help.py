@@ -18,7 +18,7 @@ VERBS = {
         verb: [verb]
         for verb in (
             "start", "relay", "doctor", "status", "stop", "testnet", "assemble", "eval", "generate",
-            "demo", "run",
+            "demo", "run", "export", "import",
         )
     },
     **{f"run-{action}": ["run", action] for action in ("init", "ticket", "export", "import")},
