@@ -34,7 +34,7 @@ class Terminal:
 
     def __init__(self, command: list[str], place: Path) -> None:
         self._tmux = ["tmux", "-S", str(place / f"tmux-{uuid.uuid4().hex[:8]}")]
-        words = f"TERM=screen exec {shlex.join(command)}"
+        words = f"unset COLUMNS LINES; TERM=screen exec {shlex.join(command)}"
         self._run("-f", "/dev/null", "new-session", "-d", "-x", "120", "-y", "40", words)
         self._run("set-option", "-g", "remain-on-exit", "on")
 
@@ -100,18 +100,18 @@ def test_the_screen_says_what_status_says_and_a_recorded_kill_is_seen_again(
         after = status_of(directory, capsys)
         screen = shown.wait_for(lambda text: _round_on(text) >= after["round"])
         assert f"p0 in {after['run_name']}" in screen
-        assert f"of {after['steps_per_round']}" in screen
         assert "3 here, 3 members" in screen
 
         shown.keys("2")
         rows = shown.wait_for(lambda text: "absent because" in text)
         for peer in after["peers"]:
-            (row,) = (line for line in rows.splitlines() if line.startswith(peer["display_name"]))
-            assert peer["path"] in row and peer["domain"] in row
+            words = _line_of(rows, f"{peer['display_name']} ").split()
+            assert str(peer["held_experts"][0]) == words[2]
+            assert {peer["path"], peer["domain"], peer["device"]} <= set(words)
 
         killed_ms = round(1000 * time.time())
         testnet.kill(2)
-        shown.wait_for(lambda text: _line_of(text, "p2").find("silent") > 0 or "p2" not in text)
+        shown.wait_for(lambda text: _line_of(text, "p2 ").split()[1:2] in ([], ["silent"]))
         testnet.wait_until(
             lambda s: s[0] is not None and s[0].round > after["round"] + 1, "survivors", LIMIT
         )
@@ -135,10 +135,10 @@ def test_the_screen_says_what_status_says_and_a_recorded_kill_is_seen_again(
     replay = terminal([*PROGRAM, "dashboard", "--replay", str(looks), "--page", "peers"])
     replay.keys("Space", "Home")
     replay.wait_for(
-        lambda text: "TRAINING" in _line_of(text, "p2") or "AVER" in _line_of(text, "p2")
+        lambda text: "TRAINING" in _line_of(text, "p2 ") or "AVER" in _line_of(text, "p2 ")
     )
     replay.keys("End")
-    replay.wait_for(lambda text: "silent" in _line_of(text, "p2") or not _line_of(text, "p2"))
+    replay.wait_for(lambda text: _line_of(text, "p2 ").split()[1:2] in ([], ["silent"]))
     assert os.path.getsize(looks) < 1 << 20
 
 
@@ -148,4 +148,5 @@ def _round_on(screen: str) -> int:
 
 
 def _line_of(screen: str, name: str) -> str:
-    return next((line for line in screen.splitlines() if line.startswith(name)), "")
+    """The row of a table, or the fact, that begins with `name`; the first line is no such."""
+    return next((line for line in screen.splitlines()[1:] if line.startswith(name)), "")
