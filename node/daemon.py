@@ -21,6 +21,7 @@ from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
 from node.daemon_view import round_summary, status_reply
 from node.ending import finish
+from node.halting import LINGER_S, wait_while_paused
 from node.joining import load_admission
 from node.keeping import FragmentKeeper
 from node.known_peers import load_addresses
@@ -30,6 +31,7 @@ from node.paths import PRIVATE_MASK
 from node.publishing import RecordPublisher
 from node.returning import wait_for_return
 from node.round_metrics import RoundWatch
+from node.run_changes import RunChanges, describe
 from node.shared_buffers import SharedBuffers
 from node.tasks import both, together, uninterrupted
 from node.training_link import TrainingLink
@@ -87,6 +89,7 @@ class Daemon:
         seed = int.from_bytes(self.identity.sign(b"data order")[:4], "little")
         self.training = TrainingLink(config, self.policy, self.buffers, seed, self.status)
         self.admission = load_admission(config.directory, manifest, self.identity.peer_id)
+        self.changes = RunChanges(manifest, self.admission)
         self.data_plane = DataPlane(self.identity, manifest.run_id, admission=self.admission)
         self.network: PeerNetwork | None = None
         self.publisher: RecordPublisher | None = None
@@ -98,7 +101,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Start, join, then train and average until cancelled."""
-        servicer = NodeControl(self.status, self.snapshot, self._stop)
+        servicer = NodeControl(self.status, self.snapshot, self._stop, self.changes.submit)
         async with control_server(self.config.directory, servicer):
             try:
                 member, publisher = await self._start()
@@ -170,8 +173,10 @@ class Daemon:
                 emit=self._on_event,
                 capability=lambda: self.training.capability,
                 archive=self.keeper,
+                change=self.changes.newest,
             )
         )
+        self._follow_changes()
         self.data_plane.set_reduce_handler(member.registry.handle)
         self.data_plane.set_blob_source(state.blob)
         network.carry(self.data_plane)
@@ -209,6 +214,7 @@ class Daemon:
             await join(member)
             self._note_commit(None)
             self.policy.forget_initial()
+        await self._halt(member)
         await self._wait_for_company(member)
         self.status.enter(State.SYNCING, "fetching what this node lacks")
         await member.resync()
@@ -244,7 +250,26 @@ class Daemon:
     def _has_company(self, member: RoundMember) -> bool:
         """Whether this node may train on in the newest roster."""
         solo = self.config.allow_solo or self.manifest.membership.min_peers == 1
-        return in_roster(member) and (solo or len(member.roster()) > 1)
+        together = in_roster(member) and (solo or len(member.roster()) > 1)
+        return together and not self.changes.halted
+
+    async def _halt(self, member: RoundMember) -> None:
+        """Wait while the run is paused; stop when it has ended."""
+        say = functools.partial(self.status.enter, State.JOINING)
+        await wait_while_paused(member, self.changes, say, lambda: self._note_commit(None))
+        if self.changes.effect.ended:
+            self.status.enter(State.FINISHING, "the run has ended")
+            await asyncio.sleep(LINGER_S)
+            self._stop("the run has ended")
+
+    def _follow_changes(self) -> None:
+        """Take what the newest commit says of the run's changes."""
+        record = self.ledger.record
+        if record is None:
+            return
+        change = self.changes.follow(record)
+        if change is not None:
+            self.status.report(f"round {record.round + 1} begins with {describe(change)}")
 
     async def _wait_for_return(self, member: RoundMember) -> None:
         if not self.config.allow_solo:
@@ -270,6 +295,7 @@ class Daemon:
 
     def _on_event(self, event: RoundEvent) -> None:
         if event.name == "committed":
+            self._follow_changes()
             self._keep_fragments()
         elif event.name in ("attempt_failed", "suspect", "task_failed"):
             what = event.name.replace("_", " ")

@@ -91,6 +91,7 @@ def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
     reply.next_event, reply.next_event_s = next_event(
         status, daemon.manifest.training, ledger.next_round, steps
     )
+    daemon.changes.add_to(reply)
     if daemon.network is not None:
         add_network(reply, daemon.network)
         rates = daemon.data_plane.rates
@@ -138,7 +139,8 @@ def _loads(record: pb.RoundRecord) -> list[float]:
 
 def _steps(daemon: Daemon, peer: str) -> int:
     """Inner steps of a member in the open round."""
-    record, all_steps = daemon.ledger.record, daemon.manifest.steps_per_round
+    record = daemon.ledger.record
+    all_steps = daemon.policy.steps_per_round(record)
     return steps_of(record, peer, all_steps) if record is not None else all_steps
 
 

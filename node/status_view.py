@@ -85,6 +85,7 @@ def _facts(status: StatusReply) -> list[tuple[str, str]]:
     facts += [
         ("domain", status.domain),
         ("round", committed),
+        *_changes(status),
         ("step", f"{status.step} of {status.steps_per_round} in this round"),
         ("training", f"{status.tokens_per_second:.0f} tokens/s, loss {status.loss:.3f}"),
         ("device", status.device or "not known yet"),
@@ -99,6 +100,14 @@ def _facts(status: StatusReply) -> list[tuple[str, str]]:
         report = ", ".join(f"{name} {status.data_report[name]}" for name in status.data_report)
         facts.append(("data", report))
     return facts + _network_facts(status)
+
+
+def _changes(status: StatusReply) -> list[tuple[str, str]]:
+    """What the run's coordinator wants different from the manifest."""
+    halted = "ended" if status.run_ended else "paused" if status.run_paused else ""
+    parts = [halted] * bool(halted) + list(status.changed)
+    parts += [f"revoked {short_id(name)}" for name in status.revoked]
+    return [("changed", f"{', '.join(parts)} (change {status.change_number})")] if parts else []
 
 
 def _network_facts(status: StatusReply) -> list[tuple[str, str]]:

@@ -185,3 +185,4 @@ class Context:
     emit: Callable[[RoundEvent], None] = field(default=lambda event: None)
     capability: Callable[[], pb.Capability] = pb.Capability  # of this machine, as measured
     archive: Archive | None = None
+    change: Callable[[], pb.SignedChange] = pb.SignedChange  # newest change of the run known here

@@ -59,6 +59,7 @@ class RoundMember:
             signed=context.directory.signed,
             wall_ms=lambda now: round(1000 * context.wall_clock()),
             capability=context.capability,
+            change=context.change,
         )
         self.machine = PeerMachine(setup, context.ledger.memory, random.Random())
         self._driver = Driver(context, self.machine)

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Mapping
 
+from swarm.collective.changes import MAX_CHANGE_BYTES
 from swarm.collective.codecs import ALIGNMENT, CODECS
 from swarm.collective.plan import UNSCALED
 from swarm.collective.shares import LARGEST_CHUNK_BYTES, LARGEST_CHUNK_ELEMENTS
@@ -56,6 +57,7 @@ def check_ready(
     counts = ready.routed_tokens
     _require(all(n <= max_tokens * MAX_TOP_K for n in counts), "impossible routing count")
     _require(math.isfinite(ready.loss), "the loss is not finite")
+    _require(len(ready.change.payload) <= MAX_CHANGE_BYTES, "a change of the run is too long")
     able = ready.capability
     times = (ready.train_seconds, able.seconds_per_step)
     _require(all(math.isfinite(t) and t >= 0 for t in times), "impossible training time")

@@ -21,7 +21,10 @@ VERBS = {
             "eval", "generate", "demo", "run",
         )
     },
-    **{f"run-{action}": ["run", action] for action in ("init", "ticket", "export", "import")},
+    **{f"run-{action}": ["run", action] for action in (
+            "init", "validate", "ticket", "set", "pause", "resume", "revoke", "end", "export",
+            "import",
+        )},
 }  # fmt: skip
 
 

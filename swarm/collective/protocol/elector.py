@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from swarm.collective.changes import check_change
 from swarm.collective.consensus import (
     ballot_key,
     commit_id,
@@ -151,6 +152,7 @@ class Elector:
             setup.max_round_tokens,
             setup.policy.open_tags,
         )
+        check_change(record, memory.record, setup.manifest)
         check_bias(record, memory.record, setup.manifest)
         memory.accept(decision, ballot, accept.record)
         peer.out.append(PersistWord(memory.word()))

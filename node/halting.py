@@ -1,0 +1,39 @@
+"""What members do while their run is paused, or when it has ended.
+
+They still take part in rounds, in which nothing is trained: so a change that goes on reaches all of
+them, newcomers enter, and whoever is gone leaves the roster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from node.run_changes import RunChanges
+from swarm.collective.member import RoundMember
+
+IDLE_ROUND_S = 5.0  # between two rounds of a paused run
+LINGER_S = 5.0  # an ended node still tells the others that the run has ended
+POLL_S = 0.2
+
+
+async def wait_while_paused(
+    member: RoundMember, changes: RunChanges, say: Callable[[str], None], note: Callable[[], None]
+) -> None:
+    """Return when the run is not paused; `note` is called after each idle round."""
+    while changes.effect.paused and not changes.effect.ended:
+        say("the run is paused by its coordinator")
+        await _until_round_is_due(member, changes)
+        await member.run_round(None)
+        note()
+
+
+async def _until_round_is_due(member: RoundMember, changes: RunChanges) -> None:
+    """Wait for the interval; less when there is a change to agree on, or somebody asks to lead."""
+    commit, deadline = member.ledger.commit_id, time.monotonic() + IDLE_ROUND_S
+    while time.monotonic() < deadline and member.ledger.commit_id == commit:
+        asked = member.leader is not None and not member.leader.finished
+        if changes.waiting or asked:
+            return
+        await asyncio.sleep(POLL_S)
