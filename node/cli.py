@@ -21,6 +21,7 @@ from types import FrameType
 from node import exit_codes
 from node.commands import (
     assemble,
+    contributions,
     dashboard,
     demo,
     doctor,
@@ -37,19 +38,9 @@ from node.parser import Parser, make_parser
 from swarm.errors import Code, SwarmError
 
 COMMANDS = (
-    run,
-    start,
-    relay,
-    status,
-    dashboard,
-    doctor,
-    stop,
-    testnet,
-    assemble,
-    evaluate,
-    generate,
-    demo,
-)
+    run, start, relay, status, dashboard, contributions, doctor, stop, testnet, assemble, evaluate,
+    generate, demo,
+)  # fmt: skip
 TRACEBACK_VARIABLE = "EXPERTSWARM_TRACEBACK"
 
 DESCRIPTION = """\

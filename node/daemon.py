@@ -21,6 +21,7 @@ from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
 from node.daemon_view import round_summary, status_reply
 from node.ending import finish
+from node.giving import Giving
 from node.halting import LINGER_S, wait_while_paused
 from node.joining import load_admission
 from node.keeping import FragmentKeeper
@@ -91,6 +92,7 @@ class Daemon:
         self.admission = load_admission(config.directory, manifest, self.identity.peer_id)
         self.changes = RunChanges(manifest, self.admission)
         self.data_plane = DataPlane(self.identity, manifest.run_id, admission=self.admission)
+        self.giving = Giving(self._given)
         self.network: PeerNetwork | None = None
         self.publisher: RecordPublisher | None = None
         self.company: CompanyReporter | None = None
@@ -232,9 +234,12 @@ class Daemon:
         started = time.monotonic()
         divergence = self.training.routing_divergence
         watch = RoundWatch(self.policy, member.state.fragments, offer, divergence)
+        offer.served_bytes, offer.relayed_bytes = self.giving.since_counted()
         ahead = self.training.begin_ahead(member) if self.manifest.stream.overlap else None
         try:
             record = await member.run_round(offer)
+            if any(t.peer == member.me and t.last_round == record.round for t in record.tallies):
+                self.giving.counted()
             seconds = time.monotonic() - started
             metrics = await asyncio.to_thread(watch.finish, record, member.state.fragments)
             self._note_commit(seconds, metrics)
@@ -246,6 +251,10 @@ class Daemon:
             if ahead is not None:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
+
+    def _given(self) -> tuple[int, int]:
+        relayed = self.network.routes.meter.total_bytes if self.network is not None else 0
+        return sum(self.data_plane.traffic.sent.values()), relayed
 
     def _has_company(self, member: RoundMember) -> bool:
         """Whether this node may train on in the newest roster."""

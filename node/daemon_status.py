@@ -50,9 +50,6 @@ class Status:
     worker_pid: int = 0
     rounds: deque[node_pb2.RoundSummary] = field(default_factory=lambda: deque(maxlen=KEPT_ROUNDS))
     troubles: dict[str, Code] = field(default_factory=dict)
-    last_counted: dict[str, int] = field(default_factory=dict)
-    """Newest round that counted an update of each peer, of those in `rounds`."""
-
     log: EventLog = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,7 +68,6 @@ class Status:
     def note_round(self, summary: node_pb2.RoundSummary, me: str) -> None:
         """Add a commit to the history and say what became of this node's update."""
         self.rounds.append(summary)
-        self.last_counted.update(dict.fromkeys(summary.contributors, summary.round))
         counted = me in summary.contributors
         if counted:
             self.last_counted_round = summary.round

@@ -6,7 +6,7 @@ Read-only views over the daemon's parts; nothing here changes anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from node.network_view import add_network
@@ -100,6 +100,7 @@ def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
     reply.peers.extend(_peer_rows(daemon))
     if record is not None:
         reply.experts.extend(expert_rows(record))
+        reply.contributions.extend(contribution_rows(record, reply.peers))
     return reply
 
 
@@ -129,6 +130,25 @@ def expert_rows(record: pb.RoundRecord) -> list[node_pb2.ExpertStatus]:
     return rows
 
 
+def contribution_rows(
+    record: pb.RoundRecord, peers: Iterable[node_pb2.PeerStatus]
+) -> list[node_pb2.ContributionStatus]:
+    """What every peer has given to the run by a commit, most tokens first."""
+    names = {peer.peer_id: peer.display_name for peer in peers}
+    return [
+        node_pb2.ContributionStatus(
+            peer_id=t.peer,
+            display_name=names.get(t.peer, ""),
+            tokens=t.tokens,
+            rounds=t.rounds,
+            served_bytes=t.served_bytes,
+            relayed_bytes=t.relayed_bytes,
+            last_round=t.last_round,
+        )
+        for t in sorted(record.tallies, key=lambda t: (-t.tokens, t.peer))
+    ]
+
+
 def _loads(record: pb.RoundRecord) -> list[float]:
     """Tokens routed to each expert over all layers, in even shares; empty where none were."""
     experts, total = len(record.experts), sum(record.routed_tokens)
@@ -152,6 +172,7 @@ def _peer_rows(daemon: Daemon) -> list[node_pb2.PeerStatus]:
     publisher = daemon.publisher
     sent, received = traffic.sent, traffic.received
     missing = {m.peer: m.reason for m in record.missing} if record is not None else {}
+    counted = {t.peer: t.last_round for t in record.tallies} if record is not None else {}
     rows = []
     for peer in sorted({*publisher.known, *roster}):
         found = publisher.record_of(peer)
@@ -176,7 +197,7 @@ def _peer_rows(daemon: Daemon) -> list[node_pb2.PeerStatus]:
                 state=found.state if found is not None else "",
                 nat=found.nat if found is not None else "",
                 version=found.software_version if found is not None else "",
-                last_counted_round=daemon.status.last_counted.get(peer, 0),
+                last_counted_round=counted.get(peer, 0),
                 absent=absent if alive or absent else "does not answer",
             )
         )

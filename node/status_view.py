@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from node.text import printable
 from swarm.wire.node_pb2 import PeerStatus, RoundSummary, StatusReply
 
 STATE_STYLES = {
@@ -161,6 +162,32 @@ def _expert_table(status: StatusReply) -> Table:
             style="" if row.holders else "yellow",
         )  # fmt: skip
     return table
+
+
+def render_contributions(status: StatusReply) -> RenderableType:
+    """What each peer has given in committed rounds, most tokens first."""
+    if not status.contributions:
+        return Text("no round has been committed with an update in it")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("peer", no_wrap=True)
+    for column in ("tokens", "share", "rounds", "last round", "served", "relayed"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in contribution_rows(status):
+        table.add_row(*row)
+    return table
+
+
+def contribution_rows(status: StatusReply) -> list[list[str]]:
+    """Cells: peer, tokens, share of all tokens, rounds, last round, bytes served and relayed."""
+    total = sum(row.tokens for row in status.contributions)
+    return [
+        [
+            printable(row.display_name) or short_id(row.peer_id), str(row.tokens),
+            f"{row.tokens / max(1, total):.0%}", str(row.rounds), str(row.last_round),
+            human_bytes(row.served_bytes), human_bytes(row.relayed_bytes),
+        ]
+        for row in status.contributions
+    ]  # fmt: skip
 
 
 def render_rounds(rounds: Sequence[RoundSummary]) -> Table:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from node.dashboard.snapshot import Snapshot
     from node.dashboard.view import View
 
-PAGES = ("overview", "peers", "experts", "rounds", "network", "log")
+PAGES = ("overview", "peers", "experts", "rounds", "network", "log", "contributions")
 
 EXAMPLES = """\
   node dashboard                           the only node that runs here; ? shows the keys

@@ -10,7 +10,7 @@ from node.dashboard.layout import Column, Sheet, line
 from node.dashboard.overview import overview
 from node.dashboard.snapshot import Snapshot
 from node.dashboard.words import clock, names_of, with_names
-from node.status_view import STATE_STYLES, human_bytes, numbers, short_id
+from node.status_view import STATE_STYLES, contribution_rows, human_bytes, numbers, short_id
 from swarm.wire.node_pb2 import PeerStatus
 
 OUTCOME_STYLES = {"full": "green", "founded": "green", "partial": "yellow", "skipped": "red"}
@@ -162,6 +162,17 @@ def log(snapshot: Snapshot) -> Sheet:
     return Sheet((), columns, rows, (), "the node has said nothing yet")
 
 
+def contributions(snapshot: Snapshot) -> Sheet:
+    """What each peer has given in committed rounds."""
+    columns = (
+        Column("peer", 24), Column("tokens", 12, right=True), Column("share", 5, right=True),
+        Column("rounds", 7, right=True), Column("last round", 10, right=True),
+        Column("served", 9, right=True), Column("relayed", 9, right=True), Column("", 0),
+    )  # fmt: skip
+    rows = [[*row, ""] for row in contribution_rows(snapshot.status)]
+    return Sheet((), columns, rows, (), "no round has been committed with an update in it")
+
+
 PAGES: Mapping[str, Callable[[Snapshot], Sheet]] = {
     "overview": overview,
     "peers": peers,
@@ -169,4 +180,5 @@ PAGES: Mapping[str, Callable[[Snapshot], Sheet]] = {
     "rounds": rounds,
     "network": network,
     "log": log,
+    "contributions": contributions,
 }

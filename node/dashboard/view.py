@@ -17,7 +17,7 @@ FRAME_LINES = 4
 ALL_LINES = 1 << 20
 NAMES = tuple(PAGES)
 KEYS = (
-    ("1 to 6, tab", "page"),
+    ("1 to 7, tab", "page"),
     ("up, down", "scroll"),
     ("page up, page down", "scroll ten lines"),
     ("space", "hold still, go on; in a recording: stop, play"),
@@ -101,7 +101,7 @@ def _foot(snapshot: Snapshot, view: View, width: int) -> Text:
     if view.slider is not None:
         return _slider(view.slider, width)
     held = ("held  ", "yellow") if view.held else ""
-    return line(held, ("1-6 page  up/down scroll  space hold  ? keys  q leave", "dim"))
+    return line(held, ("1-7 page  up/down scroll  space hold  ? keys  q leave", "dim"))
 
 
 def _slider(slider: Slider, width: int) -> Text:

@@ -195,6 +195,8 @@ class RoundMember:
             tokens=offer.tokens,
             loss=offer.loss,
             train_seconds=offer.train_seconds,
+            served_bytes=offer.served_bytes,
+            relayed_bytes=offer.relayed_bytes,
             upload_bps=rates.upload_bps,
             download_bps=rates.download_bps,
         )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from swarm.collective.consensus import fragment_results, outcome_of
 from swarm.collective.context import Policy
 from swarm.collective.state import version_message
+from swarm.collective.tallies import add_tallies
 from swarm.wire import collective_pb2 as pb
 
 
@@ -87,6 +88,8 @@ def build_record(inputs: RecordInputs, policy: Policy) -> pb.RoundRecord:
         record.change.CopyFrom(inputs.change)
     _add_fragments(record, inputs, advanced, policy)
     policy.assign(record, previous, inputs.ready)
+    if not policy.open_tags:
+        add_tallies(record, previous, inputs.ready)
     trained = [f.fragment for f in plan.fragments]
     is_first = previous is None
     record.outcome = pb.FOUNDED if is_first else outcome_of(list(advanced), trained, missing)

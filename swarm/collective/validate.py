@@ -15,6 +15,7 @@ from swarm.collective.plan import UNSCALED
 from swarm.collective.shares import LARGEST_CHUNK_BYTES, LARGEST_CHUNK_ELEMENTS
 from swarm.collective.state import Results
 from swarm.collective.tags import MAX_TAG_WEIGHT, MAX_TAGS, is_tag
+from swarm.collective.tallies import MAX_ROUND_BYTES
 from swarm.errors import Code, SwarmError
 from swarm.wire import collective_pb2 as pb
 
@@ -57,6 +58,8 @@ def check_ready(
     counts = ready.routed_tokens
     _require(all(n <= max_tokens * MAX_TOP_K for n in counts), "impossible routing count")
     _require(math.isfinite(ready.loss), "the loss is not finite")
+    served = max(ready.served_bytes, ready.relayed_bytes)
+    _require(served <= MAX_ROUND_BYTES, "impossible count of bytes")
     _require(len(ready.change.payload) <= MAX_CHANGE_BYTES, "a change of the run is too long")
     able = ready.capability
     times = (ready.train_seconds, able.seconds_per_step)

@@ -71,8 +71,26 @@ class ExpertStatus(_message.Message):
     load: float
     def __init__(self, expert: _Optional[int] = ..., holders: _Optional[_Iterable[str]] = ..., held_since: _Optional[int] = ..., trained_tokens: _Optional[float] = ..., orphaned_rounds: _Optional[int] = ..., served: _Optional[_Iterable[str]] = ..., version: _Optional[int] = ..., load: _Optional[float] = ...) -> None: ...
 
+class ContributionStatus(_message.Message):
+    __slots__ = ("peer_id", "display_name", "tokens", "rounds", "served_bytes", "relayed_bytes", "last_round")
+    PEER_ID_FIELD_NUMBER: _ClassVar[int]
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    SERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RELAYED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LAST_ROUND_FIELD_NUMBER: _ClassVar[int]
+    peer_id: str
+    display_name: str
+    tokens: int
+    rounds: int
+    served_bytes: int
+    relayed_bytes: int
+    last_round: int
+    def __init__(self, peer_id: _Optional[str] = ..., display_name: _Optional[str] = ..., tokens: _Optional[int] = ..., rounds: _Optional[int] = ..., served_bytes: _Optional[int] = ..., relayed_bytes: _Optional[int] = ..., last_round: _Optional[int] = ...) -> None: ...
+
 class StatusReply(_message.Message):
-    __slots__ = ("run_id", "run_name", "peer_id", "display_name", "domain", "state", "reason", "since_ms", "round", "branch", "commit_id", "last_outcome", "tokens_per_second", "loss", "step", "steps_per_round", "held_experts", "peers", "bytes_sent", "bytes_received", "tokens_trained", "committed_tokens", "refused", "pid", "worker_pid", "addresses", "version", "last_counted_round", "data_report", "device", "company", "company_since_ms", "company_reason", "role", "clock_offset_s", "clock_peers", "nat", "nat_reason", "observed", "relays", "upload_bps", "download_bps", "port", "experts", "next_event", "next_event_s", "change_number", "changed", "run_paused", "run_ended", "revoked", "newest_change")
+    __slots__ = ("run_id", "run_name", "peer_id", "display_name", "domain", "state", "reason", "since_ms", "round", "branch", "commit_id", "last_outcome", "tokens_per_second", "loss", "step", "steps_per_round", "held_experts", "peers", "bytes_sent", "bytes_received", "tokens_trained", "committed_tokens", "refused", "pid", "worker_pid", "addresses", "version", "last_counted_round", "data_report", "device", "company", "company_since_ms", "company_reason", "role", "clock_offset_s", "clock_peers", "nat", "nat_reason", "observed", "relays", "upload_bps", "download_bps", "port", "experts", "next_event", "next_event_s", "change_number", "changed", "run_paused", "run_ended", "revoked", "newest_change", "contributions")
     class RefusedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -139,6 +157,7 @@ class StatusReply(_message.Message):
     RUN_ENDED_FIELD_NUMBER: _ClassVar[int]
     REVOKED_FIELD_NUMBER: _ClassVar[int]
     NEWEST_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     run_name: str
     peer_id: str
@@ -191,7 +210,8 @@ class StatusReply(_message.Message):
     run_ended: bool
     revoked: _containers.RepeatedScalarFieldContainer[str]
     newest_change: bytes
-    def __init__(self, run_id: _Optional[str] = ..., run_name: _Optional[str] = ..., peer_id: _Optional[str] = ..., display_name: _Optional[str] = ..., domain: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., since_ms: _Optional[int] = ..., round: _Optional[int] = ..., branch: _Optional[str] = ..., commit_id: _Optional[str] = ..., last_outcome: _Optional[str] = ..., tokens_per_second: _Optional[float] = ..., loss: _Optional[float] = ..., step: _Optional[int] = ..., steps_per_round: _Optional[int] = ..., held_experts: _Optional[_Iterable[int]] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., tokens_trained: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., pid: _Optional[int] = ..., worker_pid: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., last_counted_round: _Optional[int] = ..., data_report: _Optional[_Mapping[str, int]] = ..., device: _Optional[str] = ..., company: _Optional[str] = ..., company_since_ms: _Optional[int] = ..., company_reason: _Optional[str] = ..., role: _Optional[str] = ..., clock_offset_s: _Optional[float] = ..., clock_peers: _Optional[int] = ..., nat: _Optional[str] = ..., nat_reason: _Optional[str] = ..., observed: _Optional[_Iterable[str]] = ..., relays: _Optional[_Iterable[str]] = ..., upload_bps: _Optional[float] = ..., download_bps: _Optional[float] = ..., port: _Optional[int] = ..., experts: _Optional[_Iterable[_Union[ExpertStatus, _Mapping]]] = ..., next_event: _Optional[str] = ..., next_event_s: _Optional[float] = ..., change_number: _Optional[int] = ..., changed: _Optional[_Iterable[str]] = ..., run_paused: bool = ..., run_ended: bool = ..., revoked: _Optional[_Iterable[str]] = ..., newest_change: _Optional[bytes] = ...) -> None: ...
+    contributions: _containers.RepeatedCompositeFieldContainer[ContributionStatus]
+    def __init__(self, run_id: _Optional[str] = ..., run_name: _Optional[str] = ..., peer_id: _Optional[str] = ..., display_name: _Optional[str] = ..., domain: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., since_ms: _Optional[int] = ..., round: _Optional[int] = ..., branch: _Optional[str] = ..., commit_id: _Optional[str] = ..., last_outcome: _Optional[str] = ..., tokens_per_second: _Optional[float] = ..., loss: _Optional[float] = ..., step: _Optional[int] = ..., steps_per_round: _Optional[int] = ..., held_experts: _Optional[_Iterable[int]] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., tokens_trained: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., pid: _Optional[int] = ..., worker_pid: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., last_counted_round: _Optional[int] = ..., data_report: _Optional[_Mapping[str, int]] = ..., device: _Optional[str] = ..., company: _Optional[str] = ..., company_since_ms: _Optional[int] = ..., company_reason: _Optional[str] = ..., role: _Optional[str] = ..., clock_offset_s: _Optional[float] = ..., clock_peers: _Optional[int] = ..., nat: _Optional[str] = ..., nat_reason: _Optional[str] = ..., observed: _Optional[_Iterable[str]] = ..., relays: _Optional[_Iterable[str]] = ..., upload_bps: _Optional[float] = ..., download_bps: _Optional[float] = ..., port: _Optional[int] = ..., experts: _Optional[_Iterable[_Union[ExpertStatus, _Mapping]]] = ..., next_event: _Optional[str] = ..., next_event_s: _Optional[float] = ..., change_number: _Optional[int] = ..., changed: _Optional[_Iterable[str]] = ..., run_paused: bool = ..., run_ended: bool = ..., revoked: _Optional[_Iterable[str]] = ..., newest_change: _Optional[bytes] = ..., contributions: _Optional[_Iterable[_Union[ContributionStatus, _Mapping]]] = ...) -> None: ...
 
 class StopRequest(_message.Message):
     __slots__ = ("reason",)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from swarm.wire.node_pb2 import ExpertStatus, LogLine, Look, PeerStatus, RoundSummary, StatusReply
+from swarm.wire.node_pb2 import (
+    ContributionStatus,
+    ExpertStatus,
+    LogLine,
+    Look,
+    PeerStatus,
+    RoundSummary,
+    StatusReply,
+)
 
 NOW_MS = 1_700_000_000_000
 NAMES = ("anna", "bert", "cleo", "a-very-long-display-name-of-a-peer")
@@ -61,6 +69,14 @@ def status(dead: bool = False) -> StatusReply:
         )
         for e in range(7)
     ]  # fmt: skip
+    given = [
+        ContributionStatus(
+            peer_id=IDS[n], display_name=NAMES[n], tokens=800_000 - 150_000 * n, rounds=25 - n,
+            served_bytes=62_500_000 - 9_000_000 * n, relayed_bytes=3_000 * (n == 1),
+            last_round=24 if n == 1 else 25,
+        )
+        for n in range(4)
+    ]  # fmt: skip
     return StatusReply(
         run_id="ab" * 32, run_name="quickstart", peer_id=IDS[0], display_name="anna", domain="law",
         state="TRAINING", reason="step 12 of 30", since_ms=NOW_MS - 4_000, round=25,
@@ -72,7 +88,7 @@ def status(dead: bool = False) -> StatusReply:
         company_reason="3 of 3 other members answer", role="peer", clock_offset_s=0.4,
         clock_peers=3, nat="public", nat_reason="reached from outside", upload_bps=40e6,
         observed=["192.0.2.7:4001"], next_event="round 26 is averaged", next_event_s=37.0,
-        experts=[*experts, ExpertStatus(expert=7, orphaned_rounds=3, version=11)],
+        contributions=given, experts=[*experts, ExpertStatus(expert=7, orphaned_rounds=3, version=11)],
     )  # fmt: skip
 
 

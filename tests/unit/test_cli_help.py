@@ -17,14 +17,17 @@ VERBS = {
     **{
         verb: [verb]
         for verb in (
-            "start", "relay", "doctor", "status", "dashboard", "stop", "testnet", "assemble",
-            "eval", "generate", "demo", "run",
+            "start", "relay", "doctor", "status", "dashboard", "contributions", "stop", "testnet",
+            "assemble", "eval", "generate", "demo", "run",
         )
     },
-    **{f"run-{action}": ["run", action] for action in (
+    **{
+        f"run-{action}": ["run", action]
+        for action in (
             "init", "validate", "ticket", "set", "pause", "resume", "revoke", "end", "export",
             "import",
-        )},
+        )
+    },
 }  # fmt: skip
 
 
