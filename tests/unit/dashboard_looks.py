@@ -88,7 +88,8 @@ def status(dead: bool = False) -> StatusReply:
         company_reason="3 of 3 other members answer", role="peer", clock_offset_s=0.4,
         clock_peers=3, nat="public", nat_reason="reached from outside", upload_bps=40e6,
         observed=["192.0.2.7:4001"], next_event="round 26 is averaged", next_event_s=37.0,
-        contributions=given, experts=[*experts, ExpertStatus(expert=7, orphaned_rounds=3, version=11)],
+        contributions=given,
+        experts=[*experts, ExpertStatus(expert=7, orphaned_rounds=3, version=11)],
     )  # fmt: skip
 
 
