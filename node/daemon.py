@@ -22,7 +22,7 @@ from node.daemon_status import State, Status
 from node.daemon_view import round_summary, status_reply
 from node.ending import finish
 from node.giving import Giving
-from node.halting import LINGER_S, wait_while_paused
+from node.halting import halt
 from node.joining import load_admission
 from node.keeping import FragmentKeeper
 from node.known_peers import load_addresses
@@ -32,7 +32,7 @@ from node.paths import PRIVATE_MASK
 from node.publishing import RecordPublisher
 from node.returning import wait_for_return
 from node.round_metrics import RoundWatch
-from node.run_changes import RunChanges, describe
+from node.run_changes import RunChanges
 from node.shared_buffers import SharedBuffers
 from node.tasks import both, together, uninterrupted
 from node.training_link import TrainingLink
@@ -90,9 +90,12 @@ class Daemon:
         seed = int.from_bytes(self.identity.sign(b"data order")[:4], "little")
         self.training = TrainingLink(config, self.policy, self.buffers, seed, self.status)
         self.admission = load_admission(config.directory, manifest, self.identity.peer_id)
-        self.changes = RunChanges(manifest, self.admission)
+        self.changes = RunChanges(manifest, self.admission, self.status.report)
         self.data_plane = DataPlane(self.identity, manifest.run_id, admission=self.admission)
-        self.giving = Giving(self._given)
+        self.giving = Giving(
+            lambda: sum(self.data_plane.traffic.sent.values()),
+            lambda: self.network.routes.meter.total_bytes if self.network is not None else 0,
+        )
         self.network: PeerNetwork | None = None
         self.publisher: RecordPublisher | None = None
         self.company: CompanyReporter | None = None
@@ -178,7 +181,7 @@ class Daemon:
                 change=self.changes.newest,
             )
         )
-        self._follow_changes()
+        self.changes.follow(self.ledger.record)
         self.data_plane.set_reduce_handler(member.registry.handle)
         self.data_plane.set_blob_source(state.blob)
         network.carry(self.data_plane)
@@ -216,7 +219,7 @@ class Daemon:
             await join(member)
             self._note_commit(None)
             self.policy.forget_initial()
-        await self._halt(member)
+        await halt(member, self.changes, self.status, lambda: self._note_commit(None), self._stop)
         await self._wait_for_company(member)
         self.status.enter(State.SYNCING, "fetching what this node lacks")
         await member.resync()
@@ -234,12 +237,11 @@ class Daemon:
         started = time.monotonic()
         divergence = self.training.routing_divergence
         watch = RoundWatch(self.policy, member.state.fragments, offer, divergence)
-        offer.served_bytes, offer.relayed_bytes = self.giving.since_counted()
+        self.giving.add_to(offer)
         ahead = self.training.begin_ahead(member) if self.manifest.stream.overlap else None
         try:
             record = await member.run_round(offer)
-            if any(t.peer == member.me and t.last_round == record.round for t in record.tallies):
-                self.giving.counted()
+            self.giving.follow(record, member.me)
             seconds = time.monotonic() - started
             metrics = await asyncio.to_thread(watch.finish, record, member.state.fragments)
             self._note_commit(seconds, metrics)
@@ -252,33 +254,11 @@ class Daemon:
                 ahead.cancel()
                 await asyncio.gather(ahead, return_exceptions=True)
 
-    def _given(self) -> tuple[int, int]:
-        relayed = self.network.routes.meter.total_bytes if self.network is not None else 0
-        return sum(self.data_plane.traffic.sent.values()), relayed
-
     def _has_company(self, member: RoundMember) -> bool:
         """Whether this node may train on in the newest roster."""
         solo = self.config.allow_solo or self.manifest.membership.min_peers == 1
         together = in_roster(member) and (solo or len(member.roster()) > 1)
         return together and not self.changes.halted
-
-    async def _halt(self, member: RoundMember) -> None:
-        """Wait while the run is paused; stop when it has ended."""
-        say = functools.partial(self.status.enter, State.JOINING)
-        await wait_while_paused(member, self.changes, say, lambda: self._note_commit(None))
-        if self.changes.effect.ended:
-            self.status.enter(State.FINISHING, "the run has ended")
-            await asyncio.sleep(LINGER_S)
-            self._stop("the run has ended")
-
-    def _follow_changes(self) -> None:
-        """Take what the newest commit says of the run's changes."""
-        record = self.ledger.record
-        if record is None:
-            return
-        change = self.changes.follow(record)
-        if change is not None:
-            self.status.report(f"round {record.round + 1} begins with {describe(change)}")
 
     async def _wait_for_return(self, member: RoundMember) -> None:
         if not self.config.allow_solo:
@@ -304,7 +284,7 @@ class Daemon:
 
     def _on_event(self, event: RoundEvent) -> None:
         if event.name == "committed":
-            self._follow_changes()
+            self.changes.follow(self.ledger.record)
             self._keep_fragments()
         elif event.name in ("attempt_failed", "suspect", "task_failed"):
             what = event.name.replace("_", " ")

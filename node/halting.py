@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from node.daemon_status import State, Status
 from node.run_changes import RunChanges
 from swarm.collective.member import RoundMember
 
@@ -18,15 +19,23 @@ LINGER_S = 5.0  # an ended node still tells the others that the run has ended
 POLL_S = 0.2
 
 
-async def wait_while_paused(
-    member: RoundMember, changes: RunChanges, say: Callable[[str], None], note: Callable[[], None]
+async def halt(
+    member: RoundMember,
+    changes: RunChanges,
+    status: Status,
+    note: Callable[[], None],
+    stop: Callable[[str], None],
 ) -> None:
-    """Return when the run is not paused; `note` is called after each idle round."""
+    """Return when the run goes on; `note` is called after each idle round, `stop` at its end."""
     while changes.effect.paused and not changes.effect.ended:
-        say("the run is paused by its coordinator")
+        status.enter(State.JOINING, "the run is paused by its coordinator")
         await _until_round_is_due(member, changes)
         await member.run_round(None)
         note()
+    if changes.effect.ended:
+        status.enter(State.FINISHING, "the run has ended")
+        await asyncio.sleep(LINGER_S)
+        stop("the run has ended")
 
 
 async def _until_round_is_due(member: RoundMember, changes: RunChanges) -> None:

@@ -5,6 +5,8 @@ Only whoever has the run's key can make one; which node it is handed to does not
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from swarm.collective.changes import in_effect, read_change
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
@@ -20,8 +22,11 @@ class RunChanges:
         effect: the change that the newest commit put into effect; number 0 for none.
     """
 
-    def __init__(self, manifest: RunManifest, admission: Admission) -> None:
+    def __init__(
+        self, manifest: RunManifest, admission: Admission, report: Callable[[str], None]
+    ) -> None:
         self.effect = pb.RunChange()
+        self._report = report
         self._manifest = manifest
         self._admission = admission
         self._newest = pb.SignedChange()
@@ -57,16 +62,16 @@ class RunChanges:
         self._newest, self._number = signed, number
         return number
 
-    def follow(self, record: pb.RoundRecord) -> pb.RunChange | None:
-        """Take what a commit says; returns the change if it has just come into effect."""
+    def follow(self, record: pb.RoundRecord | None) -> None:
+        """Take what a commit says; what has just come into effect is reported."""
         effect = in_effect(record)
+        if record is None or effect == self.effect:
+            return
         if effect.number > self._number:
             self._newest, self._number = record.change, int(effect.number)
-        if effect == self.effect:
-            return None
         self.effect = effect
         self._admission.revoke(effect.revoked)
-        return effect
+        self._report(f"round {record.round + 1} begins with {describe(effect)}")
 
     def add_to(self, reply: node_pb2.StatusReply) -> None:
         """Fill in what a status says of it."""

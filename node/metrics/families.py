@@ -30,7 +30,7 @@ def openmetrics(status: StatusReply) -> bytes:
     """The text that `/metrics` answers with."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Once(metrics(status)))
-    text: bytes = generate_latest(registry)
+    text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
     return text
 
 

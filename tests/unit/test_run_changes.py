@@ -179,14 +179,17 @@ def test_the_steps_of_a_commit_are_those_of_its_change() -> None:
 
 
 def test_a_node_keeps_the_newest_change_until_a_commit_has_it() -> None:
-    changes = RunChanges(MANIFEST, open_to_all(MANIFEST.run_id))
+    said: list[str] = []
+    changes = RunChanges(MANIFEST, open_to_all(MANIFEST.run_id), said.append)
     assert changes.submit(change(2, 0.02).SerializeToString()) == 2
     assert changes.waiting and changes.effect.number == 0
     assert code_of(changes.submit, change(2, 0.5).SerializeToString()) is Code.USAGE
-    assert changes.follow(record_with(pb.SignedChange())) is None
-    effect = changes.follow(record_with(change(2, 0.02)))
-    assert effect is not None and effect.number == 2
-    assert changes.follow(record_with(change(2, 0.02))) is None
+    changes.follow(None)
+    changes.follow(record_with(pb.SignedChange()))
+    assert said == []
+    for _ in range(2):
+        changes.follow(record_with(change(2, 0.02)))
+        assert said == ["round 1 begins with change 2 of the run: training.learning_rate = 0.02"]
     assert not changes.waiting and not changes.halted
     changes.follow(record_with(change(5, ended=True)))
     assert changes.halted and changes.newest() == change(5, ended=True)

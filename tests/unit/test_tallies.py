@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from node.giving import Giving
+from swarm.collective.context import Offer
 from swarm.collective.tallies import add_tallies, check_tallies
 from swarm.errors import Code, SwarmError
 from swarm.simulation.swarm import SimulatedSwarm
@@ -68,14 +69,21 @@ def test_no_vote_is_given_to_sums_that_can_not_be(lie: str) -> None:
 
 
 def test_bytes_of_a_round_that_did_not_count_are_told_again() -> None:
-    totals = [(100, 7)]
-    giving = Giving(lambda: totals[-1])
-    assert giving.since_counted() == (100, 7)
-    totals.append((150, 7))
-    assert giving.since_counted() == (150, 7)
-    totals.append((170, 9))
-    giving.counted()
-    assert giving.since_counted() == (20, 2)
+    total = {"served": 100, "relayed": 7}
+    giving = Giving(lambda: total["served"], lambda: total["relayed"])
+
+    def offered() -> tuple[int, int]:
+        offer = Offer({}, {}, b"")
+        giving.add_to(offer)
+        return offer.served_bytes, offer.relayed_bytes
+
+    assert offered() == (100, 7)
+    giving.follow(pb.RoundRecord(round=3, tallies=[pb.Tally(peer="me", last_round=2)]), "me")
+    total["served"] = 150
+    assert offered() == (150, 7)
+    total.update(served=170, relayed=9)
+    giving.follow(pb.RoundRecord(round=4, tallies=[pb.Tally(peer="me", last_round=4)]), "me")
+    assert offered() == (20, 2)
 
 
 def test_a_swarm_agrees_on_the_sums_and_keeps_those_of_who_has_left() -> None:
