@@ -86,7 +86,7 @@ def _facts(status: StatusReply) -> list[tuple[str, str]]:
     facts += [
         ("domain", status.domain),
         ("round", committed),
-        *_changes(status),
+        *change_facts(status),
         ("step", f"{status.step} of {status.steps_per_round} in this round"),
         ("training", f"{status.tokens_per_second:.0f} tokens/s, loss {status.loss:.3f}"),
         ("device", status.device or "not known yet"),
@@ -103,7 +103,7 @@ def _facts(status: StatusReply) -> list[tuple[str, str]]:
     return facts + _network_facts(status)
 
 
-def _changes(status: StatusReply) -> list[tuple[str, str]]:
+def change_facts(status: StatusReply) -> list[tuple[str, str]]:
     """What the run's coordinator wants different from the manifest."""
     halted = "ended" if status.run_ended else "paused" if status.run_paused else ""
     parts = [halted] * bool(halted) + list(status.changed)

@@ -20,23 +20,32 @@ from node.dashboard.view import View, render
 from swarm.errors import Code, SwarmError
 from swarm.wire.node_pb2 import Look
 
-ANSWER_LIMIT = timedelta(seconds=1)  # while it waits, keys are not read
+ANSWER_LIMIT = timedelta(seconds=2)  # while it waits, keys are not read
 KEY_WAIT_S = 0.25
 NO_ANSWER = (Code.NODE_NOT_RUNNING, Code.STAGE_TIMEOUT)
 
 
 class Watched:
-    """A running node: asks it for what is new, at most once in `every_s`."""
+    """A running node: asks it for what is new, at most once in `every_s`.
 
-    def __init__(self, control: ControlClient, every_s: float, record: Recording | None) -> None:
-        self._control = control
+    Errors as `ControlClient.status` when it is not there at the beginning.
+    """
+
+    def __init__(self, directory: Path, every_s: float, record: Recording | None) -> None:
+        self._control = ControlClient(directory, ANSWER_LIMIT)
         self._every_s = every_s
         self._record = record
         self._folder = Folder()
         self._pid = 0
         self._last_line = 0
         self._due_s = 0.0
-        self.snapshot = self._look()  # raises when there is no such node
+        self.snapshot = self._look()
+
+    def __enter__(self) -> Watched:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._control.close()
 
     def refresh(self) -> None:
         """Bring `snapshot` up to date when that is due; a node that is gone leaves its last."""
@@ -47,6 +56,8 @@ class Watched:
         except SwarmError as error:
             if error.code not in NO_ANSWER:
                 raise
+            self._control.close()  # a connection that has failed waits ever longer to try again
+            self._control = ControlClient(self._control.directory, ANSWER_LIMIT)
             self.snapshot = self._add(Look(at_ms=_now_ms()))
 
     def _look(self) -> Snapshot:
@@ -69,8 +80,7 @@ def watch(
     directory: Path, console: Console, view: View, every_s: float, record: Recording | None
 ) -> None:
     """Show a running node until the user leaves; errors as `ControlClient.status` at the start."""
-    with ControlClient(directory, ANSWER_LIMIT) as control:
-        node = Watched(control, every_s, record)
+    with Watched(directory, every_s, record) as node:
         held: list[Snapshot] = []
 
         def step(view: View) -> tuple[Snapshot, View]:
@@ -84,8 +94,7 @@ def watch(
 
 def follow(directory: Path, every_s: float, record: Recording, seconds: float | None) -> Snapshot:
     """Record without showing anything, for so many seconds or until interrupted."""
-    with ControlClient(directory, ANSWER_LIMIT) as control:
-        node = Watched(control, every_s, record)
+    with Watched(directory, every_s, record) as node:
         end = time.monotonic() + seconds if seconds is not None else None
         while end is None or time.monotonic() < end:
             time.sleep(min(every_s, KEY_WAIT_S))
@@ -93,10 +102,10 @@ def follow(directory: Path, every_s: float, record: Recording, seconds: float | 
         return node.snapshot
 
 
-def glance(directory: Path, record: Recording | None = None) -> Snapshot:
+def glance(directory: Path) -> Snapshot:
     """One look at a running node. Errors as `ControlClient.status`."""
-    with ControlClient(directory) as control:
-        return Watched(control, 0.0, record).snapshot
+    with Watched(directory, 0.0, None) as node:
+        return node.snapshot
 
 
 def play(player: Player, console: Console, view: View) -> None:

@@ -9,7 +9,7 @@ from rich.text import Text
 from node.dashboard.layout import Sheet, chart, line
 from node.dashboard.snapshot import Snapshot
 from node.dashboard.words import names_of, with_names
-from node.status_view import human_bytes, human_seconds, numbers
+from node.status_view import change_facts, human_bytes, human_seconds, numbers
 
 CHART_WIDTH = 60
 CHART_HEIGHT = 3
@@ -28,6 +28,7 @@ def overview(snapshot: Snapshot) -> Sheet:
     facts = [
         ("round", _round(snapshot)),
         *_missing(snapshot),
+        *change_facts(status),
         ("next", _next(snapshot)),
         ("peers", f"{len(alive)} here, {sum(p.in_roster for p in status.peers)} members"),
         ("tokens", f"{status.committed_tokens} committed in the run, {swarm_speed:.0f} a second"),
