@@ -21,6 +21,8 @@ from types import FrameType
 from node import exit_codes
 from node.commands import (
     assemble,
+    contributions,
+    dashboard,
     demo,
     doctor,
     evaluate,
@@ -38,8 +40,8 @@ from node.parser import Parser, make_parser
 from swarm.errors import Code, SwarmError
 
 COMMANDS = (
-    run, start, relay, status, doctor, stop, testnet, assemble, evaluate, generate, export_model,
-    import_model, demo,
+    run, start, relay, status, dashboard, contributions, doctor, stop, testnet, assemble, evaluate,
+    generate, export_model, import_model, demo,
 )  # fmt: skip
 TRACEBACK_VARIABLE = "EXPERTSWARM_TRACEBACK"
 
