@@ -82,7 +82,9 @@ def cut(router: str) -> Iterator[None]:
 def run_inside(container: str, script: str) -> None:
     """Run a line of bash in a container. Raises `OSError` when it fails."""
     made = call("POST", f"/containers/{container}/exec", {"Cmd": ["bash", "-c", script]})
-    call("POST", f"/exec/{made['Id']}/start", {"Detach": True})
+    call("POST", f"/exec/{made['Id']}/start", {"Detach": False})  # answers at its end
+    if status := call("GET", f"/exec/{made['Id']}/json")["ExitCode"]:
+        raise OSError(f"`{script}` ended with {status}")
 
 
 def main() -> None:

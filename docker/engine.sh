@@ -11,11 +11,16 @@ socket="unix://$dir/docker.sock"
 
 up() {
     if docker info > /dev/null 2>&1; then return; fi
+    if docker --host "$socket" info > /dev/null 2>&1; then
+        echo "export DOCKER_HOST=$socket"
+        return
+    fi
     if ! command -v dockerd docker-compose debootstrap > /dev/null; then
         { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y \
             --no-install-recommends docker.io docker-compose debootstrap iptables; } >&2
     fi
     mkdir -p "$dir"
+    rm -f "$dir/docker.pid"  # of an engine that was killed
     nohup dockerd --host "$socket" --data-root "$dir/data" --exec-root "$dir/exec" \
         --pidfile "$dir/docker.pid" > "$dir/dockerd.log" 2>&1 < /dev/null &
     for _ in $(seq 60); do

@@ -62,6 +62,10 @@ class Testnet:
         )
         return told
 
+    def down(self) -> None:
+        """Remove all containers, networks and volumes. Raises `StepError`."""
+        self.compose("down", "--volumes", "--remove-orphans", limit_s=120.0)
+
     def wait_for(self, what: str, look: Callable[[], T | None], limit_s: float) -> T:
         """Look until there is something to return. Raises `StepError` naming `what`."""
         deadline = time.monotonic() + limit_s
@@ -98,7 +102,12 @@ def output_of(command: Sequence[str], limit_s: float) -> str:
 
 def build_image(say: Callable[[str], None]) -> None:
     """Build the image; from this machine's mirrors where no registry is reachable."""
-    base, arguments = BASE, []
+    try:
+        output_of(["docker", "info"], 30.0)
+    except StepError as error:
+        hint = 'as root, where there is none: eval "$(docker/engine.sh up /tmp/engine)"'
+        raise StepError(f"no Docker engine answers; {hint}. {error}") from error
+    base = BASE
     try:
         output_of(["docker", "pull", "--quiet", BASE], PULL_LIMIT_S)
     except StepError:
@@ -124,6 +133,7 @@ def full_round(status: dict[str, Any], after: int) -> dict[str, Any] | None:
 
 def story(net: Testnet) -> None:
     """Everything the testnet is to show. Raises `StepError`."""
+    net.down()  # what a run that was killed has left
     net.compose("up", "--detach", "--no-build", limit_s=UP_LIMIT_S)
     net.say("all containers are up")
 
@@ -149,13 +159,17 @@ def story(net: Testnet) -> None:
 
 
 def show_paths(net: Testnet) -> None:
-    """Say how the peers behind routers are reached. Raises `StepError` for one that is not."""
-    known = {peer["display_name"]: peer for peer in net.status(WITNESS)["peers"]}
-    for name in ROUTED:
-        path = known.get(name, {}).get("path", "none")
-        if path not in ("relay", "punched"):
-            raise StepError(f"{name} is behind a router, but its path is {path!r}")
-        net.say(f"{name} is behind a router and reached by: {path}")
+    """Say how the peers behind routers are reached. Raises `StepError` if they are not behind."""
+    told = {name: net.status(name) for name in ROUTED}
+    for name, status in told.items():
+        if status["nat"] not in ("endpoint-independent", "symmetric"):
+            raise StepError(f"{name} is behind a router, but says {status['nat']!r}")
+        net.say(f"{name} is behind a router: {status['nat']}")
+    one, other = ROUTED
+    paths = {peer["display_name"]: peer["path"] for peer in told[one]["peers"]}
+    if paths.get(other) not in ("relay", "punched"):
+        raise StepError(f"{one} and {other} have no way through their routers: {paths}")
+    net.say(f"{one} and {other} reach each other: {paths[other]}")
 
 
 def kill_and_await(net: Testnet) -> None:
@@ -202,7 +216,7 @@ def main() -> int:
         return 1
     finally:
         if not args.keep:
-            net.compose("down", "--volumes", "--remove-orphans", limit_s=120.0)
+            net.down()
             say("taken down")
     return 0
 
