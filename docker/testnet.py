@@ -205,10 +205,14 @@ def main() -> int:
     def say(line: str) -> None:
         print(f"{time.monotonic() - began:5.0f} s  {line}", flush=True)
 
-    net = Testnet(say)
     try:
         build_image(say)
-        say("image built")
+    except StepError as error:
+        say(f"failed: {error}")
+        return 1
+    say("image built")
+    net = Testnet(say)
+    try:
         story(net)
     except StepError as error:
         say(f"failed: {error}")

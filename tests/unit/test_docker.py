@@ -23,12 +23,13 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 
 
 def node_commands() -> dict[str, list[str]]:
-    """Arguments of the services that the image's own entry point, `node`, is given."""
-    return {
-        name: [str(word) for word in service["command"]]
+    """Arguments of `node` in the services that run it, which is the image's own entry point."""
+    lines = {
+        name: [*service.get("entrypoint", ["node"]), *service["command"]]
         for name, service in SERVICES.items()
-        if service["image"].endswith("expertswarm}") and "entrypoint" not in service
+        if service["image"].endswith("expertswarm}")
     }
+    return {name: line[1:] for name, line in lines.items() if line[0] == "node"}
 
 
 def test_every_service_gives_node_arguments_that_it_understands() -> None:
