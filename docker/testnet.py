@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 BASE = "debian:bookworm-slim"
 OFFLINE_BASE = "expertswarm-base"
 IMAGE = "expertswarm"
+LABEL = "org.opencontainers.image.title=expertswarm"
 PEERS = ("python", "cpp", "maths", "english")
 WITNESS, VICTIM = "python", "maths"
 ROUTED = ("maths", "english")
@@ -107,19 +109,28 @@ def build_image(say: Callable[[str], None]) -> None:
     except StepError as error:
         hint = 'as root, where there is none: eval "$(docker/engine.sh up /tmp/engine)"'
         raise StepError(f"no Docker engine answers; {hint}. {error}") from error
-    base = BASE
     try:
         output_of(["docker", "pull", "--quiet", BASE], PULL_LIMIT_S)
     except StepError:
         say("no image registry: base image by debootstrap, wheels by pip on this machine")
-        base = OFFLINE_BASE
-        if not output_of(["docker", "images", "--quiet", base], 60.0):
-            output_of([str(HERE / "base-image.sh"), base], 300.0)
-        output_of([str(HERE / "wheels.sh"), sys.executable], 300.0)
-    arguments = ["--build-arg", f"BASE={base}", "--tag", IMAGE]
-    output_of(
-        ["docker", "build", "--file", str(HERE / "Dockerfile"), *arguments, str(HERE.parent)], 900.0
-    )
+        if not output_of(["docker", "images", "--quiet", OFFLINE_BASE], 60.0):
+            output_of([str(HERE / "base-image.sh"), OFFLINE_BASE], 300.0)
+        try:
+            output_of([str(HERE / "wheels.sh"), sys.executable], 300.0)
+            build_from(OFFLINE_BASE)
+        finally:  # a later build is not to take this version's
+            shutil.rmtree(HERE / "wheels", ignore_errors=True)
+    else:
+        build_from(BASE)
+    # What the build needed, and the image that this one replaces.
+    output_of(["docker", "image", "prune", "--force", "--filter", f"label={LABEL}"], 60.0)
+
+
+def build_from(base: str) -> None:
+    """Build the image on another. Raises `StepError`."""
+    command = ["docker", "build", "--file", str(HERE / "Dockerfile")]
+    command += ["--build-arg", f"BASE={base}", "--tag", IMAGE, str(HERE.parent)]
+    output_of(command, 900.0)
 
 
 def full_round(status: dict[str, Any], after: int) -> dict[str, Any] | None:
