@@ -10,127 +10,21 @@ standard library alone, on the machine of the engine.
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-HERE = Path(__file__).resolve().parent
-BASE = "debian:bookworm-slim"
-OFFLINE_BASE = "expertswarm-base"
-IMAGE = "expertswarm"
-LABEL = "org.opencontainers.image.title=expertswarm"
+from containers import HERE, Containers, StepError, build_image, output_of
+
 PEERS = ("python", "cpp", "maths", "english")
 WITNESS, VICTIM = "python", "maths"
 ROUTED = ("maths", "english")
 STATE = "/var/lib/expertswarm/testnet"
-PULL_LIMIT_S = 120.0
 UP_LIMIT_S = 180.0
 ROUND_LIMIT_S = 180.0
 RETURN_LIMIT_S = 150.0
-POLL_S = 2.0
-
-T = TypeVar("T")
-
-
-class StepError(Exception):
-    """A step of the story did not end as it should; the message says which and how."""
-
-
-class Testnet:
-    """The containers of compose.yaml, through whichever compose there is."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
-        self._compose = [*compose_program(), "--file", str(HERE / "compose.yaml")]
-        self._compose += ["--project-name", "expertswarm-testnet"]
-
-    def compose(self, *arguments: str, limit_s: float = 60.0) -> str:
-        """Run a compose command and return what it prints. Raises `StepError`."""
-        return output_of([*self._compose, *arguments], limit_s)
-
-    def inside(self, service: str, *command: str, limit_s: float = 60.0) -> str:
-        """Run a command in a container and return what it prints. Raises `StepError`."""
-        return self.compose("exec", "-T", service, *command, limit_s=limit_s)
-
-    def status(self, service: str) -> dict[str, Any]:
-        """What a node says of itself, with its last rounds. Raises `StepError`."""
-        told: dict[str, Any] = json.loads(
-            self.inside(service, "node", "status", "--json", "--rounds", "20")
-        )
-        return told
-
-    def down(self) -> None:
-        """Remove all containers, networks and volumes. Raises `StepError`."""
-        self.compose("down", "--volumes", "--remove-orphans", limit_s=120.0)
-
-    def wait_for(self, what: str, look: Callable[[], T | None], limit_s: float) -> T:
-        """Look until there is something to return. Raises `StepError` naming `what`."""
-        deadline = time.monotonic() + limit_s
-        trouble = ""
-        while time.monotonic() < deadline:
-            try:
-                if found := look():
-                    return found
-            except StepError as error:  # a node that is not up yet, or just gone
-                trouble = str(error)
-            time.sleep(POLL_S)
-        raise StepError(f"waited {limit_s:g} s for {what}. {trouble}")
-
-
-def compose_program() -> list[str]:
-    """`docker compose` where the plugin is there, else the older `docker-compose`."""
-    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True)
-    return ["docker", "compose"] if plugin.returncode == 0 else ["docker-compose"]
-
-
-def output_of(command: Sequence[str], limit_s: float) -> str:
-    """What a command prints. Raises `StepError` with its last words."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        raise StepError(f"no end of `{' '.join(command)}` in {limit_s:g} s") from None
-    except FileNotFoundError as error:
-        raise StepError(f"{error.filename} is not installed") from None
-    if done.returncode != 0:
-        last = " ".join(done.stderr.strip().splitlines()[-3:])
-        raise StepError(f"`{' '.join(command)}` ended with {done.returncode}: {last}")
-    return done.stdout
-
-
-def build_image(say: Callable[[str], None]) -> None:
-    """Build the image; from this machine's mirrors where no registry is reachable."""
-    try:
-        output_of(["docker", "info"], 30.0)
-    except StepError as error:
-        hint = 'as root, where there is none: eval "$(docker/engine.sh up /tmp/engine)"'
-        raise StepError(f"no Docker engine answers; {hint}. {error}") from error
-    try:
-        output_of(["docker", "pull", "--quiet", BASE], PULL_LIMIT_S)
-    except StepError:
-        say("no image registry: base image by debootstrap, wheels by pip on this machine")
-        if not output_of(["docker", "images", "--quiet", OFFLINE_BASE], 60.0):
-            output_of([str(HERE / "base-image.sh"), OFFLINE_BASE], 300.0)
-        try:
-            output_of([str(HERE / "wheels.sh"), sys.executable], 300.0)
-            build_from(OFFLINE_BASE)
-        finally:  # a later build is not to take this version's
-            shutil.rmtree(HERE / "wheels", ignore_errors=True)
-    else:
-        build_from(BASE)
-    # What the build needed, and the image that this one replaces.
-    output_of(["docker", "image", "prune", "--force", "--filter", f"label={LABEL}"], 60.0)
-
-
-def build_from(base: str) -> None:
-    """Build the image on another. Raises `StepError`."""
-    command = ["docker", "build", "--file", str(HERE / "Dockerfile")]
-    command += ["--build-arg", f"BASE={base}", "--tag", IMAGE, str(HERE.parent)]
-    output_of(command, 900.0)
+FAULTS_LIMIT_S = 120.0
+CHAOS = {"CHAOS_EVERY": "1", "CHAOS_FOR": "6"}  # seconds
 
 
 def full_round(status: dict[str, Any], after: int) -> dict[str, Any] | None:
@@ -142,7 +36,7 @@ def full_round(status: dict[str, Any], after: int) -> dict[str, Any] | None:
     return None
 
 
-def story(net: Testnet) -> None:
+def story(net: Containers) -> None:
     """Everything the testnet is to show. Raises `StepError`."""
     net.down()  # what a run that was killed has left
     net.compose("up", "--detach", "--no-build", limit_s=UP_LIMIT_S)
@@ -155,6 +49,7 @@ def story(net: Testnet) -> None:
     show_paths(net)
 
     kill_and_await(net)
+    disturb(net)
 
     net.inside(
         WITNESS, "node", "assemble", "--run", f"{STATE}/RUN.toml", "--out", "/tmp/model",
@@ -169,7 +64,7 @@ def story(net: Testnet) -> None:
     net.say(f"the assembled model continues: {answer.strip()!r}")
 
 
-def show_paths(net: Testnet) -> None:
+def show_paths(net: Containers) -> None:
     """Say how the peers behind routers are reached. Raises `StepError` if they are not behind."""
     told = {name: net.status(name) for name in ROUTED}
     for name, status in told.items():
@@ -183,7 +78,7 @@ def show_paths(net: Testnet) -> None:
     net.say(f"{one} and {other} reach each other: {paths[other]}")
 
 
-def kill_and_await(net: Testnet) -> None:
+def kill_and_await(net: Containers) -> None:
     """Kill one peer like a power cut, and wait until a round counts it again."""
     # The node is the only child of the container's init, which ends with it.
     net.inside(VICTIM, "bash", "-c", "kill -KILL $(cat /proc/1/task/1/children)")
@@ -200,7 +95,27 @@ def kill_and_await(net: Testnet) -> None:
     net.say(f"round {back['round']} counts {VICTIM} again, {time.monotonic() - began:.0f} s later")
 
 
-def restarts(net: Testnet, service: str) -> int:
+def disturb(net: Containers) -> None:
+    """Let compose.chaos.yaml kill and cut off one each, and wait for a round of all peers."""
+    chaos = ("--file", str(HERE / "compose.chaos.yaml"))
+    net.compose(*chaos, "up", "--detach", "--no-build", "--no-deps", "chaos")
+
+    def two_faults() -> list[str] | None:
+        lines = net.compose(*chaos, "logs", "--no-color", "chaos").splitlines()
+        done = [line for line in lines if " is killed " in line or " is cut off " in line]
+        return done if sum(line.endswith(" is back") for line in lines) >= 2 else None
+
+    for line in net.wait_for("two faults", two_faults, FAULTS_LIMIT_S)[:2]:
+        net.say(line.partition("| ")[2])
+    net.compose(*chaos, "rm", "--stop", "--force", "chaos")
+    last = int(net.status(WITNESS)["round"])
+    after = net.wait_for(
+        "a round of all peers", lambda: full_round(net.status(WITNESS), last), ROUND_LIMIT_S
+    )
+    net.say(f"round {after['round']} counts all of them again")
+
+
+def restarts(net: Containers, service: str) -> int:
     """How often the engine has started a service's container again."""
     container = net.compose("ps", "--quiet", service).strip()
     return int(output_of(["docker", "inspect", "--format", "{{.RestartCount}}", container], 30.0))
@@ -222,7 +137,7 @@ def main() -> int:
         say(f"failed: {error}")
         return 1
     say("image built")
-    net = Testnet(say)
+    net = Containers(say, CHAOS)
     try:
         story(net)
     except StepError as error:
