@@ -6,8 +6,14 @@
 #
 # Where an engine answers already, `up` does nothing.
 set -euo pipefail
-action=$1 dir=$2
+action=${1:-} dir=${2:-}
 socket="unix://$dir/docker.sock"
+
+install_packages() {
+    apt-get update
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+        docker.io docker-compose debootstrap iptables
+}
 
 up() {
     if docker info > /dev/null 2>&1; then return; fi
@@ -15,10 +21,9 @@ up() {
         echo "export DOCKER_HOST=$socket"
         return
     fi
-    if ! command -v dockerd docker-compose debootstrap > /dev/null; then
-        { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y \
-            --no-install-recommends docker.io docker-compose debootstrap iptables; } >&2
-    fi
+    for program in dockerd docker-compose debootstrap iptables; do
+        command -v "$program" > /dev/null || { install_packages >&2; break; }
+    done
     mkdir -p "$dir"
     rm -f "$dir/docker.pid"  # of an engine that was killed
     nohup dockerd --host "$socket" --data-root "$dir/data" --exec-root "$dir/exec" \
@@ -38,7 +43,11 @@ up() {
 down() {
     local pid
     pid=$(cat "$dir/docker.pid" 2> /dev/null) || return 0
-    kill "$pid" && tail --pid="$pid" -f /dev/null
+    kill "$pid" 2> /dev/null || return 0
+    tail --pid="$pid" -f /dev/null
 }
 
-"$action"
+case "$action $dir" in
+    "up /"* | "down /"*) "$action" ;;
+    *) echo "usage: docker/engine.sh up|down /DIRECTORY" >&2; exit 2 ;;
+esac
