@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,10 +98,11 @@ def round_of(node: Path) -> int:
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
-    reader = Reader(tmp_path)
-    yield reader
-    reader.close()
+def reader() -> Iterator[Reader]:
+    with tempfile.TemporaryDirectory() as directory:  # tmp_path is too long for sockets below it
+        reader = Reader(Path(directory))
+        yield reader
+        reader.close()
 
 
 def test_the_quickstart_leads_to_a_model_that_answers(reader: Reader) -> None:
