@@ -13,7 +13,9 @@ import contextlib
 import http.client
 import json
 import random
+import signal
 import socket
+import sys
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -96,6 +98,7 @@ def main() -> None:
     parser.add_argument("--for", type=float, default=15.0, metavar="SECONDS", dest="duration")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # mends what is broken at the moment
     choice = random.Random(args.seed)
     faults = [("killed", killed, args.kill), ("cut off", cut, args.cut)]
     for number in range(1 << 31):
