@@ -21,6 +21,7 @@ from types import FrameType
 from node import exit_codes
 from node.commands import (
     assemble,
+    dashboard,
     demo,
     doctor,
     evaluate,
@@ -35,7 +36,20 @@ from node.commands import (
 from node.parser import Parser, make_parser
 from swarm.errors import Code, SwarmError
 
-COMMANDS = (run, start, relay, status, doctor, stop, testnet, assemble, evaluate, generate, demo)
+COMMANDS = (
+    run,
+    start,
+    relay,
+    status,
+    dashboard,
+    doctor,
+    stop,
+    testnet,
+    assemble,
+    evaluate,
+    generate,
+    demo,
+)
 TRACEBACK_VARIABLE = "EXPERTSWARM_TRACEBACK"
 
 DESCRIPTION = """\

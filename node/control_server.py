@@ -40,6 +40,10 @@ class NodeControl(node_pb2_grpc.NodeControlServicer):  # type: ignore[misc]
         rounds = [r for r in self._status.rounds if r.round > request.after_round]
         return node_pb2.HistoryReply(rounds=rounds)
 
+    async def GetLog(self, request: node_pb2.LogRequest, context: Any) -> node_pb2.LogReply:  # noqa: N802
+        """The last lines that this node reported."""
+        return node_pb2.LogReply(lines=self._status.log.after(request.after))
+
 
 @contextlib.asynccontextmanager
 async def control_server(directory: Path, servicer: NodeControl) -> Any:

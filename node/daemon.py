@@ -24,6 +24,7 @@ from node.ending import finish
 from node.joining import load_admission
 from node.keeping import FragmentKeeper
 from node.known_peers import load_addresses
+from node.metrics.server import metrics_server
 from node.node_files import load_fragments, node_lock, require_same_run
 from node.paths import PRIVATE_MASK
 from node.publishing import RecordPublisher
@@ -61,10 +62,11 @@ async def run_daemon(config: DaemonConfig, report: Report) -> None:
     os.umask(PRIVATE_MASK)
     with node_lock(config.directory):
         daemon = Daemon(config, RunManifest.load(config.manifest_path), report)
-        work = asyncio.create_task(daemon.run())
-        daemon.on_stop = work.cancel
-        with contextlib.suppress(asyncio.CancelledError):
-            await work  # cancelling this task cancels the work
+        with metrics_server(config.metrics, daemon.snapshot, report):
+            work = asyncio.create_task(daemon.run())
+            daemon.on_stop = work.cancel
+            with contextlib.suppress(asyncio.CancelledError):
+                await work  # cancelling this task cancels the work
 
 
 class Daemon:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from node.event_log import EventLog
 from swarm.errors import Code, SwarmError
 from swarm.wire import node_pb2
 
@@ -49,6 +50,13 @@ class Status:
     worker_pid: int = 0
     rounds: deque[node_pb2.RoundSummary] = field(default_factory=lambda: deque(maxlen=KEPT_ROUNDS))
     troubles: dict[str, Code] = field(default_factory=dict)
+    last_counted: dict[str, int] = field(default_factory=dict)
+    """Newest round that counted an update of each peer, of those in `rounds`."""
+
+    log: EventLog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.report = self.log = EventLog(self.report)
 
     def enter(self, state: State, reason: str) -> None:
         """Change the state, or its reason; a change is said once."""
@@ -63,6 +71,7 @@ class Status:
     def note_round(self, summary: node_pb2.RoundSummary, me: str) -> None:
         """Add a commit to the history and say what became of this node's update."""
         self.rounds.append(summary)
+        self.last_counted.update(dict.fromkeys(summary.contributors, summary.round))
         counted = me in summary.contributors
         if counted:
             self.last_counted_round = summary.round

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from node.network_view import add_network
+from node.next_event import next_event
 from swarm import __version__
 from swarm.experts.duties import assignment_of, steps_of
 from swarm.model.fragments import state_root
@@ -86,6 +87,10 @@ def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
         device=status.device,
         role="peer",
     )
+    steps = reply.steps_per_round
+    reply.next_event, reply.next_event_s = next_event(
+        status, daemon.manifest.training, ledger.next_round, steps
+    )
     if daemon.network is not None:
         add_network(reply, daemon.network)
         rates = daemon.data_plane.rates
@@ -100,6 +105,7 @@ def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
 def expert_rows(record: pb.RoundRecord) -> list[node_pb2.ExpertStatus]:
     """Every expert by a commit: who holds it, since when, what it was trained on."""
     rows = []
+    loads, versions = _loads(record), {o.state.fragment: o.state.version for o in record.fragments}
     for standing in record.experts:
         held = {
             a.peer: int(since)
@@ -115,9 +121,19 @@ def expert_rows(record: pb.RoundRecord) -> list[node_pb2.ExpertStatus]:
                 trained_tokens=standing.trained_tokens,
                 orphaned_rounds=standing.orphaned_rounds,
                 served=[f"{s.domain} {s.share:.0%}" for s in standing.served],
+                version=versions.get(f"expert.{standing.expert}", 0),
+                load=loads[standing.expert] if standing.expert < len(loads) else 0.0,
             )
         )
     return rows
+
+
+def _loads(record: pb.RoundRecord) -> list[float]:
+    """Tokens routed to each expert over all layers, in even shares; empty where none were."""
+    experts, total = len(record.experts), sum(record.routed_tokens)
+    if not total or not experts:
+        return []
+    return [sum(record.routed_tokens[e::experts]) * experts / total for e in range(experts)]
 
 
 def _steps(daemon: Daemon, peer: str) -> int:
@@ -133,9 +149,12 @@ def _peer_rows(daemon: Daemon) -> list[node_pb2.PeerStatus]:
     roster = set(record.roster) if record is not None else set()
     publisher = daemon.publisher
     sent, received = traffic.sent, traffic.received
+    missing = {m.peer: m.reason for m in record.missing} if record is not None else {}
     rows = []
     for peer in sorted({*publisher.known, *roster}):
         found = publisher.record_of(peer)
+        alive = found is not None and peer not in member.suspects
+        absent = missing.get(peer, "" if peer in roster else "not a member")
         rows.append(
             node_pb2.PeerStatus(
                 peer_id=peer,
@@ -147,10 +166,16 @@ def _peer_rows(daemon: Daemon) -> list[node_pb2.PeerStatus]:
                 places=assignment_of(record, peer).places,
                 tokens_per_second=found.tokens_per_second if found is not None else 0.0,
                 in_roster=peer in roster,
-                alive=found is not None and peer not in member.suspects,
+                alive=alive,
                 round=found.round if found is not None else 0,
                 bytes_sent=sent.get(peer, 0),
                 bytes_received=received.get(peer, 0),
+                device=found.device if found is not None else "",
+                state=found.state if found is not None else "",
+                nat=found.nat if found is not None else "",
+                version=found.software_version if found is not None else "",
+                last_counted_round=daemon.status.last_counted.get(peer, 0),
+                absent=absent if alive or absent else "does not answer",
             )
         )
     return rows
