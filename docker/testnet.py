@@ -48,6 +48,7 @@ def story(net: Containers) -> None:
     )
     net.say(f"round {first['round']}: {len(PEERS)} of {len(PEERS)}, loss {first['loss']:.3f}")
     show_paths(net)
+    print(net.compose("run", "--rm", "--no-deps", "-T", "dashboard"), flush=True)
 
     kill_and_await(net)
     disturb(net)
