@@ -27,6 +27,7 @@ LABEL = "org.opencontainers.image.title=expertswarm"
 PROJECT = "expertswarm-testnet"
 PULL_LIMIT_S = 120.0
 BUILD_LIMIT_S = 900.0
+PRUNE_LIMIT_S = 300.0
 POLL_S = 2.0
 
 T = TypeVar("T")
@@ -125,8 +126,11 @@ def build_image(say: Say) -> None:
             shutil.rmtree(HERE / "wheels", ignore_errors=True)
     else:
         build_from(BASE)
-    # What the build needed, and the image that this one replaces.
-    output_of(["docker", "image", "prune", "--force", "--filter", f"label={LABEL}"], 60.0)
+
+
+def prune() -> None:
+    """Remove what the build left behind, and the image that it replaced. Raises `StepError`."""
+    output_of(["docker", "image", "prune", "--force", "--filter", f"label={LABEL}"], PRUNE_LIMIT_S)
 
 
 def build_from(base: str) -> None:

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from containers import HERE, Containers, StepError, build_image, output_of
+from containers import HERE, Containers, StepError, build_image, output_of, prune
 
 PEERS = ("python", "cpp", "maths", "english")
 WITNESS, VICTIM = "python", "maths"
@@ -138,10 +138,11 @@ def main() -> int:
     if not args.no_build:
         try:
             build_image(say)
+            say("image built")
+            prune()
         except StepError as error:
             say(f"failed: {error}")
             return 1
-        say("image built")
     net = Containers(say, CHAOS)
     try:
         story(net)
