@@ -21,9 +21,11 @@ from types import FrameType
 from node import exit_codes
 from node.commands import (
     assemble,
+    base,
     demo,
     doctor,
     evaluate,
+    expert,
     generate,
     relay,
     run,
@@ -35,7 +37,10 @@ from node.commands import (
 from node.parser import Parser, make_parser
 from swarm.errors import Code, SwarmError
 
-COMMANDS = (run, start, relay, status, doctor, stop, testnet, assemble, evaluate, generate, demo)
+COMMANDS = (
+    run, start, relay, status, doctor, stop, testnet, base, expert, assemble, evaluate, generate,
+    demo,
+)  # fmt: skip
 TRACEBACK_VARIABLE = "EXPERTSWARM_TRACEBACK"
 
 DESCRIPTION = """\

@@ -6,7 +6,8 @@
 The model in training is the mixture of the base and this one expert, so a base of one expert makes
 two slots, both always active. Everything of the base is frozen (no gradient, no decay): it is the
 anchor to which all owners coordinate without knowing one another. What is trained is the expert's
-matrices, or their low-rank factors, its router rows and its biases, which never become positive.
+matrices, or their low-rank factors; its router rows and biases are made from its text, and trained
+with `router_rate`. A bias never becomes positive.
 """
 
 from __future__ import annotations
@@ -45,11 +46,13 @@ class Recipe:
     learning_rate: float = 2e-3
     final_rate: float = 0.1  # as a share of the peak
     warmup: float = 0.05
-    router_rate: float = 0.1  # of rows and biases, as a share of the experts'
+    # Of rows and biases, as a share of the experts'. An owner has only texts that its expert should
+    # win, so trained rows learn to win everywhere, the other owners' texts included.
+    router_rate: float = 0.0
     rank: int | None = None  # of trained factors; None trains whole matrices
     z_loss_weight: float = 1e-3
     grad_clip: float = 1.0
-    embedding_scale: float = 1.0
+    embedding_scale: float = 2.0
     margin: float = 0.0
     seed: int = 0
 
