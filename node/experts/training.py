@@ -12,14 +12,13 @@ from node.experts.folder import key_path, training_path
 from swarm.data import Corpus, prepare_corpus
 from swarm.errors import Code, SwarmError
 from swarm.evaluation import measure
-from swarm.experts.artifact import Expert, ExpertTensors, check_tensors, save_expert
+from swarm.experts.artifact import ExpertTensors, check_tensors, save_expert
 from swarm.experts.base import Base, load_base
 from swarm.experts.cards import ExpertCard, SignedCard, sign_card
-from swarm.experts.mixture import mixture
 from swarm.hashing import bulk_hash
 from swarm.identity import Identity
 from swarm.training.checkpoint import load_checkpoint, save_checkpoint
-from swarm.training.isolation import ExpertTraining, Recipe
+from swarm.training.isolation import ExpertTraining, Recipe, beside
 from swarm.training.low_rank import by_energy, by_number, smallest_rank, truncate
 
 STATE_FILE = "state.safetensors"
@@ -125,8 +124,8 @@ def _cut(
 
 def _bits(base: Base, corpus: Corpus, tensors: ExpertTensors | None) -> float:
     """Bits per byte of held-out text, of the base or with the expert beside it."""
-    experts = [] if tensors is None else [Expert("own", "own", tensors)]
-    found = measure(mixture(base, experts), corpus.valid, limit_tokens=MEASURED_TOKENS)
+    model = base.model if tensors is None else beside(base, tensors)
+    found = measure(model, corpus.valid, limit_tokens=MEASURED_TOKENS)
     return found.bits_per_byte
 
 

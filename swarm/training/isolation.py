@@ -30,6 +30,7 @@ from swarm.experts.artifact import MATRICES, Expert, ExpertTensors, origin_matri
 from swarm.experts.base import Base
 from swarm.experts.embedding import Tokens, embed, most_used, router_start
 from swarm.experts.mixture import mixture
+from swarm.model.transformer import Transformer
 from swarm.training.balance import router_z_loss
 from swarm.training.low_rank import LowRankExpert
 
@@ -109,7 +110,7 @@ class ExpertTraining:
         start = initial_tensors(base, corpus.train, recipe)
         self.origins = start.origins
         self._device = torch.device(device)
-        self.model = mixture(base, [Expert("own", "own", start)])
+        self.model = beside(base, start)
         if recipe.rank is not None:
             self._train_factors(recipe.rank)
         self.model.to(self._device)
@@ -242,6 +243,11 @@ def train_expert(
         on_step(training.train_step())
     tokens = recipe.steps * recipe.batch_size * recipe.sequence_length
     return TrainedExpert(training.tensors(), tokens, training.loss)
+
+
+def beside(base: Base, tensors: ExpertTensors) -> Transformer:
+    """The model of an owner: a token takes one expert more than in the base."""
+    return mixture(base, [Expert("own", "own", tensors)], base.model.config.top_k + 1)
 
 
 def initial_tensors(base: Base, tokens: Tokens, recipe: Recipe) -> ExpertTensors:
