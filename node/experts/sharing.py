@@ -90,12 +90,7 @@ async def _keep_offering(
     loop = asyncio.get_running_loop()
     offered, offered_s = b"", -LEASE.total_seconds()
     while True:
-        for directory, (signed, notice) in list(shelf.items()):
-            newest = load_notice(directory, signed)
-            shelf[directory] = signed, newest
-            if newest is not None and newest != notice:
-                word = "withdrawn, no more served" if newest.withdrawn else "offered again"
-                report(f"{signed.card.domain} {signed.id[:16]}: {word}")
+        news = _reread(shelf)
         value = pack_offers(shelf.values())
         if value != offered or loop.time() - offered_s > LEASE.total_seconds() / 3:
             await network.publish(
@@ -112,7 +107,21 @@ async def _keep_offering(
             if not offered:
                 report(f"offering {', '.join(s.card.domain for s, _ in shelf.values())}")
             offered, offered_s = value, loop.time()
+        for line in news:  # once the network knows it
+            report(line)
         await asyncio.sleep(LOOK_EVERY_S)
+
+
+def _reread(shelf: Shelf) -> list[str]:
+    """Look for new notices; returns what is to be said of them."""
+    news = []
+    for directory, (signed, notice) in list(shelf.items()):
+        newest = load_notice(directory, signed)
+        shelf[directory] = signed, newest
+        if newest is not None and newest != notice:
+            word = "withdrawn, no more served" if newest.withdrawn else "offered again"
+            news.append(f"{signed.card.domain} {signed.id[:16]}: {word}")
+    return news
 
 
 def _blob(shelf: Shelf, blob_hash: bytes) -> memoryview | None:
