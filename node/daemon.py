@@ -22,7 +22,7 @@ from node.daemon_status import State, Status
 from node.daemon_view import round_summary, status_reply
 from node.ending import finish
 from node.giving import Giving
-from node.halting import halt
+from node.halting import halt, refuse_ended
 from node.joining import load_admission
 from node.keeping import FragmentKeeper
 from node.known_peers import load_addresses
@@ -84,6 +84,7 @@ class Daemon:
         self.policy = RunPolicy(manifest, self.identity.peer_id)
         self.ledger = Ledger(config.directory)
         require_same_run(config.directory, config.manifest_path, manifest, self.ledger.record)
+        refuse_ended(self.ledger.record)
         self.store = FragmentStore(config.directory / "fragments")
         self.keeper = FragmentKeeper(self.store, self.status)
         self.buffers = SharedBuffers.create(self.policy.layout)
