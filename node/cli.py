@@ -24,8 +24,12 @@ from node.commands import (
     demo,
     doctor,
     evaluate,
+    finish,
     generate,
+    limits,
+    pause,
     relay,
+    resume,
     run,
     start,
     status,
@@ -35,7 +39,11 @@ from node.commands import (
 from node.parser import Parser, make_parser
 from swarm.errors import Code, SwarmError
 
-COMMANDS = (run, start, relay, status, doctor, stop, testnet, assemble, evaluate, generate, demo)
+VOLUNTEERS = (pause, resume, finish, limits)
+COMMANDS = (
+    *(run, start, relay, status, doctor, stop, *VOLUNTEERS),
+    *(testnet, assemble, evaluate, generate, demo),
+)
 TRACEBACK_VARIABLE = "EXPERTSWARM_TRACEBACK"
 
 DESCRIPTION = """\

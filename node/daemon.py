@@ -21,17 +21,21 @@ from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
 from node.daemon_view import round_summary, status_reply
 from node.ending import finish
+from node.governor import Governor, Sensors
 from node.joining import load_admission
 from node.keeping import FragmentKeeper
 from node.known_peers import load_addresses
 from node.node_files import load_fragments, node_lock, require_same_run
 from node.paths import PRIVATE_MASK
+from node.pausing import rest
 from node.publishing import RecordPublisher
 from node.returning import wait_for_return
 from node.round_metrics import RoundWatch
+from node.sensors import measure
 from node.shared_buffers import SharedBuffers
 from node.tasks import both, together, uninterrupted
 from node.training_link import TrainingLink
+from node.volunteer_server import VolunteerControl
 from swarm.collective.context import Context, Offer, RoundEvent
 from swarm.collective.join import discover, in_roster, join, watch_branches
 from swarm.collective.ledger import Ledger
@@ -52,15 +56,15 @@ RETRY_S = 1.0
 NOTHING: Mapping[str, float] = {}
 
 
-async def run_daemon(config: DaemonConfig, report: Report) -> None:
-    """Run a node until this task is cancelled or `node stop` is called.
+async def run_daemon(config: DaemonConfig, report: Report, sensors: Sensors = measure) -> None:
+    """Run a node until this task is cancelled, or `node stop` or `node finish` is called.
 
-    `report` gets one line per stage and per change of state. Raises a typed error when the node
-    can not start or go on; nothing is left behind then.
+    `report` gets one line per stage and per change of state; `sensors` say what the limits depend
+    on. Raises a typed error when the node can not start or go on; nothing is left behind then.
     """
     os.umask(PRIVATE_MASK)
     with node_lock(config.directory):
-        daemon = Daemon(config, RunManifest.load(config.manifest_path), report)
+        daemon = Daemon(config, RunManifest.load(config.manifest_path), report, sensors)
         work = asyncio.create_task(daemon.run())
         daemon.on_stop = work.cancel
         with contextlib.suppress(asyncio.CancelledError):
@@ -70,10 +74,17 @@ async def run_daemon(config: DaemonConfig, report: Report) -> None:
 class Daemon:
     """See the module docstring."""
 
-    def __init__(self, config: DaemonConfig, manifest: RunManifest, report: Report) -> None:
+    def __init__(
+        self,
+        config: DaemonConfig,
+        manifest: RunManifest,
+        report: Report,
+        sensors: Sensors = measure,
+    ) -> None:
         self.config = config
         self.manifest = manifest
         self.status = Status(report)
+        self.governor = Governor(config.directory, sensors)
         self.on_stop: Callable[[], object] = lambda: None
         self.identity = Identity.load_or_create(config.directory / "identity.key")
         self.policy = RunPolicy(manifest, self.identity.peer_id)
@@ -91,18 +102,21 @@ class Daemon:
         self.company: CompanyReporter | None = None
         self.member: RoundMember | None = None
         self._noted_commit = b""
+        self._offered: Offer | None = None  # the last one, which may still be waited for
 
     # ---- life -----------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Start, join, then train and average until cancelled."""
         servicer = NodeControl(self.status, self.snapshot, self._stop)
-        async with control_server(self.config.directory, servicer):
+        volunteer = VolunteerControl(self.governor, self._finish_round)
+        async with control_server(self.config.directory, servicer, volunteer):
             try:
                 member, publisher = await self._start()
                 assert self.company is not None
                 await together(
                     self._live(member),
+                    self.governor.run(),
                     self.keeper.run(),
                     publisher.run(),
                     self.company.run(),
@@ -114,6 +128,14 @@ class Daemon:
     def _stop(self, reason: str) -> None:
         self.status.report(f"stopping: {reason or 'asked to'}")
         self.on_stop()
+
+    def _finish_round(self) -> None:
+        """Stop after the open round; at once where this node has no part in one."""
+        self.governor.finishing = True
+        if self.status.state not in (State.TRAINING, State.AVERAGING):
+            self._stop("asked to finish")
+        else:
+            self.status.report(f"round {self.ledger.next_round} is the last one before it stops")
 
     async def snapshot(self) -> node_pb2.StatusReply:
         """The truth about this node, for `node status`; answers at once."""
@@ -128,9 +150,18 @@ class Daemon:
         initial = self.policy.check_genesis()
         saved = await asyncio.to_thread(load_fragments, self.store, self.ledger.record)
         held = self.policy.held_experts(self.ledger.record)
-        await both(self.training.start(held), self._start_network({**initial, **saved}))
+        await self.governor.look()
+        await both(
+            self._start_worker(held),
+            self._start_network({**initial, **saved}),
+        )
         assert self.member is not None and self.publisher is not None
         return self.member, self.publisher
+
+    async def _start_worker(self, held: list[int]) -> None:
+        await self.governor.while_allowed(self.training.start(held))
+        if not self.governor.verdict.may_train:
+            await self.training.rest()
 
     async def _start_network(self, fragments: dict[str, FragmentState]) -> None:
         config = self.config
@@ -189,11 +220,18 @@ class Daemon:
     # ---- rounds ---------------------------------------------------------------------------
 
     async def _live(self, member: RoundMember) -> None:
-        while True:
+        while not self.governor.finishing:
+            await self.governor.while_allowed(self._take_part(member))
+            if not self.governor.verdict.may_train:
+                await rest(self, member)
+
+    async def _take_part(self, member: RoundMember) -> None:
+        """Train and average, until this is cancelled or the node is to finish."""
+        while not self.governor.finishing:
             try:
                 await discover(member)
                 await self._wait_for_return(member)
-                while True:
+                while not self.governor.finishing:
                     await self._one_round(member)
             except SwarmError as error:
                 if error.code is not Code.PEER_UNREACHABLE:
@@ -211,12 +249,20 @@ class Daemon:
         self.status.enter(State.SYNCING, "fetching what this node lacks")
         await member.resync()
         self._keep_fragments()
-        offer = await self.training.train(member)
+        offer = self._unanswered() or await self.training.train(member)
         if offer is None:
             self._note_commit(None)
         while offer is not None:
             offer = await self._average(member, offer)
         self.status.note_trouble("taking part in the run", None)
+
+    def _unanswered(self) -> Offer | None:
+        """The update that was offered for the open round before a pause: it is offered again.
+
+        To train another would change it under an attempt that sends it.
+        """
+        offer = self._offered
+        return offer if offer is not None and offer.base_commit == self.ledger.commit_id else None
 
     async def _average(self, member: RoundMember, offer: Offer) -> Offer | None:
         """Average a round; with overlap train the next one meanwhile and return what it made."""
@@ -224,7 +270,9 @@ class Daemon:
         started = time.monotonic()
         divergence = self.training.routing_divergence
         watch = RoundWatch(self.policy, member.state.fragments, offer, divergence)
-        ahead = self.training.begin_ahead(member) if self.manifest.stream.overlap else None
+        overlap = self.manifest.stream.overlap and not self.governor.finishing
+        ahead = self.training.begin_ahead(member) if overlap and self.training.ready else None
+        self._offered = offer
         try:
             record = await member.run_round(offer)
             seconds = time.monotonic() - started

@@ -32,6 +32,7 @@ from swarm.wire import collective_pb2 as pb
 
 RESTARTS = 3  # in a row
 SAVE_LIMIT = timedelta(seconds=4)
+REST_SAVE_LIMIT = timedelta(seconds=1)
 STOP_GRACE = timedelta(seconds=1)
 
 
@@ -56,15 +57,20 @@ class TrainingLink:
         self._seed = seed
         self._status = status
         self._worker: WorkerProcess | None = None
-        self._ready = False
+        self._is_set_up = False
         self.capability = pb.Capability(domain=config.domain)
         self.routing_divergence: float | None = None  # of the last round that was trained
 
     # ---- the process ----------------------------------------------------------------------
 
+    @property
+    def ready(self) -> bool:
+        """True when there is a worker that can train."""
+        return self._worker is not None and self._worker.alive and self._is_set_up
+
     async def start(self, held: list[int]) -> None:
         """Start a worker and wait until it is ready. Raises what it found wrong."""
-        self._ready = False
+        self._is_set_up = False
         directory = self._config.directory
         self._worker = await WorkerProcess.start(self._buffers.fd, directory / "worker.log")
         settings = WorkerSettings(
@@ -79,7 +85,7 @@ class TrainingLink:
             checkpoints=directory / "trainer",
         )
         self._note_ready(await self._worker.init(settings, self._note_data_progress))
-        self._ready = True
+        self._is_set_up = True
 
     def _note_ready(self, ready: WorkerReady) -> None:
         assert self._worker is not None
@@ -100,25 +106,39 @@ class TrainingLink:
     def _note_data_progress(self, message: Message) -> None:
         self._status.reason = f"preparing data: {message.get('documents', 0)} documents"
 
-    async def stop(self) -> None:
+    async def rest(self) -> None:
+        """End the worker within two seconds and forget it; `train` starts another.
+
+        What it can not save so fast is lost: at most the optimizer's part in the open round.
+        """
+        try:
+            await self.stop(REST_SAVE_LIMIT)
+        except SwarmError as error:
+            self._status.report(f"warning: {error}")
+        finally:
+            self._worker = None
+            self._status.worker_pid = 0
+            self._status.tokens_per_second = 0.0
+
+    async def stop(self, save_limit: timedelta = SAVE_LIMIT) -> None:
         """End the worker; its checkpoint is written first if it has anything to save."""
         worker = self._worker
         if worker is None:
             return
-        if not (self._ready and worker.alive):
+        if not self.ready:
             await worker.stop(timedelta(0))  # in the middle of its start there is nothing to keep
             return
         try:
-            await in_time(worker.save(), SAVE_LIMIT.total_seconds())
+            await in_time(worker.save(), save_limit.total_seconds())
         except asyncio.TimeoutError:
-            limit_s = SAVE_LIMIT.total_seconds()
+            limit_s = save_limit.total_seconds()
             raise SwarmError(
                 Code.STAGE_TIMEOUT,
                 f"the worker did not write its checkpoint in {limit_s:g} s",
                 "the next start has an older optimizer state, or a fresh one",
             ) from None
         finally:
-            await worker.stop(STOP_GRACE)
+            await worker.stop(min(STOP_GRACE, save_limit / 2))
 
     # ---- a round --------------------------------------------------------------------------
 
@@ -192,7 +212,7 @@ class TrainingLink:
         base_id: bytes,
     ) -> Offer | None:
         """Wait for a round's steps, or for a commit that makes them useless."""
-        overtaken = asyncio.create_task(_until_changed(member, base_id))
+        overtaken = asyncio.create_task(until_changed(member, base_id))
         try:
             await asyncio.wait({training, overtaken}, return_when=asyncio.FIRST_COMPLETED)
             result = None if member.ledger.commit_id != base_id else await training
@@ -267,6 +287,7 @@ class TrainingLink:
                 np.multiply(delta, np.float32(scale), out=delta)
 
 
-async def _until_changed(member: RoundMember, commit_id: bytes) -> None:
+async def until_changed(member: RoundMember, commit_id: bytes) -> None:
+    """Wait until the newest commit is another one."""
     async with member.changed:
         await member.changed.wait_for(lambda: member.ledger.commit_id != commit_id)
