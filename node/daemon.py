@@ -10,21 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import os
 import time
 from collections.abc import Callable, Mapping
+from datetime import date
 
 from node.company import CompanyReporter
 from node.control_server import NodeControl, control_server
 from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
 from node.daemon_view import round_summary, status_reply
+from node.daily_traffic import DailyTraffic
 from node.ending import finish
 from node.governor import Governor, Sensors
 from node.joining import load_admission
 from node.keeping import FragmentKeeper
 from node.known_peers import load_addresses
+from node.limits import Limits
 from node.node_files import load_fragments, node_lock, require_same_run
 from node.paths import PRIVATE_MASK
 from node.pausing import rest
@@ -35,6 +39,7 @@ from node.sensors import measure
 from node.shared_buffers import SharedBuffers
 from node.tasks import both, together, uninterrupted
 from node.training_link import TrainingLink
+from node.verdict import Conditions
 from node.volunteer_server import VolunteerControl
 from swarm.collective.context import Context, Offer, RoundEvent
 from swarm.collective.join import discover, in_roster, join, watch_branches
@@ -84,7 +89,7 @@ class Daemon:
         self.config = config
         self.manifest = manifest
         self.status = Status(report)
-        self.governor = Governor(config.directory, sensors)
+        self.governor = Governor(config.directory, self._conditions)
         self.on_stop: Callable[[], object] = lambda: None
         self.identity = Identity.load_or_create(config.directory / "identity.key")
         self.policy = RunPolicy(manifest, self.identity.peer_id)
@@ -97,6 +102,11 @@ class Daemon:
         self.training = TrainingLink(config, self.policy, self.buffers, seed, self.status)
         self.admission = load_admission(config.directory, manifest, self.identity.peer_id)
         self.data_plane = DataPlane(self.identity, manifest.run_id, admission=self.admission)
+        self.daily = DailyTraffic(config.directory, self.data_plane.traffic.total)
+        self.governor.on_limits = self._keep_to
+        self.governor.on_verdict = lambda verdict: self.data_plane.set_serving(not verdict.spent)
+        self._sensors = sensors
+        self._keep_to(self.governor.limits)
         self.network: PeerNetwork | None = None
         self.publisher: RecordPublisher | None = None
         self.company: CompanyReporter | None = None
@@ -140,6 +150,20 @@ class Daemon:
     async def snapshot(self) -> node_pb2.StatusReply:
         """The truth about this node, for `node status`; answers at once."""
         return status_reply(self)
+
+    # ---- limits ---------------------------------------------------------------------------
+
+    def _keep_to(self, limits: Limits) -> None:
+        self.data_plane.limit_rates(limits.upload_bps, limits.download_bps)
+        self.training.keep_to(limits)
+
+    def _conditions(self, limits: Limits) -> Conditions:
+        """What the machine's sensors and this node's own counters say."""
+        return dataclasses.replace(
+            self._sensors(limits),
+            traffic_bytes=self.daily.today(date.today()),
+            needed_bytes=self.training.least_bytes,
+        )
 
     # ---- starting -------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ class Governor:
         verdict: of the last look.
         finishing: the node stops after the open round.
         on_limits: called with the limits when they change.
+        on_verdict: called with the verdict when it changes.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Governor:
         self.verdict = Verdict()
         self.finishing = False
         self.on_limits: Callable[[Limits], None] = lambda limits: None
+        self.on_verdict: Callable[[Verdict], None] = lambda verdict: None
         self._directory = directory
         self._sensors = sensors
         self._now = now
@@ -122,5 +124,6 @@ class Governor:
         before = self.verdict
         self._decide()
         if self.verdict != before:
+            self.on_verdict(self.verdict)
             async with self._changed:
                 self._changed.notify_all()

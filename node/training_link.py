@@ -16,6 +16,7 @@ import numpy as np
 
 from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
+from node.limits import Limits
 from node.shared_buffers import SharedBuffers
 from node.worker_link import Committed, RoundResult, WorkerProcess, WorkerReady, WorkerSettings
 from node.worker_protocol import Message
@@ -41,6 +42,9 @@ class TrainingLink:
 
     Attributes:
         capability: of this machine, measured when the worker starts.
+        limits: what the next worker may take; `keep_to` tells the present one too.
+        least_bytes: memory without which a worker can not train, as it was last measured; 0 = not
+            known.
     """
 
     def __init__(
@@ -51,6 +55,8 @@ class TrainingLink:
         seed: int,
         status: Status,
     ) -> None:
+        self.limits = Limits()
+        self.least_bytes = 0
         self._config = config
         self._policy = policy
         self._buffers = buffers
@@ -80,12 +86,26 @@ class TrainingLink:
             data_dir=self._config.data_dir,
             domain=self._config.domain,
             seed=self._seed,
-            threads=self._config.threads,
+            threads=self._threads,
+            limit_bytes=self.limits.memory_bytes,
+            vram_share=self.limits.vram_share,
             device=self._config.device,
             checkpoints=directory / "trainer",
         )
         self._note_ready(await self._worker.init(settings, self._note_data_progress))
         self._is_set_up = True
+
+    @property
+    def _threads(self) -> int:
+        return min(self._config.threads, self.limits.cpu_threads or self._config.threads)
+
+    def keep_to(self, limits: Limits) -> None:
+        """Let the worker take no more than that, from now on."""
+        self.limits = limits
+        if self._worker is not None:
+            self._worker.adjust(
+                self._threads, limits.cpu_threads, limits.memory_bytes, limits.vram_share
+            )
 
     def _note_ready(self, ready: WorkerReady) -> None:
         assert self._worker is not None
@@ -95,6 +115,7 @@ class TrainingLink:
         status.data_report = {k: v for k, v in ready.data_report.items() if isinstance(v, int)}
         status.worker_pid = self._worker.pid
         status.device = ready.device
+        self.least_bytes = ready.least_bytes
         self.capability = pb.Capability(
             memory_bytes=ready.memory_bytes,
             seconds_per_step=ready.seconds_per_step,

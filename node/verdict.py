@@ -43,10 +43,15 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Verdict:
-    """See the module docstring. `heat` tells that temperature is (a part of) the reason."""
+    """See the module docstring.
+
+    `hot`: too hot; `spent`: the day's traffic is used up, so that nothing is served either. Both
+    also where another reason is given.
+    """
 
     reason: str = ""
-    heat: bool = False
+    hot: bool = False
+    spent: bool = False
 
     @property
     def may_train(self) -> bool:
@@ -62,17 +67,17 @@ def decide(
     before: Verdict = Verdict(),
 ) -> Verdict:
     """Whether to train now. `before` is the last verdict, which hysteresis needs."""
-    heat = _too_hot(limits, conditions, before)
+    heat, quota = _too_hot(limits, conditions, before), _quota_used(limits, conditions)
     reasons = (
         _asked_to(wish, now),
         _out_of_hours(limits.hours, now),
         "on battery" if limits.mains and conditions.on_mains is False else "",
         heat,
         _in_use(limits, conditions),
-        _quota_used(limits, conditions),
+        quota,
         _no_room(limits, conditions),
     )
-    return Verdict(next(filter(None, reasons), ""), bool(heat))
+    return Verdict(next(filter(None, reasons), ""), hot=bool(heat), spent=bool(quota))
 
 
 def _asked_to(wish: Wish, now: datetime) -> str:
@@ -102,7 +107,7 @@ def _too_hot(limits: Limits, conditions: Conditions, before: Verdict) -> str:
     if not cap_c or found_c is None:
         return ""
     resume_c = cap_c - COOL_BY_C
-    if found_c < (resume_c if before.heat else cap_c):
+    if found_c < (resume_c if before.hot else cap_c):
         return ""
     return f"too hot: the limit is {cap_c:.0f} °C; it goes on below {resume_c:.0f} °C"
 

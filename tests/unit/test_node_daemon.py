@@ -276,7 +276,7 @@ def test_a_worker_is_asked_to_save_unless_it_is_still_starting(ready: bool, tmp_
 
     async def main() -> None:
         link, _ = link_with(tmp_path, Worker())
-        link._ready = ready
+        link._is_set_up = ready
         await link.stop()
 
     asyncio.run(main())
