@@ -27,6 +27,7 @@ from node.commands import (
     finish,
     generate,
     limits,
+    logs,
     pause,
     relay,
     resume,
@@ -39,7 +40,7 @@ from node.commands import (
 from node.parser import Parser, make_parser
 from swarm.errors import Code, SwarmError
 
-VOLUNTEERS = (pause, resume, finish, limits)
+VOLUNTEERS = (pause, resume, finish, limits, logs)
 COMMANDS = (
     *(run, start, relay, status, doctor, stop, *VOLUNTEERS),
     *(testnet, assemble, evaluate, generate, demo),

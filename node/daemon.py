@@ -29,6 +29,7 @@ from node.joining import load_admission
 from node.keeping import FragmentKeeper
 from node.known_peers import load_addresses
 from node.limits import Limits
+from node.names import friendly_name
 from node.node_files import load_fragments, node_lock, require_same_run
 from node.paths import PRIVATE_MASK
 from node.pausing import rest
@@ -92,6 +93,9 @@ class Daemon:
         self.governor = Governor(config.directory, self._conditions)
         self.on_stop: Callable[[], object] = lambda: None
         self.identity = Identity.load_or_create(config.directory / "identity.key")
+        if not config.name:
+            name = friendly_name(self.identity.peer_id)
+            self.config = config = dataclasses.replace(config, name=name)
         self.policy = RunPolicy(manifest, self.identity.peer_id)
         self.ledger = Ledger(config.directory)
         require_same_run(config.directory, config.manifest_path, manifest, self.ledger.record)

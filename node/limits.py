@@ -12,25 +12,19 @@ is a field of `Limits`; 0 and nothing mean that there is no such limit.
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import time
 from pathlib import Path
 from typing import Any
 
+from node.node_toml import LIMITS as SECTION
+from node.node_toml import read_section, write_section
 from node.units import parse_bytes, parse_count, parse_duration, parse_rate, parse_share
 from swarm.errors import Code, SwarmError
-from swarm.files import write_atomic
+from swarm.network.throttle import LEAST_BPS
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-FILE_NAME = "node.toml"
 OFF = "off"
-HEADER = "# Written by `node limits set`; see `node limits --help`.\n"
 Span = tuple[time, time]
 
 
@@ -57,6 +51,14 @@ def parse_hours(text: str) -> tuple[Span, ...]:
 def _time_of_day(text: str) -> time:
     hour, _, minute = text.strip().partition(":")
     return time(0 if hour == "24" else int(hour), int(minute or 0))
+
+
+def _parse_speed(text: str) -> float:
+    rate_bps = parse_rate(text)
+    if rate_bps < LEAST_BPS:
+        least = f"{LEAST_BPS / 1000:.0f}kbit"
+        raise SwarmError(Code.CONFIG_INVALID, f"{text!r} is too slow, at least {least} is needed")
+    return rate_bps
 
 
 def _parse_yes(text: str) -> bool:
@@ -122,8 +124,8 @@ LIMITS = {
     "memory": LimitKind("memory_bytes", parse_bytes, "4gb", "main memory of the training process"),
     "vram": LimitKind("vram_share", parse_share, "60%", "share of the GPU's memory"),
     "cpu-threads": LimitKind("cpu_threads", parse_count, "2", "CPU threads"),
-    "upload": LimitKind("upload_bps", parse_rate, "10mbit", "bulk data sent, per second"),
-    "download": LimitKind("download_bps", parse_rate, "2MB/s", "bulk data received, per second"),
+    "upload": LimitKind("upload_bps", _parse_speed, "10mbit", "bulk data sent, per second"),
+    "download": LimitKind("download_bps", _parse_speed, "2MB/s", "bulk data received, per second"),
     "daily-traffic": LimitKind("daily_bytes", parse_bytes, "5gb", "bulk data in a day, both ways"),
     "hours": LimitKind("hours", parse_hours, "22-07", "only in these hours, local time"),
     "idle": LimitKind("idle_s", parse_duration, "10min", "only when unused for so long"),
@@ -154,35 +156,10 @@ def _unknown(name: str) -> SwarmError:
 
 
 def load_limits(directory: Path) -> Limits:
-    """The limits of the node in `directory`; none without a node.toml.
-
-    Raises `CONFIG_UNREADABLE`, `CONFIG_UNKNOWN_KEY` or `CONFIG_INVALID`.
-    """
-    path = directory / FILE_NAME
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return Limits()
-    except (OSError, ValueError) as error:
-        raise SwarmError(
-            Code.CONFIG_UNREADABLE, f"{path}: {error}", "correct or remove the file"
-        ) from error
-    section = table.pop("limits", {})
-    if table or not isinstance(section, dict):
-        raise SwarmError(
-            Code.CONFIG_UNKNOWN_KEY,
-            f"{path}: only a section [limits] is known, not {', '.join(table) or 'a value'}",
-            "see: node limits --help",
-        )
-    return Limits().changed({name: _text(value) for name, value in section.items()})
-
-
-def _text(value: object) -> str:
-    """A TOML value as on the command line."""
-    return str(value) if not isinstance(value, bool) else "yes" if value else OFF
+    """The limits of the node in `directory`. Raises as `read_section` and `Limits.changed`."""
+    return Limits().changed(read_section(directory, SECTION))
 
 
 def save_limits(directory: Path, limits: Limits) -> None:
-    """Write node.toml anew. Raises `DISK_FULL` or `DIR_NOT_WRITABLE`."""
-    lines = [f'{name} = "{text}"\n' for name, text in limits.shown().items()]
-    write_atomic(directory / FILE_NAME, f"{HEADER}[limits]\n{''.join(lines)}".encode())
+    """Keep them for the next start. Raises as `write_section`."""
+    write_section(directory, SECTION, limits.shown())

@@ -17,6 +17,7 @@ import numpy as np
 from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
 from node.limits import Limits
+from node.log_files import set_aside_if_long, worker_log_path
 from node.shared_buffers import SharedBuffers
 from node.worker_link import Committed, RoundResult, WorkerProcess, WorkerReady, WorkerSettings
 from node.worker_protocol import Message
@@ -78,7 +79,9 @@ class TrainingLink:
         """Start a worker and wait until it is ready. Raises what it found wrong."""
         self._is_set_up = False
         directory = self._config.directory
-        self._worker = await WorkerProcess.start(self._buffers.fd, directory / "worker.log")
+        log = worker_log_path(directory)
+        set_aside_if_long(log)
+        self._worker = await WorkerProcess.start(self._buffers.fd, log)
         settings = WorkerSettings(
             manifest=self._policy.manifest,
             held=held,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from node.control_client import ControlClient
 from node.exit_codes import OK
-from node.limits import FILE_NAME, LIMITS, OFF, Limits, load_limits, save_limits
+from node.limits import LIMITS, OFF, Limits, load_limits, save_limits
+from node.node_toml import FILE_NAME
 from node.parser import Verbs, add_command
 from node.paths import find_directory
 from swarm.errors import Code, SwarmError

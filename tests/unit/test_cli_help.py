@@ -18,7 +18,7 @@ VERBS = {
         verb: [verb]
         for verb in (
             "start", "relay", "doctor", "status", "stop", "pause", "resume", "finish", "limits",
-            "testnet", "assemble", "eval", "generate", "demo", "run",
+            "logs", "testnet", "assemble", "eval", "generate", "demo", "run",
         )
     },
     **{f"run-{action}": ["run", action] for action in ("init", "ticket", "export", "import")},
