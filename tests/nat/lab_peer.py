@@ -76,7 +76,7 @@ class LabPeer:
         self._plane = plane = DataPlane(network.identity, RUN_ID)
         plane.start("0.0.0.0", DATA_PORT)
         plane.set_blob_source(self._blobs.get)
-        plane.set_tunnel(network.open_stream)
+        network.carry(plane)
         await network.serve_streams(plane.accept_tunnel)
         await self._publish()
         self._looking = asyncio.create_task(self._look())

@@ -24,6 +24,7 @@ from typing import Any
 from swarm.aio import in_time
 from swarm.errors import Code, SwarmError
 from swarm.network.envelope import MAX_ENVELOPE_BYTES
+from swarm.network.p2p.bridge import Bridges
 from swarm.network.p2p.hivemind_parts import (
     P2P,
     Multiaddr,
@@ -57,12 +58,16 @@ class Daemon:
     Attributes:
         p2p: hivemind's handle, for the DHT.
         exited: set once the process is gone, whoever ended it.
+        listener: host and port at which it listens, as this machine reaches it.
+        bridges: connections that were made for it.
     """
 
     def __init__(self, p2p: Any, sockets: Path, output: collections.deque[str]) -> None:
         self.p2p = p2p
         self.peer_id: str = p2p.peer_id.to_base58()
         self.exited = asyncio.Event()
+        self.listener = "", 0
+        self.bridges = Bridges()
         self._control = p2p._client.control
         self._sockets = sockets
         self._output = output
@@ -110,7 +115,11 @@ class Daemon:
         except BaseException:
             remove_socket_dir(sockets)
             raise
-        return cls(p2p, sockets, output)
+        daemon = cls(p2p, sockets, output)
+        if listen:
+            first = (await daemon.addresses())[0]
+            daemon.listener = _reached_at(host), int(first.split("/tcp/")[1].split("/")[0])
+        return daemon
 
     async def addresses(self) -> list[str]:
         """Multiaddrs under which this peer listens, with its peer id."""
@@ -144,6 +153,23 @@ class Daemon:
             raise unreachable(peer, _reason(error)) from error
         self._note_connected(peer)
 
+    async def replace(self, peer: str, address: str, timeout: timedelta) -> None:
+        """A connection by this one address in place of those there are.
+
+        Raises `PEER_UNREACHABLE`; then there is none.
+        """
+        await self.disconnect(peer)
+        try:
+            await in_time(
+                self.p2p._client.connect(
+                    PeerID.from_base58(peer), [encode_multiaddr(address, peer)]
+                ),
+                timeout.total_seconds(),
+            )
+        except (*PROBLEMS, asyncio.TimeoutError) as error:
+            raise unreachable(peer, _reason(error)) from error
+        self._note_connected(peer)
+
     async def disconnect(self, peer: str) -> None:
         """Close all connections to `peer`, if there are any; never raises."""
         self._surely_until_s.pop(peer, None)
@@ -164,7 +190,7 @@ class Daemon:
         with suppress(*PROBLEMS):
             for info in await self.p2p.list_peers():
                 addresses = found.setdefault(info.peer_id.to_base58(), [])
-                addresses += [str(address) for address in info.addrs]
+                addresses += [self.bridges.far_address(str(address)) for address in info.addrs]
         return found
 
     async def serve(self, protocol: str, handler: Handler) -> None:
@@ -203,6 +229,7 @@ class Daemon:
         self._exit_watch.cancel()
         self.exited.set()
         self._fail_pending()
+        self.bridges.close()
         try:
             await in_time(self.p2p.shutdown(), STOP_WAIT.total_seconds())
         except asyncio.TimeoutError:
@@ -301,6 +328,13 @@ def ip_multiaddr(host: str) -> str:
             "use 0.0.0.0 to listen on every interface",
         ) from error
     return f"/ip{address.version}/{address}"
+
+
+def _reached_at(host: str) -> str:
+    """Where this machine itself reaches who listens on `host`."""
+    address = ipaddress.ip_address(host)
+    loopback = "::1" if address.version == 6 else "127.0.0.1"
+    return loopback if address.is_unspecified else host
 
 
 def encode_multiaddr(address: str, peer: str) -> Multiaddr:
