@@ -94,6 +94,12 @@ class ControlClient:
                 f"no node is running in {self.directory}",
                 "start one with: node start, or name its directory with --dir",
             )
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return SwarmError(
+                Code.USAGE,
+                f"the node in {self.directory} is a relay, which trains nothing",
+                "it can be stopped with: node stop",
+            )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return SwarmError(
                 Code.STAGE_TIMEOUT,

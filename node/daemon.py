@@ -250,7 +250,7 @@ class Daemon:
     async def _live(self, member: RoundMember) -> None:
         while not self.governor.finishing:
             await self.governor.while_allowed(self._take_part(member))
-            if not self.governor.verdict.may_train:
+            if not self.governor.verdict.may_train and not self.governor.finishing:
                 await rest(self, member)
 
     async def _take_part(self, member: RoundMember) -> None:

@@ -95,7 +95,7 @@ class Worker:
             corpus, training.batch_size, training.sequence_length, int(request.get("seed", 0))
         )
         device = _device(request.get("device") or "cpu")
-        memory_bytes = training_bytes(device)
+        memory_bytes = training_bytes(device, request["limit_bytes"], request["vram_share"])
         self.trainer = Trainer(manifest, sampler, request["held"], device)
         self.rounds = LocalRounds(self.trainer, _probe(corpus, training.sequence_length))
         self.buffers = SharedBuffers.attach(self.memory_fd, self.trainer.layout)

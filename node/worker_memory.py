@@ -34,8 +34,8 @@ class WorkerMemory:
 
     @property
     def least_bytes(self) -> int:
-        """Memory without which not even one sequence at once can be trained."""
-        return self._step.one
+        """Main memory without which not even one sequence at once can be trained."""
+        return int(psutil.Process().memory_info().rss) if self._cuda else self._step.one
 
     @property
     def peak_bytes(self) -> int:
