@@ -129,4 +129,6 @@ def chance_of(
     open_ = len(to_relay) < len(record.p2p_addresses)
     punch = path == RELAY and not near and not open_ and punchable(own, record)
     better = punch or (near and path in (RELAY, DIRECT, PUNCHED)) or (open_ and path == RELAY)
-    return Chance(path, better, own_id < record.peer_id, record.peer_id in busy, punch)
+    # Who can be called can not always call back.
+    lead = own_id < record.peer_id or (open_ and not near)
+    return Chance(path, better, lead, record.peer_id in busy, punch)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import ipaddress
 import os
 import secrets
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -45,6 +46,7 @@ STOP_WAIT = timedelta(seconds=3)
 LOCAL_WAIT = timedelta(seconds=2)  # for what p2pd does without asking another host
 SURE_S = 1.0  # after a call that succeeded its peer is taken to be connected
 MAX_SURE = 4096
+LOOK_AGAIN_S = 0.05
 RELAY_AFTER = timedelta(seconds=0.5)
 SOCKET_ROOT = Path("/tmp")  # Unix socket paths must be short: 104 bytes on macOS
 
@@ -79,6 +81,7 @@ class Daemon:
         self._control._handler_tasks = _RunningTasks()
         self._exit_watch = asyncio.create_task(self._watch_exit())
         self._surely_until_s: dict[str, float] = {}  # peers that were connected a moment ago
+        self._changes: dict[str, asyncio.Event] = {}  # connections being replaced
 
     @classmethod
     async def start(
@@ -133,12 +136,13 @@ class Daemon:
         again for 5 s and more after it refused once ("dial backoff"), and peers that start
         together do refuse at first.
         """
+        deadline_s = time.monotonic() + timeout.total_seconds()
+        await self._settled(peer, deadline_s)
         if time.monotonic() < self._surely_until_s.get(peer, 0.0):
             return
         if peer in await self.connections():
             self._note_connected(peer)
             return
-        deadline_s = time.monotonic() + timeout.total_seconds()
         usable, problems = await usable_addresses(addresses, timeout)
         if addresses and not usable:
             raise unreachable(peer, "; ".join(dict.fromkeys(problems)))
@@ -154,7 +158,7 @@ class Daemon:
         self._note_connected(peer)
 
     async def replace(self, peer: str, address: str, timeout: timedelta) -> None:
-        """A connection by this one address in place of those there are.
+        """A connection by this one address in place of those there are; to be done in `changing`.
 
         Raises `PEER_UNREACHABLE`; then there is none.
         """
@@ -169,6 +173,32 @@ class Daemon:
         except (*PROBLEMS, asyncio.TimeoutError) as error:
             raise unreachable(peer, _reason(error)) from error
         self._note_connected(peer)
+
+    @contextlib.asynccontextmanager
+    async def changing(self, peer: str) -> AsyncIterator[None]:
+        """While the connection to `peer` is replaced: calls wait, those it breaks are repeated."""
+        self._surely_until_s.pop(peer, None)
+        change = self._changes[peer] = asyncio.Event()
+        try:
+            yield
+        finally:
+            change.set()
+            if self._changes.get(peer) is change:
+                del self._changes[peer]
+
+    async def wait_for_connection(self, peer: str, address: str, timeout: timedelta) -> None:
+        """Wait until `peer` is connected from this address, as long as that takes at most."""
+        deadline_s = time.monotonic() + timeout.total_seconds()
+        while time.monotonic() < deadline_s:
+            if address in (await self.connections()).get(peer, ()):
+                return
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def _settled(self, peer: str, deadline_s: float) -> None:
+        change = self._changes.get(peer)
+        if change is not None:
+            with suppress(asyncio.TimeoutError):
+                await in_time(change.wait(), max(0.0, deadline_s - time.monotonic()))
 
     async def disconnect(self, peer: str) -> None:
         """Close all connections to `peer`, if there are any; never raises."""
@@ -205,19 +235,33 @@ class Daemon:
         """Send `data` and return the answer. Raises `PEER_UNREACHABLE`."""
         if self.exited.is_set():
             raise unreachable(peer, "this node's p2pd has ended")
+        deadline_s = time.monotonic() + timeout.total_seconds()
         try:
-            answer = await in_time(
-                self.p2p._client.call_unary_handler(PeerID.from_base58(peer), protocol, data),
-                timeout.total_seconds(),
-            )
+            await self._settled(peer, deadline_s)
+            answer = await self._call(peer, protocol, data, deadline_s)
+            if answer is None:  # its connection was replaced
+                await self._settled(peer, deadline_s)
+                answer = await self._call(peer, protocol, data, deadline_s)
         except asyncio.TimeoutError as error:
             self._surely_until_s.pop(peer, None)
             raise unreachable(peer, f"no answer in {timeout.total_seconds():.1f} s") from error
         except PROBLEMS as error:
             self._surely_until_s.pop(peer, None)
             raise unreachable(peer, _reason(error)) from error
+        if answer is None:
+            raise unreachable(peer, "its connection was replaced")
         self._note_connected(peer)
-        return bytes(answer)
+        return answer
+
+    async def _call(self, peer: str, protocol: str, data: bytes, deadline_s: float) -> bytes | None:
+        """The answer, or None if a change of the connection broke the call."""
+        asking = self.p2p._client.call_unary_handler(PeerID.from_base58(peer), protocol, data)
+        try:
+            return bytes(await in_time(asking, max(0.05, deadline_s - time.monotonic())))
+        except PROBLEMS:
+            if peer in self._changes:
+                return None
+            raise
 
     def streams(self, protocol: str) -> Streams:
         """The raw streams of a protocol; its methods block."""

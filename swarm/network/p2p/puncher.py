@@ -87,7 +87,7 @@ class Puncher:
             reply = await self._link.call(peer, request, PunchReply, CALL_LIMIT)
             self._check(record, reply.address)
             sock = await meet(source, reply.address, MEET_LIMIT)
-            async with daemon.bridges.offer(sock) as address:
+            async with daemon.changing(peer), daemon.bridges.offer(sock) as address:
                 await daemon.replace(peer, address, DIAL_LIMIT)
         finally:
             source.close()
@@ -115,15 +115,19 @@ class Puncher:
         except BaseException:
             del self._answering[sender]
             raise
-        calling = asyncio.create_task(self._call_back(source, request.address, self._daemon))
+        calling = asyncio.create_task(
+            self._call_back(sender, source, request.address, self._daemon)
+        )
         self._answering[sender] = calling
         calling.add_done_callback(lambda _: self._answering.pop(sender, None))
         return PunchReply(address=mine)
 
-    async def _call_back(self, source: Source, address: str, daemon: Daemon) -> None:
+    async def _call_back(self, peer: str, source: Source, address: str, daemon: Daemon) -> None:
         try:
             sock = await meet(source, address, MEET_LIMIT)
-            daemon.bridges.to_listener(sock, daemon.listener)
+            async with daemon.changing(peer):
+                far = daemon.bridges.to_listener(sock, daemon.listener)
+                await daemon.wait_for_connection(peer, far, DIAL_LIMIT)
         except (SwarmError, OSError) as error:
             logger.info("a hole was not punched: %s", error)
         finally:
