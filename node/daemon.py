@@ -15,7 +15,6 @@ import functools
 import os
 import time
 from collections.abc import Callable, Mapping
-from datetime import date
 
 from node.company import CompanyReporter
 from node.control_server import NodeControl, control_server
@@ -24,11 +23,11 @@ from node.daemon_status import State, Status
 from node.daemon_view import round_summary, status_reply
 from node.daily_traffic import DailyTraffic
 from node.ending import finish
-from node.governor import Governor, Sensors
+from node.governing import finish_round, govern
+from node.governor import Sensors
 from node.joining import load_admission
 from node.keeping import FragmentKeeper
 from node.known_peers import load_addresses
-from node.limits import Limits
 from node.names import friendly_name
 from node.node_files import load_fragments, node_lock, require_same_run
 from node.paths import PRIVATE_MASK
@@ -40,7 +39,6 @@ from node.sensors import measure
 from node.shared_buffers import SharedBuffers
 from node.tasks import both, together, uninterrupted
 from node.training_link import TrainingLink
-from node.verdict import Conditions
 from node.volunteer_server import VolunteerControl
 from swarm.collective.context import Context, Offer, RoundEvent
 from swarm.collective.join import discover, in_roster, join, watch_branches
@@ -90,7 +88,6 @@ class Daemon:
         self.config = config
         self.manifest = manifest
         self.status = Status(report)
-        self.governor = Governor(config.directory, self._conditions)
         self.on_stop: Callable[[], object] = lambda: None
         self.identity = Identity.load_or_create(config.directory / "identity.key")
         if not config.name:
@@ -107,10 +104,7 @@ class Daemon:
         self.admission = load_admission(config.directory, manifest, self.identity.peer_id)
         self.data_plane = DataPlane(self.identity, manifest.run_id, admission=self.admission)
         self.daily = DailyTraffic(config.directory, self.data_plane.traffic.total)
-        self.governor.on_limits = self._keep_to
-        self.governor.on_verdict = lambda verdict: self.data_plane.set_serving(not verdict.spent)
-        self._sensors = sensors
-        self._keep_to(self.governor.limits)
+        self.governor = govern(self, sensors)
         self.network: PeerNetwork | None = None
         self.publisher: RecordPublisher | None = None
         self.company: CompanyReporter | None = None
@@ -122,8 +116,8 @@ class Daemon:
 
     async def run(self) -> None:
         """Start, join, then train and average until cancelled."""
-        servicer = NodeControl(self.status, self.snapshot, self._stop)
-        volunteer = VolunteerControl(self.governor, self._finish_round)
+        servicer = NodeControl(self.status, self.snapshot, self.stop)
+        volunteer = VolunteerControl(self.governor, functools.partial(finish_round, self))
         async with control_server(self.config.directory, servicer, volunteer):
             try:
                 member, publisher = await self._start()
@@ -139,35 +133,14 @@ class Daemon:
             finally:
                 await uninterrupted(finish(self))
 
-    def _stop(self, reason: str) -> None:
+    def stop(self, reason: str) -> None:
+        """Begin to stop; returns at once."""
         self.status.report(f"stopping: {reason or 'asked to'}")
         self.on_stop()
-
-    def _finish_round(self) -> None:
-        """Stop after the open round; at once where this node has no part in one."""
-        self.governor.finishing = True
-        if self.status.state not in (State.TRAINING, State.AVERAGING):
-            self._stop("asked to finish")
-        else:
-            self.status.report(f"round {self.ledger.next_round} is the last one before it stops")
 
     async def snapshot(self) -> node_pb2.StatusReply:
         """The truth about this node, for `node status`; answers at once."""
         return status_reply(self)
-
-    # ---- limits ---------------------------------------------------------------------------
-
-    def _keep_to(self, limits: Limits) -> None:
-        self.data_plane.limit_rates(limits.upload_bps, limits.download_bps)
-        self.training.keep_to(limits)
-
-    def _conditions(self, limits: Limits) -> Conditions:
-        """What the machine's sensors and this node's own counters say."""
-        return dataclasses.replace(
-            self._sensors(limits),
-            traffic_bytes=self.daily.today(date.today()),
-            needed_bytes=self.training.least_bytes,
-        )
 
     # ---- starting -------------------------------------------------------------------------
 

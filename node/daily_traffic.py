@@ -6,11 +6,13 @@ traffic.today(date.today())         # bytes, both directions together
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
+from swarm.errors import SwarmError
 from swarm.files import write_atomic
 
 FILE_NAME = "traffic.json"
@@ -27,14 +29,15 @@ class DailyTraffic:
         self._counted = self._saved = moved()
 
     def today(self, day: date) -> int:
-        """Bytes so far. Raises `DISK_FULL` or `DIR_NOT_WRITABLE`."""
+        """Bytes so far."""
         moved = self._moved()
         if day != self._day:
             self._day, self._bytes = day, 0
         self._bytes += moved - self._counted
         self._counted = moved
         if moved - self._saved >= SAVE_EVERY_BYTES:
-            self.save()
+            with contextlib.suppress(SwarmError):  # a full disk is no reason to count wrongly
+                self.save()
         return self._bytes
 
     def save(self) -> None:

@@ -137,6 +137,14 @@ LIMITS = {
 }  # fmt: skip
 
 
+def assignment(word: str) -> tuple[str, str]:
+    """The name and the text of `NAME=VALUE` on a command line. Raises `USAGE`."""
+    name, separator, text = word.partition("=")
+    if not separator or not text:
+        raise SwarmError(Code.USAGE, f"{word!r} is not NAME=VALUE", "see: node limits --help")
+    return name, text
+
+
 def _parsed(texts: Mapping[str, str]) -> Limits:
     values: dict[str, Any] = {}
     for name, text in texts.items():

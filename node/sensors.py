@@ -31,13 +31,13 @@ def measure(limits: Limits) -> Conditions:
 
 def on_mains() -> bool | None:
     """Whether the machine runs on mains; None where it has no battery or does not tell."""
-    battery = getattr(psutil, "sensors_battery", lambda: None)()
+    battery = _told("sensors_battery")
     return None if battery is None else bool(battery.power_plugged)
 
 
 def hottest_c() -> float | None:
     """The hottest sensor of the processor and of NVIDIA GPUs in °C; None where there is none."""
-    groups: Mapping[str, Any] = getattr(psutil, "sensors_temperatures", dict)()
+    groups: Mapping[str, Any] = _told("sensors_temperatures") or {}
     found = [s.current for name in PROCESSOR_SENSORS for s in groups.get(name, ())]
     query = ("nvidia-smi", "--query-gpu=temperature.gpu", "--format=csv,noheader,nounits")
     found += [float(line) for line in _output(*query).splitlines() if line.strip().isdecimal()]
@@ -56,6 +56,14 @@ def idle_seconds(now_s: float, devices: Path = Path("/dev")) -> float | None:
     elif int(facts.get("IdleSinceHint") or 0):
         used_s.append(int(facts["IdleSinceHint"]) / 1e6)
     return max(0.0, now_s - max(used_s)) if used_s else None
+
+
+def _told(sensor: str) -> Any:
+    """What psutil says; None where a sensor is not there, or broken: nobody may stop by it."""
+    try:
+        return getattr(psutil, sensor, lambda: None)()
+    except (OSError, ValueError, RuntimeError):
+        return None
 
 
 def _read_s(path: Path) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from node.control_client import ControlClient
 from node.exit_codes import OK
-from node.limits import LIMITS, OFF, Limits, load_limits, save_limits
+from node.limits import LIMITS, OFF, Limits, assignment, load_limits, save_limits
 from node.node_toml import FILE_NAME
 from node.parser import Verbs, add_command
 from node.paths import find_directory
@@ -44,7 +44,7 @@ def register(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Change limits if asked to, and print them."""
-    texts = dict(_change(word) for word in args.changes)
+    texts = dict(assignment(word) for word in args.changes)
     if (args.action == "set") != bool(texts):
         raise SwarmError(
             Code.USAGE, "set needs limits, and limits need set", "node limits set hours=22-07"
@@ -63,13 +63,6 @@ def run(args: argparse.Namespace) -> int:
     if not reply.verdict.may_train:
         print(f"paused: {reply.verdict.reason}")
     return OK
-
-
-def _change(word: str) -> tuple[str, str]:
-    name, separator, text = word.partition("=")
-    if not separator or not text:
-        raise SwarmError(Code.USAGE, f"{word!r} is not NAME=VALUE", "node limits --help")
-    return name, text
 
 
 def _apply(directory: Path, texts: dict[str, str]) -> pb.LimitsReply:

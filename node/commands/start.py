@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from node.daemon_config import DaemonConfig
 from node.joining import add_join_arguments, joining
+from node.limits import assignment, load_limits, save_limits
 from node.log_files import node_log
 from node.network_options import add_network_arguments, add_relay_mode
 from node.parser import Verbs, add_command, positive_int
@@ -22,6 +23,7 @@ EXAMPLES = """\
   node start --run RUN.toml --data demo:maths --domain maths --peer /ip4/10.0.0.5/tcp/4001/p2p/ID
   node start --join TICKET --data ~/texts
   node start --join TICKET --detach                 on what the ticket suggests, in the background
+  node start --join TICKET --limit hours=22-07 --limit upload=10mbit
   node start --run RUN.toml --data posts.jsonl.gz --domain forum --listen 0.0.0.0:4001 --threads 4
   node start --run RUN.toml --data ~/texts --domain law --listen :4001 --announce home.example:4001
 The first node prints the address that the others pass to --peer; `node status` shows it again.
@@ -59,6 +61,10 @@ def register(verbs: Verbs) -> None:
     parser.add_argument(
         "--allow-solo", action="store_true", help="train on although no other peer answers"
     )
+    parser.add_argument(
+        "--limit", action="append", default=[], metavar="NAME=VALUE", dest="limits",
+        help="what it may take of this machine, as with `node limits set`",
+    )  # fmt: skip
     background = parser.add_mutually_exclusive_group()
     background.add_argument(
         "--stop-on-eof", action="store_true",
@@ -77,6 +83,9 @@ def run(args: argparse.Namespace) -> int:
     given = NodeSettings(args.data, args.domain, args.name)
     make_directory(joined.directory)
     settings = settle(joined.directory, given, joined.suggested_data)
+    if args.limits:
+        limits = load_limits(joined.directory).changed(dict(map(assignment, args.limits)))
+        save_limits(joined.directory, limits)
     if args.detach:
         from node.detaching import detach
 

@@ -20,6 +20,7 @@ import node.ending
 from node.daemon import Daemon
 from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
+from node.governing import finish_round
 from node.publishing import RecordPublisher, data_addresses
 from node.shared_buffers import SharedBuffers
 from node.status_view import render_status
@@ -347,10 +348,10 @@ def test_a_node_asked_to_finish_stops_at_once_where_it_has_no_part_in_a_round(
     daemon.on_stop = lambda: stopped.append("stopped")
     for state in (State.TRAINING, State.AVERAGING):
         daemon.status.state = state
-        daemon._finish_round()
+        finish_round(daemon)
         assert daemon.governor.finishing and "stopped" not in stopped
     daemon.status.state = State.PAUSED
-    daemon._finish_round()
+    finish_round(daemon)
     assert stopped[-1] == "stopped"
     daemon.data_plane.stop()
 
