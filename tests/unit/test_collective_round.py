@@ -327,8 +327,9 @@ def test_a_member_who_rests_is_waited_for_by_nobody_and_comes_back_as_a_member_w
             await asyncio.sleep(0.02)
         resting.member.stay()
         joining = asyncio.create_task(swarm.join(resting))
-        while not joining.done():
-            await asyncio.gather(*(peer.round() for peer in awake))
+        while not any(resting.peer_id in p.member.machine.boundary.petitions for p in awake):
+            await asyncio.sleep(0.02)
+        await asyncio.gather(joining, *(peer.round() for peer in awake))
         records = await swarm.round()
         trunk = [o for o in records[0].fragments if o.state.fragment == "trunk.0"]
         assert resting.peer_id in trunk[0].contributors
