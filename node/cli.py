@@ -21,11 +21,15 @@ from types import FrameType
 from node import exit_codes
 from node.commands import (
     assemble,
+    contributions,
+    dashboard,
     demo,
     doctor,
     evaluate,
+    export_model,
     finish,
     generate,
+    import_model,
     limits,
     logs,
     pause,
@@ -42,9 +46,9 @@ from swarm.errors import Code, SwarmError
 
 VOLUNTEERS = (pause, resume, finish, limits, logs)
 COMMANDS = (
-    *(run, start, relay, status, doctor, stop, *VOLUNTEERS),
-    *(testnet, assemble, evaluate, generate, demo),
-)
+    run, start, relay, status, dashboard, contributions, doctor, stop, *VOLUNTEERS, testnet,
+    assemble, evaluate, generate, export_model, import_model, demo,
+)  # fmt: skip
 TRACEBACK_VARIABLE = "EXPERTSWARM_TRACEBACK"
 
 DESCRIPTION = """\

@@ -19,6 +19,7 @@ NETWORK = 14
 PROTOCOL = 15
 COLLECTIVE = 16
 WORKER = 17
+EXPERT = 18
 INTERNAL = 70
 INTERRUPTED = 130
 TERMINATED = 143
@@ -36,6 +37,7 @@ EXIT_CODES = {
     PROTOCOL: "a message of another peer",
     COLLECTIVE: "round, commit or fragment",
     WORKER: "the training process, or a second daemon",
+    EXPERT: "an owner's expert, its card or its assembly",
     INTERNAL: "a bug in this program",
     INTERRUPTED: "Ctrl-C",
     TERMINATED: "ended by SIGTERM",
@@ -64,6 +66,7 @@ CLASSES = {
         Code.DISK_FULL,
         Code.DIR_NOT_WRITABLE,
         Code.MODEL_UNREADABLE,
+        Code.EXPORT_LOSSY,
     ),
     NETWORK: (
         Code.PORT_IN_USE,
@@ -94,6 +97,18 @@ CLASSES = {
         Code.STATE_MISMATCH,
     ),
     WORKER: (Code.WORKER_CRASHED, Code.NODE_ALREADY_RUNNING),
+    EXPERT: (
+        Code.BASE_MISMATCH,
+        Code.CARD_INVALID,
+        Code.ARTIFACT_OVERSIZED,
+        Code.EXPERT_CORRUPT,
+        Code.EXPERT_FOREIGN,
+        Code.EXPERT_ABSURD,
+        Code.EXPERT_WITHDRAWN,
+        Code.NOTICE_INVALID,
+        Code.NOTICE_STALE,
+        Code.TUNING_MISMATCH,
+    ),
     NOT_RUNNING: (Code.NODE_NOT_RUNNING,),
     USAGE: (Code.USAGE,),
     INTERNAL: (Code.INTERNAL,),

@@ -47,12 +47,12 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from node.text import printable, stream_text
-    from swarm.assembly import load_assembled
+    from swarm.assembly import load_model
     from swarm.data import ByteTokenizer
     from swarm.inference.engine import generate
 
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
-    model, _ = load_assembled(args.model)
+    model, _ = load_model(args.model)
     tokenizer = ByteTokenizer()
     started = time.monotonic()
     stream = generate(

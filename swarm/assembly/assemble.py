@@ -10,17 +10,16 @@ The directory holds `model.safetensors` and `config.json` (see `swarm.model.hf`)
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from swarm.assembly.directories import replaced_directory
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
-from swarm.files import storage_error, write_atomic
+from swarm.files import write_atomic
 from swarm.model.config import BYTE_VOCAB
 from swarm.model.fragment_io import read_fragment
 from swarm.model.fragments import (
@@ -68,17 +67,9 @@ def assemble(
         "provenance": dict(provenance),
     }
     content = json.dumps(metadata, indent=2, sort_keys=True) + "\n"
-    _refuse_foreign(out_dir)
-    try:
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}.")
-    except OSError as error:
-        raise storage_error(out_dir, error) from error
-    with temporary:
-        made = Path(temporary.name) / "new"
+    with replaced_directory(out_dir, METADATA) as made:
         save_hf(made, manifest.model, fragment_tensors(layout, fragments))
         write_atomic(made / METADATA, content.encode())
-        _replace(out_dir, made, Path(temporary.name) / "old")
     return metadata
 
 
@@ -133,31 +124,3 @@ def _verify(
             f"{name} has SHA-256 {actual.hex()[:16]}, not {expected.hex()[:16]}",
             "assemble again: node assemble fetches every fragment by its hash",
         )
-
-
-def _refuse_foreign(out_dir: Path) -> None:
-    """Only an empty directory or an earlier model may be replaced."""
-    try:
-        foreign = out_dir.exists() and (
-            not out_dir.is_dir() or (any(out_dir.iterdir()) and not (out_dir / METADATA).exists())
-        )
-    except OSError as error:
-        raise storage_error(out_dir, error) from error
-    if foreign:
-        raise SwarmError(
-            Code.DIR_NOT_WRITABLE,
-            f"{out_dir} exists and is not an assembled model",
-            "name a new or an empty directory",
-        )
-
-
-def _replace(out_dir: Path, made: Path, old: Path) -> None:
-    try:
-        if out_dir.exists():
-            out_dir.rename(old)
-        made.rename(out_dir)
-    except OSError as error:
-        if old.exists() and not out_dir.exists():
-            old.rename(out_dir)
-        raise storage_error(out_dir, error) from error
-    shutil.rmtree(old, ignore_errors=True)

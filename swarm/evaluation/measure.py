@@ -127,6 +127,29 @@ def routing_shares(
     return measure(model, tokens, sequence_length, batch_size, limit_tokens).routing_shares
 
 
+def token_losses(
+    model: Transformer, tokens: Tokens, sequence_length: int, batch_size: int = 16
+) -> npt.NDArray[np.float64]:
+    """Loss in nats of every token but the first, [windows, sequence_length]; a rest is left out.
+
+    Raises `DATA_EMPTY` when `tokens` [N] do not fill one window.
+    """
+    full = (len(tokens) - 1) // sequence_length
+    if full < 1:
+        raise SwarmError(Code.DATA_EMPTY, f"{len(tokens)} tokens fill no window")
+    whole = tokens[: full * sequence_length + 1]
+    with torch.inference_mode():
+        rows = [
+            F.cross_entropy(
+                model(window_BT[:, :-1]).logits_BTV.float().transpose(1, 2),
+                window_BT[:, 1:],
+                reduction="none",
+            )
+            for window_BT in _windows(whole, sequence_length, batch_size)
+        ]
+    return torch.cat(rows).double().numpy()
+
+
 def evaluate(
     models: Mapping[str, Transformer],
     corpora: Mapping[str, Tokens],

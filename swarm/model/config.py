@@ -34,6 +34,10 @@ class ModelConfig:
     norm_topk_prob: bool = field(
         default=True, metadata={"doc": "renormalize the weights of the chosen experts to sum to 1"}
     )
+    pre_norm: bool = field(
+        default=False,
+        metadata={"doc": "norm what enters attention and experts (OLMoE), not what leaves them"},
+    )
     context_length: int = field(default=256, metadata={"doc": "longest sequence in tokens"})
     rope_theta: float = field(default=10_000.0, metadata={"doc": "base of the rotary embedding"})
     rms_norm_eps: float = field(default=1e-6, metadata={"doc": "epsilon of the RMS norms"})

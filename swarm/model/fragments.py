@@ -169,7 +169,7 @@ def _layer_tensors(config: ModelConfig, layer: int) -> list[tuple[str, Shape]]:
         "self_attn.q_norm": (d,),
         "self_attn.k_norm": (kv,),
         "post_attention_layernorm": (d,),
-        "post_feedforward_layernorm": (d,),
+        ("input_layernorm" if config.pre_norm else "post_feedforward_layernorm"): (d,),
     }
     if wide := config.shared_experts * config.d_ff:
         shared = "mlp.shared_expert"

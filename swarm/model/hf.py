@@ -1,19 +1,19 @@
-"""Save and load the model as a Hugging Face `flex_olmo` directory.
+"""Save and load the model as a Hugging Face directory.
 
     save_hf(directory, config, model)
     model = load_hf(directory)
 
 The directory (`config.json`, `model.safetensors`, for byte models also the tokenizer) loads with
-`transformers.AutoModelForCausalLM.from_pretrained` and gives the same logits. Router rows, one
-tensor per expert here, are stacked to Hugging Face's one matrix per layer. With shared experts
-`flex_olmo` can not express the model: the directory has a `model_type` of its own, for `load_hf`.
+`transformers.AutoModelForCausalLM.from_pretrained` and gives the same logits, unless its
+`model_type` is our own: that is for models with shared experts or router biases (`hf_config`).
+Router rows and biases, one tensor per expert here, are stacked to one tensor per layer.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,53 +26,18 @@ from swarm.errors import Code, SwarmError
 from swarm.files import write_atomic
 from swarm.model.config import BYTE_VOCAB, ModelConfig
 from swarm.model.fragments import FragmentLayout
+from swarm.model.hf_bias import is_folded, unfold
+from swarm.model.hf_config import CONFIG, OLMO2, has_router_bias, hf_config, model_config
 from swarm.model.hf_tokenizer import tokenizer_files
 from swarm.model.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-_MAX_CONTEXT = 2**20
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_ROUTER_ROW = re.compile(r"(.*\.mlp\.gate\.weight)\.(\d+)")
-_FIELDS = {  # ours: theirs
-    "vocab_size": "vocab_size",
-    "d_model": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "num_kv_heads": "num_key_value_heads",
-    "d_ff": "intermediate_size",
-    "num_experts": "num_experts",
-    "top_k": "num_experts_per_tok",
-    "norm_topk_prob": "norm_topk_prob",
-    "context_length": "max_position_embeddings",
-    "rope_theta": "rope_theta",
-    "rms_norm_eps": "rms_norm_eps",
-    "init_std": "initializer_range",
-}
-OURS = "expertswarm"  # `model_type` of what `flex_olmo` can not express
-_SHARED = "num_shared_experts"
-_FIXED = {  # what this architecture does not vary
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "rope_scaling": None,
-    "tie_word_embeddings": False,
-}
+_ROUTER_ROW = re.compile(r"(.*\.mlp\.gate\.(?:weight|bias))\.(\d+)")
+_ROUTER = re.compile(r".*\.mlp\.gate\.(weight|bias)")
+_DENSE = re.compile(r"(.*\.mlp)\.((?:gate|up|down)_proj\.weight)")  # of OLMo 2
 
-
-def hf_config(config: ModelConfig) -> dict[str, Any]:
-    """Content of `config.json`."""
-    bytes_only = config.vocab_size == BYTE_VOCAB
-    special = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}
-    kind: dict[str, Any] = {"architectures": ["FlexOlmoForCausalLM"], "model_type": "flex_olmo"}
-    if config.shared_experts:  # `transformers` would leave them out without a word
-        kind = {"architectures": [], "model_type": OURS, _SHARED: config.shared_experts}
-    return {
-        **kind,
-        "torch_dtype": "float32",
-        **_FIXED,
-        **(special if bytes_only else dict.fromkeys(special)),
-        **{theirs: getattr(config, ours) for ours, theirs in _FIELDS.items()},
-    }
+Shapes = dict[str, tuple[int, ...]]
 
 
 def hf_tensors(source: Transformer | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -106,26 +71,44 @@ def save_hf(
 
     Raises `DISK_FULL` or `DIR_NOT_WRITABLE`.
     """
-    content = json.dumps(hf_config(config), indent=2, sort_keys=True) + "\n"
-    weights = save(hf_tensors(source), metadata={"format": "pt"})
-    if config.vocab_size == BYTE_VOCAB:
-        for name, text in tokenizer_files().items():
-            write_atomic(directory / name, text.encode())
-    write_atomic(directory / CONFIG, content.encode())
+    tensors = hf_tensors(source)
+    biased = any(name.endswith(".mlp.gate.bias") for name in tensors)
+    write_hf(directory, hf_config(config, biased), tensors)
+
+
+def write_hf(
+    directory: Path, content: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
+) -> None:
+    """Write `config.json`, the weights and, for byte models, the tokenizer; raises as `save_hf`."""
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    weights = save(dict(tensors), metadata={"format": "pt"})
+    if content["vocab_size"] == BYTE_VOCAB:
+        for name, part in tokenizer_files().items():
+            write_atomic(directory / name, part.encode())
+    write_atomic(directory / CONFIG, text.encode())
     write_atomic(directory / WEIGHTS, weights)
 
 
 def load_hf(directory: Path) -> Transformer:
-    """Model from a directory in the format of `save_hf`, also one in several safetensors files.
+    """Model from a directory of `save_hf` or `transformers`, also one in several weight files.
+
+    A router bias that `hf_bias` folded away comes back as a bias. A dense OLMo 2 becomes a model
+    with one expert.
 
     Raises `MODEL_UNREADABLE` for files that are missing, corrupt or of another architecture.
     """
     try:
-        config = _model_config(json.loads((directory / CONFIG).read_text(encoding="utf-8")))
+        content = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
         paths = _weight_files(directory)
-        _check_shapes(paths, config)  # before memory is taken for what the files may not hold
+        if is_folded(content):
+            return _unfolded(content, paths)
+        config = model_config(content)
+        # Before memory is taken for what the files may not hold.
+        _check_shapes(_shapes(paths), config, content)
         model = Transformer(config, seed=None)
-        _load_weights(paths, model)
+        if has_router_bias(content):
+            model.add_router_bias()
+        _load_weights(_tensors(paths), model)
     except SwarmError as error:
         raise _unreadable(directory, error.message) from error
     except (OSError, ValueError, SafetensorError) as error:
@@ -133,28 +116,16 @@ def load_hf(directory: Path) -> Transformer:
     return model
 
 
-def _model_config(content: Any) -> ModelConfig:
-    if not isinstance(content, dict) or content.get("model_type") not in ("flex_olmo", OURS):
-        raise ValueError(f"{CONFIG} is not of model_type flex_olmo")
-    for key, value in _FIXED.items():
-        if content.get(key, value) != value:
-            raise ValueError(f"{CONFIG}: {key} {content[key]!r} is not supported, only {value!r}")
-    values: dict[str, Any] = {}
-    for ours, theirs in _FIELDS.items():
-        if theirs not in content:
-            raise ValueError(f"{CONFIG} has no {theirs}")
-        kind, value = type(getattr(ModelConfig, ours)), content[theirs]
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise ValueError(f"{CONFIG}: {theirs} must be {kind.__name__}, is {value!r}")
-        values[ours] = value
-    if values["context_length"] > _MAX_CONTEXT:
-        raise ValueError(f"{CONFIG}: max_position_embeddings is above {_MAX_CONTEXT}")
-    shared = content.get(_SHARED, 0) if content["model_type"] == OURS else 0
-    if type(shared) is not int:
-        raise ValueError(f"{CONFIG}: {_SHARED} must be int, is {shared!r}")
-    return ModelConfig(**values, shared_experts=shared)
+def _unfolded(content: dict[str, Any], paths: list[Path]) -> Transformer:
+    """The model of a directory whose router bias was folded away."""
+    wide = {name: tensor.float().numpy() for name, tensor in _tensors(paths)}
+    content, tensors = unfold(content, wide)
+    config = model_config(content)
+    _check_shapes({name: values.shape for name, values in tensors.items()}, config, content)
+    model = Transformer(config, seed=None)
+    model.add_router_bias()
+    _load_weights(((name, torch.from_numpy(values)) for name, values in tensors.items()), model)
+    return model
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -171,25 +142,44 @@ def _weight_files(directory: Path) -> list[Path]:
     return [directory / name for name in names]
 
 
-def _check_shapes(paths: list[Path], config: ModelConfig) -> None:
-    """Compare the files' headers with `config`, without reading or allocating tensors."""
-    found: dict[str, tuple[int, ...]] = {}
+def _shapes(paths: list[Path]) -> Shapes:
+    """Shapes by name from the files' headers, without reading or allocating tensors."""
+    found: Shapes = {}
     for path in paths:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():
                 header = file.get_slice(name)
                 if header.get_dtype() not in _FLOATS:
                     raise ValueError(f"{name} has the type {header.get_dtype()}, not a float")
-                found[name] = tuple(header.get_shape())
+                found[_our_name(name)] = tuple(header.get_shape())
+    return found
+
+
+def _tensors(paths: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():
+                yield _our_name(name), file.get_tensor(name)
+
+
+def _our_name(name: str) -> str:
+    """A dense feed-forward network is the only expert."""
+    return _DENSE.sub(r"\1.experts.0.\2", name)
+
+
+def _check_shapes(found: Shapes, config: ModelConfig, content: dict[str, Any]) -> None:
+    """Raise `ValueError` unless exactly the tensors that `config.json` describes were found."""
     if config.num_layers * config.num_experts > len(found):
         raise ValueError(f"{CONFIG} describes more layers or experts than the {len(found)} tensors")
-    expected: dict[str, tuple[int, ...]] = {}
+    expected: Shapes = {}
     layout = FragmentLayout.of(config, trunk_fragments=1)
     for part in (part for name in layout.names for part in layout.tensors(name)):
-        if match := _ROUTER_ROW.fullmatch(part.name):
-            expected[match[1]] = (config.num_experts, config.d_model)
-        else:
+        if not (match := _ROUTER_ROW.fullmatch(part.name)):
             expected[part.name] = part.shape
+        elif content["model_type"] != OLMO2:
+            expected[match[1]] = (config.num_experts, config.d_model)
+            if has_router_bias(content):
+                expected[match[1].removesuffix("weight") + "bias"] = (config.num_experts,)
     for name in sorted(found.keys() | expected.keys()):
         if name not in expected:
             raise ValueError(f"unknown tensor {name}")
@@ -199,28 +189,24 @@ def _check_shapes(paths: list[Path], config: ModelConfig) -> None:
             raise ValueError(f"{name} has the shape {found[name]}, {CONFIG} says {expected[name]}")
 
 
-def _load_weights(paths: list[Path], model: Transformer) -> None:
-    """Copy the tensors, whose names and shapes have been checked."""
-    targets: dict[str, list[torch.Tensor]] = {}
+def _load_weights(tensors: Iterable[tuple[str, torch.Tensor]], model: Transformer) -> None:
+    """Copy the tensors, whose names and shapes have been checked; absent router rows are zero."""
+    targets: dict[str, dict[int, torch.Tensor]] = {}
     for name, parameter in model.named_parameters():
         match = _ROUTER_ROW.fullmatch(name)
-        targets.setdefault(match[1] if match else name, []).append(parameter.data)
-    for path in paths:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():
-                values = file.get_tensor(name)
-                rows = values.unbind() if _is_router(name) else (values,)
-                for target, row in zip(targets[name], rows, strict=True):
-                    target.copy_(row)
-
-
-def _is_router(name: str) -> bool:
-    return name.endswith(".mlp.gate.weight")
+        stacked, index = (match[1], int(match[2])) if match else (name, 0)
+        targets.setdefault(stacked, {})[index] = parameter.data
+        if match:
+            parameter.data.zero_()
+    for name, values in tensors:
+        rows = values.unbind() if _ROUTER.fullmatch(name) else (values,)
+        for index, row in enumerate(rows):
+            targets[name][index].copy_(row)
 
 
 def _unreadable(directory: Path, problem: str) -> SwarmError:
     return SwarmError(
         Code.MODEL_UNREADABLE,
         f"{directory}: {problem}",
-        "needs config.json and model.safetensors of a flex_olmo model, as node assemble writes",
+        "needs config.json and safetensors of a flex_olmo, olmoe or olmo2 model",
     )

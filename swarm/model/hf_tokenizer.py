@@ -35,6 +35,8 @@ def tokenizer_files() -> dict[str, str]:
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
+        # Without it `generate(**tokenizer(text))` fails on the token types that are added.
+        "model_input_names": ["input_ids", "attention_mask"],
         **dict(zip(names, SPECIAL, strict=True)),
     }
     return {

@@ -1,8 +1,9 @@
 """Softmax top-k router with one parameter per expert's row.
 
 A row per expert (instead of one matrix) lets a row travel with its expert, be frozen, or be
-absent. Letters in tensor names: N tokens, D d_model, E all experts, M experts of this model,
-K chosen experts per token.
+absent. So does a bias, which only models with isolated experts have (FlexOlmo, arXiv 2507.07024).
+Letters in tensor names: N tokens, D d_model, E all experts, M experts of this model, K chosen
+experts per token.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Router(nn.Module):
     """Rows `weight.<expert>`, each [D], of the experts that this model holds.
 
     Attributes:
+        bias: `bias.<expert>`, each a scalar, added to the logits; empty until `add_bias`.
         selection_bias_M: added to the probabilities when experts are chosen, not to their weights;
             None is none. A training aid, no parameter: `swarm/collective/selection_bias.py`.
     """
@@ -59,16 +61,26 @@ class Router(nn.Module):
         self.weight = nn.ParameterDict(
             {str(e): nn.Parameter(torch.zeros(config.d_model)) for e in experts}
         )
+        self.bias = nn.ParameterDict()
         self.selection_bias_M: Tensor | None = None
+
+    def add_bias(self) -> None:
+        """Give every expert of this model a bias of 0."""
+        for expert in self.held:
+            self.bias[str(expert)] = nn.Parameter(torch.zeros(()))
 
     def forward(self, x_ND: Tensor) -> Routing:
         """Choose the experts of each token.
 
         Experts not held do not enter the softmax, which is the same as logits of -inf for them.
         """
-        rows_MD = torch.stack(list(self.weight.values())).to(x_ND.dtype)
+        # A ParameterDict sorts its keys as text: "10" comes before "2".
+        rows_MD = torch.stack([self.weight[str(e)] for e in self.held]).to(x_ND.dtype)
         # Experts before tokens: a softmax along a short last dimension is many times slower.
         logits_MN = F.linear(rows_MD, x_ND).float()
+        if self.bias:
+            bias_M = torch.stack([self.bias[str(e)] for e in self.held])
+            logits_MN = logits_MN + bias_M.unsqueeze(1)
         probs_MN = logits_MN.softmax(dim=0)
         if self.selection_bias_M is None:
             weights_KN, chosen_KN = probs_MN.topk(self.top_k, dim=0)

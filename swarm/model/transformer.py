@@ -34,19 +34,30 @@ class ModelOutput:
 
 
 class Layer(nn.Module):
-    """Attention, then experts; each is normed after, then added to the residual stream."""
+    """Attention, then experts; each is normed after, then added to the residual stream.
+
+    With `pre_norm` each is normed before instead, as in OLMoE. Names are those of the architecture.
+    """
 
     def __init__(self, config: ModelConfig, index: int, experts: Sequence[int]) -> None:
         super().__init__()
+        self.pre_norm = config.pre_norm
         self.self_attn = Attention(config, index)
+        if config.pre_norm:
+            self.input_layernorm = RMSNorm(config.d_model, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.d_model, config.rms_norm_eps)
         self.mlp = MixtureOfExperts(config, experts)
-        self.post_feedforward_layernorm = RMSNorm(config.d_model, config.rms_norm_eps)
+        if not config.pre_norm:
+            self.post_feedforward_layernorm = RMSNorm(config.d_model, config.rms_norm_eps)
 
     def forward(
         self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor], cache: Cache | None
     ) -> tuple[Tensor, RouterStats]:
         """[B, T, D] to [B, T, D]."""
+        if self.pre_norm:
+            x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, cache)
+            y_BTD, stats = self.mlp(self.post_attention_layernorm(x_BTD))
+            return x_BTD + y_BTD, stats
         x_BTD = x_BTD + self.post_attention_layernorm(self.self_attn(x_BTD, rotary, cache))
         y_BTD, stats = self.mlp(x_BTD)
         return x_BTD + self.post_feedforward_layernorm(y_BTD), stats
@@ -97,6 +108,16 @@ class Transformer(nn.Module):
     def moe_layers(self) -> list[MixtureOfExperts]:
         """Router and experts of each layer."""
         return [cast(Layer, layer).mlp for layer in self.model.layers]
+
+    @property
+    def has_router_bias(self) -> bool:
+        """True when the routers add a bias to their logits."""
+        return bool(self.moe_layers[0].gate.bias)
+
+    def add_router_bias(self) -> None:
+        """Give every expert in every layer a router bias of 0: `...mlp.gate.bias.<expert>`."""
+        for moe in self.moe_layers:
+            moe.gate.add_bias()
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:

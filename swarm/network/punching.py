@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import struct
 import time
@@ -115,7 +116,7 @@ async def meet(source: Source, address: str, limit: timedelta) -> socket.socket:
         except asyncio.TimeoutError:
             break
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = os.strerror(error.errno) if error.errno else str(error)
             if error.errno not in PASSING:
                 break
         await asyncio.sleep(CALL_AGAIN_S)

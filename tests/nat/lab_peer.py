@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -122,6 +123,14 @@ class LabPeer:
         if self._plane is not None:
             self._plane.stop()
         self._plane = self._network = None
+
+    def close_holes(self) -> None:
+        """End the punched connections, as a router does that forgets them."""
+        daemon = self.network._daemon
+        assert daemon is not None
+        for sock in list(daemon.bridges._sockets):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def p2pd(self) -> list[int]:
         """Process ids of its p2pd."""

@@ -17,11 +17,18 @@ VERBS = {
     **{
         verb: [verb]
         for verb in (
-            "start", "relay", "doctor", "status", "stop", "pause", "resume", "finish", "limits",
-            "logs", "testnet", "assemble", "eval", "generate", "demo", "run",
+            "start", "relay", "doctor", "status", "dashboard", "contributions", "stop", "pause",
+            "resume", "finish", "limits", "logs", "testnet", "assemble", "eval",
+            "generate", "export", "import", "demo", "run",
         )
     },
-    **{f"run-{action}": ["run", action] for action in ("init", "ticket", "export", "import")},
+    **{
+        f"run-{action}": ["run", action]
+        for action in (
+            "init", "validate", "ticket", "set", "pause", "resume", "revoke", "end", "export",
+            "import",
+        )
+    },
 }  # fmt: skip
 
 

@@ -82,6 +82,7 @@ class Daemon:
         self._exit_watch = asyncio.create_task(self._watch_exit())
         self._surely_until_s: dict[str, float] = {}  # peers that were connected a moment ago
         self._changes: dict[str, asyncio.Event] = {}  # connections being replaced
+        self._changed_s: dict[str, float] = {}  # when one was, of each peer the last time
 
     @classmethod
     async def start(
@@ -183,6 +184,7 @@ class Daemon:
             yield
         finally:
             change.set()
+            self._changed_s[peer] = time.monotonic()
             if self._changes.get(peer) is change:
                 del self._changes[peer]
 
@@ -236,10 +238,9 @@ class Daemon:
         if self.exited.is_set():
             raise unreachable(peer, "this node's p2pd has ended")
         deadline_s = time.monotonic() + timeout.total_seconds()
+        answer = None
         try:
-            await self._settled(peer, deadline_s)
-            answer = await self._call(peer, protocol, data, deadline_s)
-            if answer is None:  # its connection was replaced
+            while answer is None:  # again, if its connection is replaced meanwhile
                 await self._settled(peer, deadline_s)
                 answer = await self._call(peer, protocol, data, deadline_s)
         except asyncio.TimeoutError as error:
@@ -248,18 +249,19 @@ class Daemon:
         except PROBLEMS as error:
             self._surely_until_s.pop(peer, None)
             raise unreachable(peer, _reason(error)) from error
-        if answer is None:
-            raise unreachable(peer, "its connection was replaced")
         self._note_connected(peer)
         return answer
 
     async def _call(self, peer: str, protocol: str, data: bytes, deadline_s: float) -> bytes | None:
         """The answer, or None if a change of the connection broke the call."""
+        began_s = time.monotonic()
+        if began_s >= deadline_s:
+            raise asyncio.TimeoutError
         asking = self.p2p._client.call_unary_handler(PeerID.from_base58(peer), protocol, data)
         try:
-            return bytes(await in_time(asking, max(0.05, deadline_s - time.monotonic())))
+            return bytes(await in_time(asking, deadline_s - began_s))
         except PROBLEMS:
-            if peer in self._changes:
+            if peer in self._changes or self._changed_s.get(peer, 0.0) > began_s:
                 return None
             raise
 

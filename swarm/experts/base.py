@@ -1,0 +1,122 @@
+"""The base: the frozen public model that owners of text train their experts beside.
+
+    base = make_base(model, public_tokens, {"run_id": "..."})
+    save_base(base, Path("base"))
+    base = load_base(Path("base"))          # every byte checked against base.json
+    base.id                                 # what expert cards are pinned to
+
+A base directory is a model directory (`swarm.model.hf`) with `space.safetensors`, the embedding
+space of `swarm.experts.embedding`, and `base.json`. Equal models and texts make equal bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from swarm.errors import Code, SwarmError
+from swarm.experts.embedding import EmbeddingSpace, Tokens, make_space
+from swarm.experts.safe_files import read_json, read_tensors
+from swarm.files import write_atomic
+from swarm.hashing import bulk_hash
+from swarm.model.hf import load_hf, save_hf
+from swarm.model.transformer import Transformer
+
+BASE_FILE = "base.json"
+SPACE_FILE = "space.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Base:
+    """A public model with its embedding space.
+
+    `id`: SHA-256 (hex) over the dimensions and every tensor of both; `provenance`: where the model
+    came from, not part of the id.
+    """
+
+    model: Transformer
+    space: EmbeddingSpace
+    id: str
+    provenance: Mapping[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Number of its experts; those of owners are numbered from here."""
+        return self.model.config.num_experts
+
+
+def make_base(model: Transformer, public_tokens: Tokens, provenance: Mapping[str, Any]) -> Base:
+    """A base from any model with all its experts, and public text (ids [N]) for its space.
+
+    The model is used as it is and frozen. Raises `DATA_EMPTY`, or `MODEL_UNREADABLE` for a model
+    that is itself an assembly, whose experts may be withdrawn.
+    """
+    if model.has_router_bias:
+        raise SwarmError(
+            Code.MODEL_UNREADABLE,
+            "a model with router biases is an assembly of owners' experts, no base",
+            "make the base from the model that they were trained beside",
+        )
+    model.requires_grad_(False)
+    space = make_space(model, public_tokens)
+    return Base(model, space, base_id(model, space), dict(provenance))
+
+
+def base_id(model: Transformer, space: EmbeddingSpace) -> str:
+    """SHA-256 (hex) over the configuration and the BLAKE3 hashes of all tensors by name."""
+    arrays = {name: value.detach().cpu().numpy() for name, value in model.named_parameters()}
+    arrays |= _space_arrays(space)
+    content = {
+        "format": FORMAT,
+        "model": dataclasses.asdict(model.config),
+        "tensors": {
+            name: bulk_hash(np.ascontiguousarray(values, "<f4").tobytes()).hex()
+            for name, values in arrays.items()
+        },
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def save_base(base: Base, directory: Path) -> None:
+    """Write the base; `base.json` comes last. Raises `DISK_FULL` or `DIR_NOT_WRITABLE`."""
+    save_hf(directory, base.model.config, base.model)
+    write_atomic(directory / SPACE_FILE, safetensors.numpy.save(_space_arrays(base.space)))
+    content = {"format": FORMAT, "id": base.id, "provenance": dict(base.provenance)}
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    write_atomic(directory / BASE_FILE, text.encode())
+
+
+def load_base(directory: Path) -> Base:
+    """The base of a directory, frozen. Raises `MODEL_UNREADABLE` when anything in it changed."""
+    content = read_json(directory / BASE_FILE, Code.MODEL_UNREADABLE)
+    model = load_hf(directory).requires_grad_(False)
+    arrays = read_tensors(directory / SPACE_FILE)
+    try:
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}; this version reads {FORMAT}")
+        space = EmbeddingSpace(arrays["space.mean"], arrays["space.projection"])
+        layers, width = model.config.num_layers, model.config.d_model
+        if space.mean_LD.shape != (layers, width) or space.projection_LPD.ndim != 3:
+            raise ValueError(f"{SPACE_FILE} does not fit the model")
+        if content["id"] != base_id(model, space):
+            raise ValueError("its content does not have the id that it names")
+        return Base(model, space, content["id"], dict(content["provenance"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise SwarmError(
+            Code.MODEL_UNREADABLE,
+            f"{directory / BASE_FILE}: {error}",
+            "get the base again from who published it; node base make writes one",
+        ) from error
+
+
+def _space_arrays(space: EmbeddingSpace) -> dict[str, np.ndarray]:
+    return {"space.mean": space.mean_LD, "space.projection": space.projection_LPD}

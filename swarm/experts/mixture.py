@@ -1,0 +1,86 @@
+"""One model from the base and any experts of owners: the base's experts first, then theirs.
+
+    model = mixture(base, [law, medicine])
+
+A pure function: the order of the experts in the list does not matter, and without any the model is
+the base, bit for bit. Rows and biases come with their experts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from swarm.errors import Code, SwarmError
+from swarm.experts.artifact import MATRICES, Expert
+from swarm.experts.base import Base
+from swarm.model.transformer import Transformer
+
+
+def in_order(experts: Sequence[Expert]) -> list[Expert]:
+    """Experts in the order of their places in a mixture: by domain, then id."""
+    return sorted(experts, key=lambda expert: (expert.domain, expert.id))
+
+
+def mixture(base: Base, experts: Sequence[Expert], top_k: int | None = None) -> Transformer:
+    """The model of `base` with `experts`, all of which were checked against it.
+
+    `top_k`: experts that process a token; by default one more than in the base, which is what
+    owners train with. The weights of the chosen sum to 1, as in training: with a base of one
+    expert always, else if they do in the base. Raises `USAGE` when an expert comes twice or
+    `top_k` is out of range.
+    """
+    if not experts:
+        return _copy(base)
+    ordered = in_order(experts)
+    total = base.size + len(ordered)
+    wanted = base.model.config.top_k + 1 if top_k is None else top_k
+    if len({expert.id for expert in ordered}) < len(ordered):
+        raise SwarmError(Code.USAGE, "an expert was named twice")
+    if not 1 <= wanted <= total:
+        raise SwarmError(Code.USAGE, f"top-k {wanted} is not in 1..{total}")
+    config = dataclasses.replace(
+        base.model.config,
+        num_experts=total,
+        top_k=wanted,
+        norm_topk_prob=base.size == 1 or base.model.config.norm_topk_prob,
+    )
+    model = Transformer(config, seed=None)
+    model.add_router_bias()
+    _put(model, dict(base.model.named_parameters()))
+    for place, expert in enumerate(ordered, start=base.size):
+        _put(model, _named(base, expert, place))
+    return model
+
+
+def _copy(base: Base) -> Transformer:
+    model = Transformer(base.model.config, seed=None)
+    _put(model, dict(base.model.named_parameters()))
+    return model
+
+
+def _named(base: Base, expert: Expert, place: int) -> dict[str, torch.Tensor]:
+    """An expert's tensors by the names that they have at `place`."""
+    named: dict[str, torch.Tensor] = {}
+    for layer in range(base.model.config.num_layers):
+        prefix = f"model.layers.{layer}.mlp"
+        named[f"{prefix}.gate.weight.{place}"] = _tensor(expert.tensors.row(layer))
+        named[f"{prefix}.gate.bias.{place}"] = torch.tensor(expert.tensors.bias(layer))
+        matrices = expert.tensors.matrices(base, layer)
+        for kind, values in zip(MATRICES, matrices, strict=True):
+            named[f"{prefix}.experts.{place}.{kind}.weight"] = _tensor(values)
+    return named
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.float32))
+
+
+@torch.no_grad()
+def _put(model: Transformer, values: dict[str, torch.Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, value in values.items():
+        parameters[name].copy_(value)

@@ -1,0 +1,265 @@
+"""Training alone: one owner's expert beside the frozen base, with no network (FlexOlmo 3.3).
+
+    trained = train_expert(base, corpus, Recipe(steps=500), on_step=print)
+    expert = Expert("law", "law", trained.tensors)
+
+The model in training is the mixture of the base and this one expert, so a base of one expert makes
+two slots, both always active. Everything of the base is frozen (no gradient, no decay): it is the
+anchor to which all owners coordinate without knowing one another. What is trained is the expert's
+matrices, or their low-rank factors, its router rows and its biases, which never become positive.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from swarm.data.corpus import Corpus
+from swarm.data.sampler import Sampler
+from swarm.errors import Code, SwarmError
+from swarm.experts.artifact import MATRICES, Expert, ExpertTensors, origin_matrix
+from swarm.experts.base import Base
+from swarm.experts.embedding import Tokens, embed, most_used, router_start
+from swarm.experts.mixture import mixture
+from swarm.training.balance import router_z_loss
+from swarm.training.low_rank import LowRankExpert
+
+ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How an owner trains. The rate rises over `warmup` of the steps, then falls as a cosine."""
+
+    steps: int = 1000
+    batch_size: int = 16
+    sequence_length: int = 128
+    learning_rate: float = 2e-3
+    final_rate: float = 0.1  # as a share of the peak
+    warmup: float = 0.05
+    router_rate: float = 0.1  # of rows and biases, as a share of the experts'
+    rank: int | None = None  # of trained factors; None trains whole matrices
+    z_loss_weight: float = 1e-3
+    grad_clip: float = 1.0
+    embedding_scale: float = 1.0
+    margin: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "sequence_length"):
+            if getattr(self, name) < 1:
+                raise SwarmError(Code.USAGE, f"{name} must be at least 1")
+        if self.rank is not None and self.rank < 1:
+            raise SwarmError(Code.USAGE, "the rank must be at least 1")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of the step with this number, from 0."""
+        rising = self.warmup * self.steps
+        if step + 1 < rising:
+            return self.learning_rate * (step + 1) / rising
+        progress = (step - rising) / max(1.0, self.steps - rising)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
+        return self.learning_rate * (self.final_rate + (1 - self.final_rate) * cosine)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step; `loss` is the cross entropy in nats per token."""
+
+    number: int
+    loss: float
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class TrainedExpert:
+    """The result, and the facts for its card."""
+
+    tensors: ExpertTensors
+    tokens: int
+    loss: float
+
+
+class ExpertTraining:
+    """The loop of one owner; deterministic on a CPU for equal arguments.
+
+    Raises `DATA_EMPTY` when the text is shorter than one window.
+    """
+
+    def __init__(self, base: Base, corpus: Corpus, recipe: Recipe, device: str = "cpu") -> None:
+        if recipe.sequence_length > base.model.config.context_length:
+            limit = base.model.config.context_length
+            raise SwarmError(Code.USAGE, f"sequences are longer than the base's context of {limit}")
+        self.base = base
+        self.recipe = recipe
+        self.step = 0
+        self.loss = math.nan
+        self.sampler = Sampler(corpus, recipe.batch_size, recipe.sequence_length, recipe.seed)
+        start = initial_tensors(base, corpus.train, recipe)
+        self.origins = start.origins
+        self._device = torch.device(device)
+        self.model = mixture(base, [Expert("own", "own", start)])
+        if recipe.rank is not None:
+            self._train_factors(recipe.rank)
+        self.model.to(self._device)
+        self.own = self._freeze_all_but_own()
+        router = [p for name, p in self.own.items() if ".mlp.gate." in name]
+        matrices = [p for name, p in self.own.items() if ".mlp.gate." not in name]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "share": 1.0},
+            {"params": router, "share": recipe.router_rate},
+        ]
+        self._adam = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0)
+
+    def train_step(self) -> Step:
+        """One AdamW step on the next batch.
+
+        Raises `NON_FINITE` before anything is changed when the loss or a gradient is not finite.
+        """
+        batch_BT = torch.from_numpy(self.sampler.next_batch()).to(self._device)
+        output = self.model(batch_BT[:, :-1])
+        logits_NV = output.logits_BTV.float().flatten(0, 1)
+        loss = F.cross_entropy(logits_NV, batch_BT[:, 1:].flatten())
+        total = loss + self.recipe.z_loss_weight * router_z_loss(output.routing)
+        self._adam.zero_grad(set_to_none=True)
+        torch.autograd.backward(total)
+        norm = nn.utils.clip_grad_norm_(self.own.values(), self.recipe.grad_clip).item()
+        if not (math.isfinite(loss.item()) and math.isfinite(norm)):
+            raise SwarmError(
+                Code.NON_FINITE,
+                f"step {self.step + 1}: loss {loss.item()}, gradient norm {norm}",
+                "nothing was changed; lower the learning rate",
+            )
+        for group in self._adam.param_groups:
+            group["lr"] = self.recipe.rate(self.step) * group["share"]
+        self._adam.step()
+        self._keep_biases_negative()
+        self.step, self.loss = self.step + 1, loss.item()
+        return Step(self.step, self.loss, norm)
+
+    def tensors(self) -> ExpertTensors:
+        """The expert as it is now."""
+        arrays: dict[str, np.ndarray] = {}
+        for layer, moe in enumerate(self.model.moe_layers):
+            place, prefix = str(self.base.size), f"layers.{layer}"
+            arrays[f"{prefix}.row"] = _array(moe.gate.weight[place])
+            arrays[f"{prefix}.bias"] = _array(moe.gate.bias[place])
+            expert = moe.experts[place]
+            for kind in MATRICES:
+                if isinstance(expert, LowRankExpert):
+                    b, a = expert.factors(kind)
+                    arrays |= {f"{prefix}.{kind}.b": b, f"{prefix}.{kind}.a": a}
+                else:
+                    arrays[f"{prefix}.{kind}.weight"] = _array(getattr(expert, kind).weight)
+        return ExpertTensors(arrays, self.origins)
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that going on needs: own parameters, Adam state, position in the text."""
+        tensors = {name: value.detach().cpu().clone() for name, value in self.own.items()}
+        for name, parameter in self.own.items():
+            for key in ADAM_KEYS if parameter in self._adam.state else ():
+                tensors[f"{name}/{key}"] = self._adam.state[parameter][key].detach().cpu()
+        meta = {
+            "base": self.base.id,
+            "recipe": dataclasses.asdict(self.recipe),
+            "step": self.step,
+            "sampler": self.sampler.state(),
+        }
+        return tensors, meta
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Go on exactly where `state_dict` was taken. Raises `CHECKPOINT_CORRUPT` if it is none.
+
+        It must be of the same base, text and recipe.
+        """
+        same = (meta.get("base"), meta.get("recipe")) == (
+            self.base.id,
+            dataclasses.asdict(self.recipe),
+        )
+        if not same:
+            raise SwarmError(
+                Code.CHECKPOINT_CORRUPT,
+                "the training state is of another base, or of other settings",
+                "go on with the same settings, or begin in another directory",
+            )
+        self.sampler.restore(meta["sampler"])
+        try:
+            self.step = int(meta["step"])
+            with torch.no_grad():
+                for name, parameter in self.own.items():
+                    parameter.copy_(tensors[name])
+                    if self.step:
+                        state = {key: tensors[f"{name}/{key}"].clone() for key in ADAM_KEYS}
+                        self._adam.state[parameter] = state
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise SwarmError(Code.CHECKPOINT_CORRUPT, f"unusable state: {error}") from error
+
+    def _train_factors(self, rank: int) -> None:
+        for layer, moe in enumerate(self.model.moe_layers):
+            factors = LowRankExpert(self.base, layer, self.origins[layer], rank, self.recipe.seed)
+            moe.experts[str(self.base.size)] = factors
+
+    def _freeze_all_but_own(self) -> dict[str, nn.Parameter]:
+        place, own = self.base.size, {}
+        for name, parameter in self.model.named_parameters():
+            is_own = f".mlp.experts.{place}." in name or name.endswith(
+                (f".mlp.gate.weight.{place}", f".mlp.gate.bias.{place}")
+            )
+            parameter.requires_grad_(is_own)
+            if is_own:
+                own[name] = parameter
+        return own
+
+    @torch.no_grad()
+    def _keep_biases_negative(self) -> None:
+        for moe in self.model.moe_layers:
+            cast(nn.Parameter, moe.gate.bias[str(self.base.size)]).clamp_(max=0.0)
+
+
+def train_expert(
+    base: Base,
+    corpus: Corpus,
+    recipe: Recipe,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> TrainedExpert:
+    """Train to the end in one go; for stops in between, use `ExpertTraining`.
+
+    Raises `DATA_EMPTY`, `USAGE` or `NON_FINITE`.
+    """
+    training = ExpertTraining(base, corpus, recipe)
+    while training.step < recipe.steps:
+        on_step(training.train_step())
+    tokens = recipe.steps * recipe.batch_size * recipe.sequence_length
+    return TrainedExpert(training.tensors(), tokens, training.loss)
+
+
+def initial_tensors(base: Base, tokens: Tokens, recipe: Recipe) -> ExpertTensors:
+    """The expert before its first step: a copy of the base's, its router made from the text.
+
+    In each layer it is the base's expert that the text uses most.
+    """
+    origins = most_used(base.model, tokens)
+    rows_LD, bias_L = router_start(
+        base.space, embed(base.model, base.space, tokens), recipe.embedding_scale, recipe.margin
+    )
+    arrays: dict[str, np.ndarray] = {}
+    for layer, origin in enumerate(origins):
+        anchor = base.model.moe_layers[layer].gate.weight[str(origin)]
+        arrays[f"layers.{layer}.row"] = _array(anchor) + rows_LD[layer]
+        arrays[f"layers.{layer}.bias"] = bias_L[layer, ...]
+        for kind in MATRICES:
+            whole = origin_matrix(base, layer, origin, kind)
+            arrays[f"layers.{layer}.{kind}.weight"] = whole.copy()
+    return ExpertTensors(arrays, origins)
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.detach().float().cpu().numpy().copy()
