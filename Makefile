@@ -1,5 +1,6 @@
 # Every target makes what it needs, the virtual environment included:
 #     make demo            four peers on this machine, one killed on the way (about 8 minutes)
+#     make demo MODE=isolated    four owners who train alone (about 5 minutes)
 #     make test            unit tests, then real processes on loopback
 # Another Python (3.10 to 3.13):    make test PYTHON=python3.12
 # Arguments for a program:          make demo ARGS="--seconds 60"
@@ -9,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+MODE ?= swarm
 BENCH ?= *
 
 # Read by pip also for the environments in which it builds source packages.
@@ -16,14 +18,14 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test nat check proto bench matrix soak clean
+.PHONY: help demo test nat testnet check proto bench matrix soak clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP)  ## train a small swarm of four peers here, kill one, assemble, compare
-	$(BIN)/python -m node demo $(ARGS)
+	$(BIN)/python -m node demo --mode $(MODE) $(ARGS)
 
 test: $(STAMP)  ## unit tests, then integration tests with real processes
 	$(BIN)/python -m pytest tests/unit tests/exploration tests/fuzz tests/chaos -m "not heavy" -n 2 $(ARGS)
@@ -31,6 +33,9 @@ test: $(STAMP)  ## unit tests, then integration tests with real processes
 
 nat: $(STAMP)  ## peers behind routers, in network namespaces (needs root and nftables)
 	$(BIN)/python -m pytest tests/nat $(ARGS)
+
+testnet: $(STAMP)  ## peers in containers, two of them behind routers (needs a Docker engine)
+	$(BIN)/python docker/testnet.py $(ARGS)
 
 matrix: $(STAMP)  ## kill and freeze each role at each step, once; ARGS="--repetitions 10"
 	$(BIN)/python -m pytest tests/chaos -m heavy --ignore tests/chaos/test_soak.py $(ARGS)

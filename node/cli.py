@@ -21,11 +21,13 @@ from types import FrameType
 from node import exit_codes
 from node.commands import (
     assemble,
+    base,
     contributions,
     dashboard,
     demo,
     doctor,
     evaluate,
+    expert,
     export_model,
     finish,
     generate,
@@ -46,8 +48,8 @@ from swarm.errors import Code, SwarmError
 
 VOLUNTEERS = (pause, resume, finish, limits, logs)
 COMMANDS = (
-    run, start, relay, status, dashboard, contributions, doctor, stop, *VOLUNTEERS, testnet,
-    assemble, evaluate, generate, export_model, import_model, demo,
+    run, start, relay, status, dashboard, contributions, doctor, stop, *VOLUNTEERS, testnet, base,
+    expert, assemble, evaluate, generate, export_model, import_model, demo,
 )  # fmt: skip
 TRACEBACK_VARIABLE = "EXPERTSWARM_TRACEBACK"
 
