@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     if args.detached:
         os.chdir(config.directory)  # not to keep another file system busy
     with node_log(config.directory) as log:
-        says = (log,) if args.detached else (reporter(as_json=args.json), log)
+        says = (log,) if args.detached else (log, reporter(as_json=args.json))
         return asyncio.run(_serve(config, says, stop_on_eof=args.stop_on_eof))
 
 
