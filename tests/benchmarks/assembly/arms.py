@@ -114,7 +114,7 @@ def measured(workshop: Workshop, model: Transformer, domains: Sequence[str] = ()
 
 
 def assembled(workshop: Workshop, experts: Sequence[Expert], top_k: int = TOP_K) -> Transformer:
-    return mixture(workshop.base(), experts, top_k)
+    return mixture(workshop.base(), experts, min(top_k, len(experts) + 1))
 
 
 def own_expert(workshop: Workshop) -> Result:

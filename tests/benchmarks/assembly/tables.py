@@ -43,7 +43,8 @@ def report(lines: Lines) -> str:
     """Markdown: the comparison, what was promised, the ablation, leave-one-out, ranks."""
     domains = (*OWNERS, PUBLIC, UNSEEN)
     parts = [
-        f"Seeds: {len({line['seed'] for line in lines})}.",
+        f"Seeds: {len({line['seed'] for line in lines})}. The mean of own experts and branches is "
+        "over the owners' domains alone.",
         table(lines, MAIN, domains),
         "### What was asked for",
         "\n".join(f"- {verdict}" for verdict in verdicts(lines)),
@@ -94,6 +95,8 @@ def relative(lines: Lines, names: Sequence[str], domains: Sequence[str]) -> str:
 def ranks(lines: Lines) -> str:
     """For every owner's domain the smallest rank within 1 % of the whole matrices."""
     whole = of(lines, "assembly")
+    if not whole:
+        return ""
     found = {rank: of(lines, f"assembly rank {rank}") for rank in RANKS}
 
     def smallest(value: Callable[[Lines], float]) -> str:
@@ -101,12 +104,26 @@ def ranks(lines: Lines) -> str:
         return str(min(fits)) if fits else f"over {max(RANKS)}"
 
     own = ", ".join(f"{d} {smallest(lambda at, d=d: mean(at, d))}" for d in OWNERS)
-    return f"Smallest rank within 1 %: on the mean {smallest(mean_of)}; by domain {own}."
+    base = of(lines, "base")
+    sizes = ", ".join(
+        f"{rank}: {share(at, base) / share(whole, base):.0%}" for rank, at in found.items() if at
+    )
+    return (
+        f"Smallest rank within 1 %: on the mean {smallest(mean_of)}; by domain {own}. "
+        f"Size of the experts by rank, of whole ones: {sizes}."
+    )
+
+
+def share(found: Lines, base: Lines) -> int:
+    """Parameters beside the base's."""
+    return int(found[0]["parameters"] - base[0]["parameters"])
 
 
 def verdicts(lines: Lines) -> list[str]:
     """Each promise with its number."""
     base, assembly, own = (of(lines, name) for name in ("base", "assembly", "own expert"))
+    if not (base and assembly and own):
+        return []
     worse = [d for d in (*OWNERS, PUBLIC) if mean(assembly, d) >= mean(base, d)]
     found = ["Better than the base on every domain: " + (f"not on {worse}" if worse else "yes")]
     for name in BEATEN:
