@@ -21,9 +21,11 @@ from types import FrameType
 from node import exit_codes
 from node.commands import (
     assemble,
+    base,
     demo,
     doctor,
     evaluate,
+    expert,
     export_model,
     generate,
     import_model,
@@ -38,8 +40,8 @@ from node.parser import Parser, make_parser
 from swarm.errors import Code, SwarmError
 
 COMMANDS = (
-    run, start, relay, status, doctor, stop, testnet, assemble, evaluate, generate, export_model,
-    import_model, demo,
+    run, start, relay, status, doctor, stop, testnet, base, expert, assemble, evaluate, generate,
+    export_model, import_model, demo,
 )  # fmt: skip
 TRACEBACK_VARIABLE = "EXPERTSWARM_TRACEBACK"
 

@@ -26,7 +26,7 @@ from tests.benchmarks.assembly.workshop import Workshop
 
 PROMPT = 32  # tokens of a window by which prompt routing chooses
 RANKS = (1, 2, 4, 8, 16, 32)
-TOP_K = 3  # active experts of mixtures that nobody trained whole
+TOP_K = 4  # active experts of mixtures that nobody trained whole
 TUNING_RATE = 1e-2
 Losses = dict[str, np.ndarray]  # by domain, [windows, tokens] in nats
 
@@ -90,7 +90,7 @@ def arms() -> list[Arm]:
             lambda w: measured(w, assembled(w, w.experts_without_embedding())),
         ),
         Arm("assembly - anchor", lambda w: measured(w, assembled(w, w.experts_without_anchor()))),
-        *(Arm(f"assembly top-{k}", functools.partial(top_k, k=k)) for k in (1, 2, 4, 7)),
+        *(Arm(f"assembly top-{k}", functools.partial(top_k, k=k)) for k in (1, 2, 3, 7)),
         *(Arm(f"assembly without {d}", functools.partial(without, domain=d)) for d in OWNERS),
         *(Arm(f"assembly rank {r}", functools.partial(cut, rank=r)) for r in RANKS),
         Arm("unrestricted MoE", lambda w: measured(w, w.unrestricted(1))),
