@@ -18,7 +18,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test nat check proto bench matrix soak clean
+.PHONY: help demo test nat testnet check proto bench matrix soak clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -33,6 +33,9 @@ test: $(STAMP)  ## unit tests, then integration tests with real processes
 
 nat: $(STAMP)  ## peers behind routers, in network namespaces (needs root and nftables)
 	$(BIN)/python -m pytest tests/nat $(ARGS)
+
+testnet: $(STAMP)  ## peers in containers, two of them behind routers (needs a Docker engine)
+	$(BIN)/python docker/testnet.py $(ARGS)
 
 matrix: $(STAMP)  ## kill and freeze each role at each step, once; ARGS="--repetitions 10"
 	$(BIN)/python -m pytest tests/chaos -m heavy --ignore tests/chaos/test_soak.py $(ARGS)

@@ -59,6 +59,19 @@ class ControlClient:
         )
         return list(reply.rounds)
 
+    def log(self, after: int = 0) -> list[node_pb2.LogLine]:
+        """Lines with a number above `after` that the node still has. Errors as for `status`."""
+        reply: node_pb2.LogReply = self._call(self._stub.GetLog, node_pb2.LogRequest(after=after))
+        return list(reply.lines)
+
+    def change_run(self, change: bytes) -> None:
+        """Hand over a serialized `SignedChange`. Raises why it is refused; else as `status`."""
+        reply: node_pb2.ChangeReply = self._call(
+            self._stub.ChangeRun, node_pb2.ChangeRequest(change=change)
+        )
+        if reply.code:
+            raise SwarmError(Code(reply.code), reply.message)
+
     def _call(self, method: Any, request: Any) -> Any:
         try:
             return method(request, timeout=self._timeout_s)

@@ -11,6 +11,7 @@ import grpc
 
 from node.daemon_status import Status
 from node.paths import socket_path
+from swarm.errors import Code, SwarmError
 from swarm.wire import node_pb2, node_pb2_grpc
 
 StatusSource = Callable[[], Awaitable[node_pb2.StatusReply]]
@@ -19,8 +20,15 @@ StatusSource = Callable[[], Awaitable[node_pb2.StatusReply]]
 class NodeControl(node_pb2_grpc.NodeControlServicer):  # type: ignore[misc]
     """Thin servicer: everything it says comes from the daemon."""
 
-    def __init__(self, status: Status, snapshot: StatusSource, stop: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        status: Status,
+        snapshot: StatusSource,
+        stop: Callable[[str], None],
+        change: Callable[[bytes], int] | None = None,
+    ) -> None:
         self._status = status
+        self._change = change
         self._snapshot = snapshot
         self._stop = stop
 
@@ -39,6 +47,23 @@ class NodeControl(node_pb2_grpc.NodeControlServicer):  # type: ignore[misc]
         """Rounds that this node has seen committed."""
         rounds = [r for r in self._status.rounds if r.round > request.after_round]
         return node_pb2.HistoryReply(rounds=rounds)
+
+    async def GetLog(self, request: node_pb2.LogRequest, context: Any) -> node_pb2.LogReply:  # noqa: N802
+        """The last lines that this node reported."""
+        return node_pb2.LogReply(lines=self._status.log.after(request.after))
+
+    async def ChangeRun(  # noqa: N802
+        self, request: node_pb2.ChangeRequest, context: Any
+    ) -> node_pb2.ChangeReply:
+        """Take a signed change of the run and bring it to the others."""
+        if self._change is None:
+            text = "a relay is no member of the run; ask a node that trains"
+            return node_pb2.ChangeReply(code=Code.USAGE.value, message=text)
+        try:
+            self._change(request.change)
+        except SwarmError as error:
+            return node_pb2.ChangeReply(code=error.code.value, message=error.message)
+        return node_pb2.ChangeReply()
 
 
 @contextlib.asynccontextmanager

@@ -21,14 +21,18 @@ from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
 from node.daemon_view import round_summary, status_reply
 from node.ending import finish
+from node.giving import Giving
+from node.halting import halt
 from node.joining import load_admission
 from node.keeping import FragmentKeeper
 from node.known_peers import load_addresses
+from node.metrics.server import metrics_server
 from node.node_files import load_fragments, node_lock, require_same_run
 from node.paths import PRIVATE_MASK
 from node.publishing import RecordPublisher
 from node.returning import wait_for_return
 from node.round_metrics import RoundWatch
+from node.run_changes import RunChanges
 from node.shared_buffers import SharedBuffers
 from node.tasks import both, together, uninterrupted
 from node.training_link import TrainingLink
@@ -61,10 +65,11 @@ async def run_daemon(config: DaemonConfig, report: Report) -> None:
     os.umask(PRIVATE_MASK)
     with node_lock(config.directory):
         daemon = Daemon(config, RunManifest.load(config.manifest_path), report)
-        work = asyncio.create_task(daemon.run())
-        daemon.on_stop = work.cancel
-        with contextlib.suppress(asyncio.CancelledError):
-            await work  # cancelling this task cancels the work
+        with metrics_server(config.metrics, daemon.snapshot, report):
+            work = asyncio.create_task(daemon.run())
+            daemon.on_stop = work.cancel
+            with contextlib.suppress(asyncio.CancelledError):
+                await work  # cancelling this task cancels the work
 
 
 class Daemon:
@@ -85,7 +90,12 @@ class Daemon:
         seed = int.from_bytes(self.identity.sign(b"data order")[:4], "little")
         self.training = TrainingLink(config, self.policy, self.buffers, seed, self.status)
         self.admission = load_admission(config.directory, manifest, self.identity.peer_id)
+        self.changes = RunChanges(manifest, self.admission, self.status.report)
         self.data_plane = DataPlane(self.identity, manifest.run_id, admission=self.admission)
+        self.giving = Giving(
+            lambda: sum(self.data_plane.traffic.sent.values()),
+            lambda: self.network.routes.meter.total_bytes if self.network is not None else 0,
+        )
         self.network: PeerNetwork | None = None
         self.publisher: RecordPublisher | None = None
         self.company: CompanyReporter | None = None
@@ -96,7 +106,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Start, join, then train and average until cancelled."""
-        servicer = NodeControl(self.status, self.snapshot, self._stop)
+        servicer = NodeControl(self.status, self.snapshot, self._stop, self.changes.submit)
         async with control_server(self.config.directory, servicer):
             try:
                 member, publisher = await self._start()
@@ -168,8 +178,10 @@ class Daemon:
                 emit=self._on_event,
                 capability=lambda: self.training.capability,
                 archive=self.keeper,
+                change=self.changes.newest,
             )
         )
+        self.changes.follow(self.ledger.record)
         self.data_plane.set_reduce_handler(member.registry.handle)
         self.data_plane.set_blob_source(state.blob)
         network.carry(self.data_plane)
@@ -207,6 +219,7 @@ class Daemon:
             await join(member)
             self._note_commit(None)
             self.policy.forget_initial()
+        await halt(member, self.changes, self.status, lambda: self._note_commit(None), self._stop)
         await self._wait_for_company(member)
         self.status.enter(State.SYNCING, "fetching what this node lacks")
         await member.resync()
@@ -224,9 +237,11 @@ class Daemon:
         started = time.monotonic()
         divergence = self.training.routing_divergence
         watch = RoundWatch(self.policy, member.state.fragments, offer, divergence)
+        self.giving.add_to(offer)
         ahead = self.training.begin_ahead(member) if self.manifest.stream.overlap else None
         try:
             record = await member.run_round(offer)
+            self.giving.follow(record, member.me)
             seconds = time.monotonic() - started
             metrics = await asyncio.to_thread(watch.finish, record, member.state.fragments)
             self._note_commit(seconds, metrics)
@@ -242,7 +257,8 @@ class Daemon:
     def _has_company(self, member: RoundMember) -> bool:
         """Whether this node may train on in the newest roster."""
         solo = self.config.allow_solo or self.manifest.membership.min_peers == 1
-        return in_roster(member) and (solo or len(member.roster()) > 1)
+        together = in_roster(member) and (solo or len(member.roster()) > 1)
+        return together and not self.changes.halted
 
     async def _wait_for_return(self, member: RoundMember) -> None:
         if not self.config.allow_solo:
@@ -268,6 +284,7 @@ class Daemon:
 
     def _on_event(self, event: RoundEvent) -> None:
         if event.name == "committed":
+            self.changes.follow(self.ledger.record)
             self._keep_fragments()
         elif event.name in ("attempt_failed", "suspect", "task_failed"):
             what = event.name.replace("_", " ")

@@ -51,6 +51,9 @@ class DaemonConfig:
     relay: RelayMode = "on"
     """See `NetworkConfig.relay`."""
 
+    metrics: tuple[str, int] | None = None
+    """Host and port of `/metrics` and `/healthz`; None: not served."""
+
     @property
     def data_dir(self) -> Path:
         """Where the worker keeps the prepared tokens of `data`."""

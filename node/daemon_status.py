@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from node.event_log import EventLog
 from swarm.errors import Code, SwarmError
 from swarm.wire import node_pb2
 
@@ -49,6 +50,10 @@ class Status:
     worker_pid: int = 0
     rounds: deque[node_pb2.RoundSummary] = field(default_factory=lambda: deque(maxlen=KEPT_ROUNDS))
     troubles: dict[str, Code] = field(default_factory=dict)
+    log: EventLog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.report = self.log = EventLog(self.report)
 
     def enter(self, state: State, reason: str) -> None:
         """Change the state, or its reason; a change is said once."""

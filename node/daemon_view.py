@@ -6,10 +6,11 @@ Read-only views over the daemon's parts; nothing here changes anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from node.network_view import add_network
+from node.next_event import next_event
 from swarm import __version__
 from swarm.experts.duties import assignment_of, steps_of
 from swarm.model.fragments import state_root
@@ -86,6 +87,11 @@ def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
         device=status.device,
         role="peer",
     )
+    steps = reply.steps_per_round
+    reply.next_event, reply.next_event_s = next_event(
+        status, daemon.manifest.training, ledger.next_round, steps
+    )
+    daemon.changes.add_to(reply)
     if daemon.network is not None:
         add_network(reply, daemon.network)
         rates = daemon.data_plane.rates
@@ -94,12 +100,14 @@ def status_reply(daemon: Daemon) -> node_pb2.StatusReply:
     reply.peers.extend(_peer_rows(daemon))
     if record is not None:
         reply.experts.extend(expert_rows(record))
+        reply.contributions.extend(contribution_rows(record, reply.peers))
     return reply
 
 
 def expert_rows(record: pb.RoundRecord) -> list[node_pb2.ExpertStatus]:
     """Every expert by a commit: who holds it, since when, what it was trained on."""
     rows = []
+    loads, versions = _loads(record), {o.state.fragment: o.state.version for o in record.fragments}
     for standing in record.experts:
         held = {
             a.peer: int(since)
@@ -115,14 +123,44 @@ def expert_rows(record: pb.RoundRecord) -> list[node_pb2.ExpertStatus]:
                 trained_tokens=standing.trained_tokens,
                 orphaned_rounds=standing.orphaned_rounds,
                 served=[f"{s.domain} {s.share:.0%}" for s in standing.served],
+                version=versions.get(f"expert.{standing.expert}", 0),
+                load=loads[standing.expert] if standing.expert < len(loads) else 0.0,
             )
         )
     return rows
 
 
+def contribution_rows(
+    record: pb.RoundRecord, peers: Iterable[node_pb2.PeerStatus]
+) -> list[node_pb2.ContributionStatus]:
+    """What every peer has given to the run by a commit, most tokens first."""
+    names = {peer.peer_id: peer.display_name for peer in peers}
+    return [
+        node_pb2.ContributionStatus(
+            peer_id=t.peer,
+            display_name=names.get(t.peer, ""),
+            tokens=t.tokens,
+            rounds=t.rounds,
+            served_bytes=t.served_bytes,
+            relayed_bytes=t.relayed_bytes,
+            last_round=t.last_round,
+        )
+        for t in sorted(record.tallies, key=lambda t: (-t.tokens, t.peer))
+    ]
+
+
+def _loads(record: pb.RoundRecord) -> list[float]:
+    """Tokens routed to each expert over all layers, in even shares; empty where none were."""
+    experts, total = len(record.experts), sum(record.routed_tokens)
+    if not total or not experts:
+        return []
+    return [sum(record.routed_tokens[e::experts]) * experts / total for e in range(experts)]
+
+
 def _steps(daemon: Daemon, peer: str) -> int:
     """Inner steps of a member in the open round."""
-    record, all_steps = daemon.ledger.record, daemon.manifest.steps_per_round
+    record = daemon.ledger.record
+    all_steps = daemon.policy.steps_per_round(record)
     return steps_of(record, peer, all_steps) if record is not None else all_steps
 
 
@@ -133,9 +171,13 @@ def _peer_rows(daemon: Daemon) -> list[node_pb2.PeerStatus]:
     roster = set(record.roster) if record is not None else set()
     publisher = daemon.publisher
     sent, received = traffic.sent, traffic.received
+    missing = {m.peer: m.reason for m in record.missing} if record is not None else {}
+    counted = {t.peer: t.last_round for t in record.tallies} if record is not None else {}
     rows = []
     for peer in sorted({*publisher.known, *roster}):
         found = publisher.record_of(peer)
+        alive = found is not None and peer not in member.suspects
+        absent = missing.get(peer, "" if peer in roster else "not a member")
         rows.append(
             node_pb2.PeerStatus(
                 peer_id=peer,
@@ -147,10 +189,16 @@ def _peer_rows(daemon: Daemon) -> list[node_pb2.PeerStatus]:
                 places=assignment_of(record, peer).places,
                 tokens_per_second=found.tokens_per_second if found is not None else 0.0,
                 in_roster=peer in roster,
-                alive=found is not None and peer not in member.suspects,
+                alive=alive,
                 round=found.round if found is not None else 0,
                 bytes_sent=sent.get(peer, 0),
                 bytes_received=received.get(peer, 0),
+                device=found.device if found is not None else "",
+                state=found.state if found is not None else "",
+                nat=found.nat if found is not None else "",
+                version=found.software_version if found is not None else "",
+                last_counted_round=counted.get(peer, 0),
+                absent=absent if alive or absent else "does not answer",
             )
         )
     return rows

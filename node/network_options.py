@@ -30,6 +30,20 @@ def add_relay_mode(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_metrics_port(parser: argparse.ArgumentParser) -> None:
+    """Add --metrics-port."""
+    parser.add_argument(
+        "--metrics-port", type=metrics_address, metavar="[HOST:]PORT",
+        help="serve /metrics (OpenMetrics) and /healthz there, without protection: to this machine "
+        "alone unless a HOST is given",
+    )  # fmt: skip
+
+
+def metrics_address(text: str) -> tuple[str, int]:
+    """Argument type: a port of 127.0.0.1, or HOST:PORT."""
+    return host_and_port(text if ":" in text else f"127.0.0.1:{text}")
+
+
 def announced_address(text: str) -> str:
     """Argument type: HOST:PORT as a multiaddr, e.g. "/ip4/1.2.3.4/tcp/4001"."""
     host, port = host_and_port(text)

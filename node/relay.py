@@ -21,6 +21,7 @@ from node.control_server import NodeControl, control_server
 from node.daemon_status import State, Status
 from node.joining import load_admission
 from node.known_peers import load_addresses, save_addresses
+from node.metrics.server import metrics_server
 from node.network_view import add_network
 from node.node_files import node_lock
 from node.paths import PRIVATE_MASK
@@ -56,6 +57,9 @@ class RelayConfig:
     network: NetworkConfig
     """Where to listen and whom to join; without the cached peers."""
 
+    metrics: tuple[str, int] | None = None
+    """Host and port of `/metrics` and `/healthz`; None: not served."""
+
 
 async def run_relay(config: RelayConfig, report: Report) -> None:
     """Serve until this task is cancelled or `node stop` is called.
@@ -65,10 +69,11 @@ async def run_relay(config: RelayConfig, report: Report) -> None:
     os.umask(PRIVATE_MASK)
     with node_lock(config.directory):
         relay = RelayNode(config, RunManifest.load(config.manifest_path), report)
-        work = asyncio.create_task(relay.run())
-        relay.on_stop = work.cancel
-        with contextlib.suppress(asyncio.CancelledError):
-            await work
+        with metrics_server(config.metrics, relay.snapshot, report):
+            work = asyncio.create_task(relay.run())
+            relay.on_stop = work.cancel
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
 
 
 class RelayNode:
@@ -128,6 +133,10 @@ class RelayNode:
             held_experts=record.held_experts,
             alive=peer in self._records,
             round=record.round,
+            device=record.device,
+            state=record.state,
+            nat=record.nat,
+            version=record.software_version,
         )
 
     async def _start(self) -> PeerNetwork:

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from node.text import printable
 from swarm.wire.node_pb2 import PeerStatus, RoundSummary, StatusReply
 
 STATE_STYLES = {
@@ -85,6 +86,7 @@ def _facts(status: StatusReply) -> list[tuple[str, str]]:
     facts += [
         ("domain", status.domain),
         ("round", committed),
+        *change_facts(status),
         ("step", f"{status.step} of {status.steps_per_round} in this round"),
         ("training", f"{status.tokens_per_second:.0f} tokens/s, loss {status.loss:.3f}"),
         ("device", status.device or "not known yet"),
@@ -99,6 +101,14 @@ def _facts(status: StatusReply) -> list[tuple[str, str]]:
         report = ", ".join(f"{name} {status.data_report[name]}" for name in status.data_report)
         facts.append(("data", report))
     return facts + _network_facts(status)
+
+
+def change_facts(status: StatusReply) -> list[tuple[str, str]]:
+    """What the run's coordinator wants different from the manifest."""
+    halted = "ended" if status.run_ended else "paused" if status.run_paused else ""
+    parts = [halted] * bool(halted) + list(status.changed)
+    parts += [f"revoked {short_id(name)}" for name in status.revoked]
+    return [("changed", f"{', '.join(parts)} (change {status.change_number})")] if parts else []
 
 
 def _network_facts(status: StatusReply) -> list[tuple[str, str]]:
@@ -152,6 +162,32 @@ def _expert_table(status: StatusReply) -> Table:
             style="" if row.holders else "yellow",
         )  # fmt: skip
     return table
+
+
+def render_contributions(status: StatusReply) -> RenderableType:
+    """What each peer has given in committed rounds, most tokens first."""
+    if not status.contributions:
+        return Text("no round has been committed with an update in it")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("peer", no_wrap=True)
+    for column in ("tokens", "share", "rounds", "last round", "served", "relayed"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in contribution_rows(status):
+        table.add_row(*row)
+    return table
+
+
+def contribution_rows(status: StatusReply) -> list[list[str]]:
+    """Cells: peer, tokens, share of all tokens, rounds, last round, bytes served and relayed."""
+    total = sum(row.tokens for row in status.contributions)
+    return [
+        [
+            printable(row.display_name) or short_id(row.peer_id), str(row.tokens),
+            f"{row.tokens / max(1, total):.0%}", str(row.rounds), str(row.last_round),
+            human_bytes(row.served_bytes), human_bytes(row.relayed_bytes),
+        ]
+        for row in status.contributions
+    ]  # fmt: skip
 
 
 def render_rounds(rounds: Sequence[RoundSummary]) -> Table:

@@ -179,6 +179,7 @@ class TrainingLink:
             versions={name: member.state.fragments[name].version for name in wanted},
             contributors={o.state.fragment: len(o.contributors) for o in record.fragments},
             committed_tokens=record.committed_tokens,
+            learning_rate=self._policy.changed(record).training.learning_rate,
             load_LE=np.array(record.routed_tokens) if record.routed_tokens else None,
             selection_bias=list(record.selection_bias),
         )
@@ -206,7 +207,7 @@ class TrainingLink:
 
     def _steps(self, record: pb.RoundRecord) -> int:
         """Inner steps of this peer in a round, by the newest record that is known."""
-        return steps_of(record, self._policy.me, self._policy.manifest.steps_per_round)
+        return steps_of(record, self._policy.me, self._policy.steps_per_round(record))
 
     async def _train_in_worker(self, record: pb.RoundRecord, base: Committed) -> RoundResult:
         for restarts in range(RESTARTS + 1):
@@ -259,7 +260,7 @@ class TrainingLink:
     def _normalize(self, record: pb.RoundRecord, steps: int, names: Iterable[str]) -> None:
         """Scale the updates, where they are, to the mean number of steps. Parameters stay whole."""
         manifest = self._policy.manifest
-        scale = step_scale(mean_steps(record, manifest.steps_per_round), steps)
+        scale = step_scale(mean_steps(record, self._policy.steps_per_round(record)), steps)
         wanted = manifest.sync.normalize_steps and manifest.sync.contribution == "update"
         if wanted and scale != 1.0:
             for name in names:

@@ -163,7 +163,7 @@ class Worker:
         rounds.take(
             message["round"], buffers.theta, message["versions"], message["contributors"], late
         )
-        trainer.set_schedule(message["committed_tokens"], tokens)
+        trainer.set_schedule(message["committed_tokens"], tokens, message["learning_rate"])
         trainer.set_global_load(message["load"] or None)
         trainer.set_selection_bias(message["selection_bias"] or None)
 

@@ -105,7 +105,8 @@ class Committed:
 
     `commit` and the `previous` one name the round, so that it is the same when it is trained again.
     `versions` and `contributors` (how many made the version) by fragment; `load_LE` are the routed
-    tokens of all peers in the last round, None if there was none.
+    tokens of all peers in the last round, None if there was none. `learning_rate` is the peak that
+    holds now; None: that of the manifest.
     """
 
     held: Sequence[int]
@@ -114,6 +115,7 @@ class Committed:
     commit: bytes = b""
     previous: bytes = b""
     committed_tokens: int = 0
+    learning_rate: float | None = None
     load_LE: npt.ArrayLike | None = None
     selection_bias: Sequence[float] = ()
 
@@ -127,6 +129,7 @@ class Committed:
             "commit": self.commit,
             "previous": self.previous,
             "committed_tokens": self.committed_tokens,
+            "learning_rate": self.learning_rate,
             "load": load.reshape(-1).tolist(),
             "selection_bias": list(self.selection_bias),
         }

@@ -7,7 +7,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from node.joining import add_join_arguments, joining
-from node.network_options import add_network_arguments
+from node.network_options import add_metrics_port, add_network_arguments
 from node.parser import Verbs, add_command, positive_int
 from node.serving import reporter, serve_until_ended
 
@@ -30,6 +30,7 @@ def register(verbs: Verbs) -> None:
     add_join_arguments(parser)
     parser.add_argument("--name", default="relay", help="display name (default: %(default)s)")
     add_network_arguments(parser, port=4001)
+    add_metrics_port(parser)
     parser.add_argument(
         "--mbit", type=positive_int, default=400, metavar="N",
         help="forward at most so many megabits per second, half of it for one peer "
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
                 bandwidth_bps=1e6 * args.mbit, peer_bandwidth_bps=1e6 * args.mbit / 2
             ),
         ),
+        metrics=args.metrics_port,
     )
     return asyncio.run(_serve(config, as_json=args.json, stop_on_eof=args.stop_on_eof))
 

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from node.commands.run_change import register_changes
 from node.commands.ticket import register_ticket
 from node.exit_codes import OK
 from node.parser import Verbs, add_command, positive_int
@@ -31,7 +32,7 @@ Edit the file before the first start only: a changed manifest is another run."""
 
 
 def register(verbs: Verbs) -> None:
-    """Add `node run init`, `ticket`, `export` and `import`."""
+    """Add `node run` with its actions."""
     group = add_command(verbs, "run", "make what all peers of a run share", EXAMPLES)
     actions = group.add_subparsers(dest="action", metavar="ACTION", required=True)
     parser = add_command(
@@ -71,6 +72,7 @@ def register(verbs: Verbs) -> None:
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="overwrite both files")
     register_ticket(actions)
+    register_changes(actions)
     _register_export(actions)
     _register_import(actions)
 

@@ -7,7 +7,7 @@ import asyncio
 
 from node.daemon_config import DaemonConfig
 from node.joining import add_join_arguments, joining
-from node.network_options import add_network_arguments, add_relay_mode
+from node.network_options import add_metrics_port, add_network_arguments, add_relay_mode
 from node.parser import Verbs, add_command, positive_int
 from node.serving import reporter, serve_until_ended
 
@@ -37,6 +37,7 @@ def register(verbs: Verbs) -> None:
     parser.add_argument("--name", help="display name (default: the domain)")
     add_network_arguments(parser, port=0)
     add_relay_mode(parser)
+    add_metrics_port(parser)
     parser.add_argument(
         "--threads", type=positive_int, default=1, metavar="N",
         help="CPU threads for training (default: %(default)s)",
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         allow_solo=args.allow_solo,
         announce=tuple(args.announce),
         relay=args.relay,
+        metrics=args.metrics_port,
     )
     return asyncio.run(_serve(config, as_json=args.json, stop_on_eof=args.stop_on_eof))
 

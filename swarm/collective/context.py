@@ -155,6 +155,8 @@ class Offer:
     tokens: int = 0
     loss: float = 0.0
     train_seconds: float = 0.0  # that the steps took
+    served_bytes: int = 0  # sent to others since an update of this peer last counted
+    relayed_bytes: int = 0  # forwarded for others since then
     routed_tokens: Sequence[int] = ()
     wishes: Mapping[str, Wish] = field(default_factory=dict)
 
@@ -185,3 +187,4 @@ class Context:
     emit: Callable[[RoundEvent], None] = field(default=lambda event: None)
     capability: Callable[[], pb.Capability] = pb.Capability  # of this machine, as measured
     archive: Archive | None = None
+    change: Callable[[], pb.SignedChange] = pb.SignedChange  # newest change of the run known here

@@ -59,6 +59,7 @@ class RoundMember:
             signed=context.directory.signed,
             wall_ms=lambda now: round(1000 * context.wall_clock()),
             capability=context.capability,
+            change=context.change,
         )
         self.machine = PeerMachine(setup, context.ledger.memory, random.Random())
         self._driver = Driver(context, self.machine)
@@ -194,6 +195,8 @@ class RoundMember:
             tokens=offer.tokens,
             loss=offer.loss,
             train_seconds=offer.train_seconds,
+            served_bytes=offer.served_bytes,
+            relayed_bytes=offer.relayed_bytes,
             upload_bps=rates.upload_bps,
             download_bps=rates.download_bps,
         )

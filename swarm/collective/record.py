@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from swarm.collective.consensus import fragment_results, outcome_of
 from swarm.collective.context import Policy
 from swarm.collective.state import version_message
+from swarm.collective.tallies import add_tallies
 from swarm.wire import collective_pb2 as pb
 
 
@@ -36,6 +37,8 @@ class RecordInputs:
     proposer: str
     attempts: int
     decided_at_ms: int
+    change: pb.SignedChange = field(default_factory=pb.SignedChange)
+    """Of the run, in effect from the next round on; empty: none."""
 
     @property
     def contributors(self) -> list[str]:
@@ -81,8 +84,12 @@ def build_record(inputs: RecordInputs, policy: Policy) -> pb.RoundRecord:
         resignations=[r for _, r in sorted(inputs.resignations.items())],
     )
     advanced = fragment_results(plan, dict(inputs.reports))
+    if inputs.change.payload:
+        record.change.CopyFrom(inputs.change)
     _add_fragments(record, inputs, advanced, policy)
     policy.assign(record, previous, inputs.ready)
+    if not policy.open_tags:
+        add_tallies(record, previous, inputs.ready)
     trained = [f.fragment for f in plan.fragments]
     is_first = previous is None
     record.outcome = pb.FOUNDED if is_first else outcome_of(list(advanced), trained, missing)

@@ -9,11 +9,13 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Mapping
 
+from swarm.collective.changes import MAX_CHANGE_BYTES
 from swarm.collective.codecs import ALIGNMENT, CODECS
 from swarm.collective.plan import UNSCALED
 from swarm.collective.shares import LARGEST_CHUNK_BYTES, LARGEST_CHUNK_ELEMENTS
 from swarm.collective.state import Results
 from swarm.collective.tags import MAX_TAG_WEIGHT, MAX_TAGS, is_tag
+from swarm.collective.tallies import MAX_ROUND_BYTES
 from swarm.errors import Code, SwarmError
 from swarm.wire import collective_pb2 as pb
 
@@ -56,6 +58,9 @@ def check_ready(
     counts = ready.routed_tokens
     _require(all(n <= max_tokens * MAX_TOP_K for n in counts), "impossible routing count")
     _require(math.isfinite(ready.loss), "the loss is not finite")
+    served = max(ready.served_bytes, ready.relayed_bytes)
+    _require(served <= MAX_ROUND_BYTES, "impossible count of bytes")
+    _require(len(ready.change.payload) <= MAX_CHANGE_BYTES, "a change of the run is too long")
     able = ready.capability
     times = (ready.train_seconds, able.seconds_per_step)
     _require(all(math.isfinite(t) and t >= 0 for t in times), "impossible training time")

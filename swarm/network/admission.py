@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -70,15 +70,31 @@ class Admission:
         self._until_ms: OrderedDict[str, int] = OrderedDict()  # of peers that showed a permission
         self._good: OrderedDict[bytes, int] = OrderedDict()  # hash of what was checked -> expiry
         self._holders: dict[bytes, set[str]] = {}  # peers that used each ticket
+        self._revoked: frozenset[str] = frozenset()
 
     @property
     def closed(self) -> bool:
         """Whether a permission is needed at all."""
         return self._rules is not None
 
+    def revoke(self, names: Iterable[str]) -> None:
+        """Let in no more: peers by id, and whoever shows a ticket, by its key in hex.
+
+        It replaces what was revoked before. In an open run it means nothing.
+        """
+        self._revoked = frozenset(names)
+        self._good.clear()
+        for ticket, holders in self._holders.items():
+            for peer in holders if ticket.hex() in self._revoked else ():
+                self._until_ms.pop(peer, None)
+
     def check(self, peer: str, shown: bytes) -> None:
         """Raise `NOT_ADMITTED` unless `peer` may take part, by what it shows or by the list."""
-        if self._rules is None or peer in self._rules.allow:
+        if self._rules is None:
+            return
+        if peer in self._revoked:
+            raise not_admitted(peer, "the run's coordinator has revoked it")
+        if peer in self._rules.allow:
             return
         until_ms = self._checked(self._rules, peer, shown)
         if until_ms <= self._now_ms():
@@ -87,7 +103,11 @@ class Admission:
 
     def admits(self, peer: str) -> bool:
         """Whether `check` has let `peer` in, and its permission still holds."""
-        if self._rules is None or peer in self._rules.allow:
+        if self._rules is None:
+            return True
+        if peer in self._revoked:
+            return False
+        if peer in self._rules.allow:
             return True
         return self._until_ms.get(peer, 0) > self._now_ms()
 
@@ -105,6 +125,8 @@ class Admission:
         except DecodeError as error:
             raise not_admitted(peer, "not a permission") from error
         self._check_signatures(rules, peer, permission)
+        if permission.ticket_key.hex() in self._revoked:
+            raise not_admitted(peer, "the run's coordinator has revoked its ticket")
         holders = self._holders.setdefault(permission.ticket_key, set())
         if peer not in holders and len(holders) >= permission.max_peers:
             raise not_admitted(peer, f"its ticket is used by {len(holders)} peers already")

@@ -33,6 +33,7 @@ from swarm.network.handshake import Handshake
 from swarm.network.lane import Lane
 from swarm.network.lane_pool import LanePool, OpenTunnel
 from swarm.network.lane_server import LaneServer
+from swarm.network.punching import Source
 from swarm.network.tls import certificate_sha256, new_certificate, server_tls
 from swarm.network.traffic import Meter, Rates, Traffic
 from swarm.network.transport import Clock
@@ -140,6 +141,14 @@ class DataPlane:
     def tunnelled(self) -> set[str]:
         """Peers with whom calls are under way through tunnels."""
         return self._pool.tunnelled() | self._server.tunnelled()
+
+    def seen_from(self, source: Source, record: PeerRecord, limit: timedelta) -> str:
+        """How the peer of a verified record sees the connections of a port, as "host:port".
+
+        The connection on which it was seen is kept with the source. Blocking; raises
+        `PEER_UNREACHABLE`, `PEER_REFUSED` or `MESSAGE_MALFORMED`.
+        """
+        return self._pool.seen_from(source, record, limit)
 
     def open_lane(self, record: PeerRecord, limit: timedelta) -> Lane:
         """An idle lane to the peer of a verified record, or a new one within `limit`.

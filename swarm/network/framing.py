@@ -36,6 +36,7 @@ class SocketLane:
     Attributes:
         peer: authenticated peer id of the other end.
         path: "direct", "plain", "tunnel" or "local".
+        seen: "host:port" of this end as the peer sees it, if it has said so.
         idle_since_s: since when its server waits for a call (monotonic clock), None in a call.
     """
 
@@ -51,6 +52,7 @@ class SocketLane:
     ) -> None:
         self.peer = peer
         self.path = path
+        self.seen = ""
         self.idle_since_s: float | None = None
         self._seals = seals
         self._meter = meter or Meter()

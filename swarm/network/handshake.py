@@ -39,6 +39,7 @@ from swarm.wire.data_pb2 import PLAIN, SEALED, LaneHello, LaneWelcome, Protectio
 from swarm.wire.membership_pb2 import PeerRecord
 
 MAX_HELLO_BYTES = 2**13
+MAX_SEEN = 80  # characters of "host:port"
 LENGTH = struct.Struct("<I")
 Told = TypeVar("Told", bound=Message)
 Admit = Callable[[str], None]  # raises a SwarmError when there is no room for another lane
@@ -79,10 +80,11 @@ class Handshake:
         with _closing_on_error(tls, peer):
             hello, welcome = self._greet(tls, record, deadline_s)
             sock = _leave_tls(tls, deadline_s)
-        if welcome.protection == PLAIN:
-            return SocketLane(sock, peer, "plain", meter=self.meter)
-        seals = Seals.of(hello.secret, welcome.secret, opener=True)
-        return SocketLane(sock, peer, "direct", seals=seals, meter=self.meter)
+        plain = welcome.protection == PLAIN
+        seals = None if plain else Seals.of(hello.secret, welcome.secret, opener=True)
+        lane = SocketLane(sock, peer, "plain" if plain else "direct", seals=seals, meter=self.meter)
+        lane.seen = welcome.seen[:MAX_SEEN]
+        return lane
 
     def open_tunnel(self, sock: socket.socket, record: PeerRecord, deadline_s: float) -> SocketLane:
         """A lane over a libp2p stream to the peer of a verified record; errors as above."""
@@ -154,7 +156,9 @@ class Handshake:
             raise
         both_plain = hello.protection == PLAIN and self.protection == PLAIN
         welcome = LaneWelcome(
-            secret=secrets.token_bytes(SECRET_BYTES), protection=PLAIN if both_plain else SEALED
+            secret=secrets.token_bytes(SECRET_BYTES),
+            protection=PLAIN if both_plain else SEALED,
+            seen="" if expected else _far_end(stream),
         )
         _tell(stream, welcome, deadline_s)
         return peer, hello, welcome
@@ -204,6 +208,11 @@ def left(deadline_s: float) -> float:
     if rest <= 0:
         raise TimeoutError
     return rest
+
+
+def _far_end(sock: socket.socket) -> str:
+    host, port = sock.getpeername()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _leave_tls(tls: ssl.SSLSocket, deadline_s: float) -> socket.socket:

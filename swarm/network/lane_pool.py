@@ -23,6 +23,7 @@ from typing import TypeAlias
 from swarm.errors import Code, SwarmError
 from swarm.network.framing import SocketLane
 from swarm.network.handshake import Handshake
+from swarm.network.punching import Source
 from swarm.network.sockets import connect
 from swarm.network.tls import certificate_sha256
 from swarm.wire.membership_pb2 import PeerRecord
@@ -76,6 +77,21 @@ class LanePool:
                 return lane
         lane.close()
         raise _stopping()
+
+    def seen_from(self, source: Source, record: PeerRecord, limit: timedelta) -> str:
+        """See `DataPlane.seen_from`."""
+        deadline_s = time.monotonic() + limit.total_seconds()
+        problems = []
+        for address in self.addresses(record)[:MAX_ADDRESSES]:
+            try:
+                sock = source.connect(address, max(0.05, deadline_s - time.monotonic()))
+                lane = self._handshake.open_direct(sock, record, deadline_s)
+            except OSError as error:
+                problems.append(f"{address}: {error.strerror or error}")
+            else:
+                source.keep(lane)
+                return lane.seen
+        raise SwarmError(Code.PEER_UNREACHABLE, f"{record.peer_id}: {'; '.join(problems)}")
 
     def release(self, lane: SocketLane) -> None:
         """Keep the lane if both sides have said END, else close it."""

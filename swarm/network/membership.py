@@ -24,6 +24,10 @@ from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
 logger = logging.getLogger(__name__)
 REFRESH = timedelta(seconds=2)
+REFRESH_PER_PEER = timedelta(
+    seconds=0.3
+)  # a reading is of all records: many need not be read often
+LONGEST_REFRESH = timedelta(seconds=15)
 MAX_KNOWN = 4096
 
 
@@ -90,12 +94,12 @@ class PeerDirectory:
         return record.state not in (LEFT, RELAY) and not self._expired(record)
 
     async def records(self) -> Mapping[str, PeerRecord]:
-        """Valid records of all known peers; asks the source at most every two seconds.
+        """Valid records of all known peers; asks the source at most after `refresh_after`.
 
         Never raises: while the source does not answer, what is known stands until it expires.
         """
         async with self._lock:
-            if self._now_s() - self._refreshed_s >= REFRESH.total_seconds():
+            if self._now_s() - self._refreshed_s >= refresh_after(len(self._known)).total_seconds():
                 self._refreshed_s = self._now_s()
                 try:
                     for signed in (await self._source.signed_records()).values():
@@ -105,3 +109,8 @@ class PeerDirectory:
                 for peer in [p for p, (_, record) in self._known.items() if self._expired(record)]:
                     del self._known[peer]
         return {p: record for p, (_, record) in self._known.items() if self._valid(record)}
+
+
+def refresh_after(peers: int) -> timedelta:
+    """How old what is known of so many peers may become."""
+    return min(max(REFRESH, peers * REFRESH_PER_PEER), LONGEST_REFRESH)

@@ -2,14 +2,11 @@
 
     path_of(addresses, hidden=True, peer_hidden=True)           # "punched", say
     upgrades = Upgrades()
-    for peer in upgrades.due({peer: Chance(...)}, now_s): ...   # disconnect and call it again
+    for peer in upgrades.due({peer: Chance(...)}, now_s): ...   # try it now
 
-libp2p tries once per relayed connection to punch a hole, at once, and that is often too early: the
-protocol is offered only when four hosts have told what they see. Then the pair stays relayed for
-the life of the connection. So a pair that could do better is connected anew, at 5 and 15 s, and
-then further apart: a try whose packets cross in the wrong order leaves a half-open connection that
-keeps the port for 63 s (SYN-RECV), and until then p2pd dials from others, which no hole fits. If
-none helps, the pair stays with the relay for good.
+A pair on a relay that could do better tries to: a hole is punched where both are behind routers
+(`swarm.network.p2p.puncher`; libp2p tries that too, once per relayed connection and often too
+early), else a new connection is made. After the last try the pair stays with the relay for good.
 """
 
 from __future__ import annotations
@@ -19,11 +16,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from swarm.network.addresses import host_of
-from swarm.network.reachability import HIDDEN, PUNCH_OBSERVERS, Nat, Reachability
+from swarm.network.reachability import HIDDEN, Nat, Reachability
 from swarm.wire.membership_pb2 import PeerRecord
 
 LAN, DIRECT, PUNCHED, RELAY, NONE = "lan", "direct", "punched", "relay", "none"
-RETRIES_S = (5.0, 15.0, 80.0, 300.0, 900.0)
+PUNCHABLE = frozenset({Nat.FIREWALLED, Nat.ENDPOINT_INDEPENDENT})
+RETRIES_S = (1.0, 5.0, 12.0, 60.0, 300.0, 900.0)
 
 
 def path_of(addresses: Iterable[str], *, hidden: bool, peer_hidden: bool) -> str:
@@ -57,12 +55,12 @@ def punchable(own: Reachability, record: PeerRecord) -> bool:
 
     A symmetric NAT on either side has no port that the other could aim at.
     """
-    kinds = (own.kind, record.nat)
-    return (
-        min(own.observers, record.observers) >= PUNCH_OBSERVERS
-        and Nat.SYMMETRIC.value not in kinds
-        and Nat.UNKNOWN.value not in kinds
-    )
+    return hides_from_strangers(own) and record.nat in {nat.value for nat in PUNCHABLE}
+
+
+def hides_from_strangers(own: Reachability) -> bool:
+    """Whether this peer is behind a router that holes can be punched through."""
+    return own.nat in PUNCHABLE
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,8 @@ class Chance:
 
     Attributes:
         path: how it is reached.
-        better: a new connection might take a better path.
+        better: there may be a better path.
+        punch: and it has to be punched; else a new connection might take it.
         lead: it is on this side to try; one of the two has to.
         busy: bulk data is moving, which a new connection would break.
     """
@@ -80,6 +79,7 @@ class Chance:
     better: bool
     lead: bool
     busy: bool
+    punch: bool = False
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Upgrades:
         self._tries: dict[str, _Tries] = {}
 
     def due(self, chances: Mapping[str, Chance], now_s: float) -> list[str]:
-        """Peers to connect anew now; each counts as tried. A busy one is due when it is at rest."""
+        """Peers to try now; each counts as tried. A busy one is due when it is at rest."""
         self._keep(peer for peer, chance in chances.items() if chance.better)
         found = []
         for peer, chance in chances.items():
@@ -124,11 +124,11 @@ def chance_of(
     busy: Collection[str],
 ) -> Chance:
     """The `Chance` of a connected peer."""
-    neighbour = bool(network_hash) and record.network_hash == network_hash
-    if path == RELAY:
-        to_relay = {a for a in record.p2p_addresses if "/p2p-circuit" in a}
-        reachable = len(to_relay) < len(record.p2p_addresses)
-        better = punchable(own, record) or reachable or (neighbour and bool(record.lan_addresses))
-    else:
-        better = path in (DIRECT, PUNCHED) and neighbour and bool(record.lan_addresses)
-    return Chance(path, better, own_id < record.peer_id, record.peer_id in busy)
+    near = bool(network_hash and record.lan_addresses) and record.network_hash == network_hash
+    to_relay = [a for a in record.p2p_addresses if "/p2p-circuit" in a]
+    open_ = len(to_relay) < len(record.p2p_addresses)
+    punch = path == RELAY and not near and not open_ and punchable(own, record)
+    better = punch or (near and path in (RELAY, DIRECT, PUNCHED)) or (open_ and path == RELAY)
+    # Who can be called can not always call back.
+    lead = own_id < record.peer_id or (open_ and not near)
+    return Chance(path, better, lead, record.peer_id in busy, punch)

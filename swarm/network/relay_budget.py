@@ -79,9 +79,11 @@ class RelayMeter:
 
     Attributes:
         budget: the limits.
+        total_bytes: forwarded so far for anybody.
     """
 
     budget: RelayBudget
+    total_bytes: int = 0
     _peers: dict[str, _Peer] = field(default_factory=dict)
     _bucket: _Bucket | None = None
     _circuits: int = 0
@@ -126,6 +128,7 @@ class RelayMeter:
 
     def take(self, src: str, dst: str, count: int, now_s: float) -> float:
         """Account for `count` forwarded bytes; seconds to wait before forwarding more."""
+        self.total_bytes += count
         if self._bucket is None:
             self._bucket = _Bucket(0.0, now_s)
         pauses = [self._bucket.take(count, self.budget.bandwidth_bps, now_s)]

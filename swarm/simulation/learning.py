@@ -11,7 +11,7 @@ kernels and outer step. What is not here is everything that can go wrong between
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,13 +39,22 @@ F32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class RoundLog:
-    """One round. `loss` in nats per token; bytes of all peers' contributions as encoded."""
+    """One round. `loss` in nats per token; bytes of all peers' contributions as encoded.
+
+    `peers`: how many took part; `contributors`: how many each fragment that advanced has.
+    """
 
     round: int
     loss: float
     tokens: int
     bytes_offered: int
-    advanced: tuple[str, ...]
+    peers: int
+    contributors: Mapping[str, int]
+
+    @property
+    def advanced(self) -> tuple[str, ...]:
+        """Fragments that were averaged."""
+        return tuple(self.contributors)
 
 
 @dataclass
@@ -89,29 +98,39 @@ class LearningSwarm:
             trainer = Trainer(manifest, samplers[name], self.held[name])
             self.peers[name] = LearningPeer(trainer, LocalRounds(trainer))
 
-    def round(self) -> RoundLog:
-        """All peers train one round; what is due is averaged."""
+    def round(self, absent: Collection[str] = ()) -> RoundLog:
+        """All peers but the `absent` train one round; what is due is averaged."""
         self.round_index += 1
-        routed = {name: np.zeros(0, np.int64) for name in self.peers}
+        present = {name: peer for name, peer in self.peers.items() if name not in absent}
+        routed = {name: np.zeros(0, np.int64) for name in present}
         losses, tokens = {}, {}
-        for name, peer in self.peers.items():
+        for name, peer in present.items():
             losses[name], tokens[name], routed[name] = self._train(peer)
-        offers = {n: self._offer(n, tokens[n], routed[n]) for n in self.peers}
-        sent = self._commit(offers)
+        offers = {n: self._offer(n, tokens[n], routed[n]) for n in present}
+        offered, contributors = self._commit(offers)
         total = sum(tokens.values())
         self.tokens += total
         self.routed_LE = np.sum(list(routed.values()), axis=0)
         counts = [int(count) for count in self.routed_LE.reshape(-1)]
         layers, rate = self.manifest.model.num_layers, self.manifest.balance.bias_rate
         self.selection_bias = next_bias(self.selection_bias, counts, layers, rate)
-        loss = sum(losses[n] * tokens[n] for n in self.peers) / total
-        return RoundLog(self.round_index, loss, total, sent[0], sent[1])
+        loss = sum(losses[n] * tokens[n] for n in present) / total
+        return RoundLog(self.round_index, loss, total, offered, len(present), contributors)
 
-    def model(self) -> Transformer:
-        """The committed model with all experts."""
-        model = Transformer(self.manifest.model, seed=None)
-        for name, state in self.state.items():
-            write_fragment(model, self.layout, name, state.theta)
+    def restart(self, name: str) -> None:
+        """The peer comes back with nothing but its text: no optimizer state, no carried error."""
+        trainer = Trainer(self.manifest, self.peers[name].trainer.sampler, self.held[name])
+        self.peers[name] = LearningPeer(trainer, LocalRounds(trainer))
+
+    def model(self, peer: str | None = None) -> Transformer:
+        """The committed model with all experts, or with `peer` the part that it keeps."""
+        names: Iterable[str] = self.state
+        held = None
+        if peer is not None and self.manifest.sync.forward == "held":
+            names, held = self.peers[peer].trainer.needed_names, self.held[peer]
+        model = Transformer(self.manifest.model, held, seed=None)
+        for name in names:
+            write_fragment(model, self.layout, name, self.state[name].theta)
         return model
 
     def _dealt(self, peers: Sequence[str]) -> dict[str, list[int]]:
@@ -168,9 +187,10 @@ class LearningSwarm:
     def _codec(self) -> Codec:
         return get_codec(self.manifest.sync.codec)
 
-    def _commit(self, offers: Mapping[str, Offer]) -> tuple[int, tuple[str, ...]]:
-        """Apply the offers; returns the bytes offered and what advanced."""
+    def _commit(self, offers: Mapping[str, Offer]) -> tuple[int, dict[str, int]]:
+        """Apply the offers; returns the bytes offered and the contributors of what advanced."""
         shadow: dict[str, FragmentState] = {}
+        contributors: dict[str, int] = {}
         offered = 0
         for name in self.layout.names:
             given = {p: o.deltas[name] for p, o in sorted(offers.items()) if name in o.deltas}
@@ -179,12 +199,13 @@ class LearningSwarm:
             offered += sum(self._codec.encoded_bytes(delta.size) for delta in given.values())
             mean = self._mean(name, given, {p: offers[p].weights[name] for p in given})
             shadow[name] = self.policy.apply(name, mean, self.state[name], len(given))
-            self._contributors[name] = len(given)
+            contributors[name] = len(given)
         finished = self.policy.finish(self.round_index, shadow, self.state)
         self.state = {**self.state, **finished}
         for peer, offer in offers.items():
             self.peers[peer].feedback.commit(offer.deltas.keys())
-        return offered, tuple(shadow)
+        self._contributors.update(contributors)
+        return offered, contributors
 
     def _mean(self, name: str, given: Mapping[str, F32], weights: Mapping[str, float]) -> F32:
         sync = self.manifest.sync

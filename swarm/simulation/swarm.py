@@ -142,6 +142,7 @@ class SimulatedPeer:
 
     Attributes:
         capability: what it says of its machine and data.
+        change: the newest change of the run that it knows.
     """
 
     def __init__(self, swarm: SimulatedSwarm, identity: Identity, ledger: Ledger) -> None:
@@ -150,6 +151,7 @@ class SimulatedPeer:
         self.ledger = ledger
         self.events: list[RoundEvent] = []
         self.capability = pb.Capability()
+        self.change = pb.SignedChange()
         self.transport: LocalTransport = swarm.hub.join(
             run_id=swarm.manifest.run_id, identity=identity
         )
@@ -170,6 +172,7 @@ class SimulatedPeer:
                 wall_clock=time.time,
                 emit=self.events.append,
                 capability=lambda: self.capability,
+                change=lambda: self.change,
                 archive=swarm.disks.setdefault(self.peer_id, Disk()) if swarm.with_disks else None,
             )
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from swarm.collective.changes import changed_manifest, in_effect
 from swarm.collective.state import FragmentState
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
@@ -53,10 +54,17 @@ class RunPolicy:
         self.numel: Mapping[str, int] = {n: self.layout.numel(n) for n in self.layout.names}
         self.open_tags = False
         self.routing_width = manifest.model.num_layers * manifest.model.num_experts
-        self.duty_rules = _duty_rules(manifest, self.layout)
         self.last_merge: MergeReport | None = None
         self.me = me
         self._initial: dict[str, FragmentState] = {}
+
+    def changed(self, record: pb.RoundRecord | None) -> RunManifest:
+        """The manifest as it holds after `record`, with what the coordinator has changed."""
+        return changed_manifest(self.manifest, in_effect(record))
+
+    def steps_per_round(self, record: pb.RoundRecord | None) -> int:
+        """Inner steps of a round after `record`, of a peer that does all of them."""
+        return self.changed(record).steps_per_round
 
     def held_experts(self, record: pb.RoundRecord | None) -> list[int]:
         """Experts that the record assigns to this peer."""
@@ -159,7 +167,7 @@ class RunPolicy:
         ready: Mapping[str, pb.Ready],
     ) -> None:
         """Experts and steps of each member of the record's roster."""
-        fill_duties(record, previous, ready, self.duty_rules)
+        fill_duties(record, previous, ready, _duty_rules(self.changed(record), self.layout))
 
 
 def _duty_rules(manifest: RunManifest, layout: FragmentLayout) -> DutyRules:

@@ -15,6 +15,7 @@ Runs alone just as well as under a swarm:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -142,11 +143,16 @@ class Trainer:
         self._train_held()
         self._place_bias()
 
-    def set_schedule(self, committed_tokens: int, since: int = 0) -> None:
+    def set_schedule(
+        self, committed_tokens: int, since: int = 0, peak_rate: float | None = None
+    ) -> None:
         """Place of the learning rate schedule: tokens that the whole run has committed.
 
         `since`: tokens that this peer has trained already and that are not among them.
+        `peak_rate`: in place of `training.learning_rate` from now on.
         """
+        if peak_rate is not None:
+            self.config = dataclasses.replace(self.config, learning_rate=peak_rate)
         self._committed_tokens = committed_tokens
         self._tokens_since_commit = since
 

@@ -84,7 +84,7 @@ class Contribution(_message.Message):
     def __init__(self, fragment: _Optional[str] = ..., weight: _Optional[float] = ..., base_hash: _Optional[bytes] = ..., numel: _Optional[int] = ..., norm: _Optional[float] = ..., number: _Optional[int] = ..., operation: _Optional[_Union[Operation, str]] = ..., codec: _Optional[str] = ..., state_revision: _Optional[int] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("round", "base_commit", "branch", "joining", "contributions", "steps", "tokens", "loss", "routed_tokens", "record", "suspects", "declined", "upload_bps", "download_bps", "capability", "train_seconds")
+    __slots__ = ("round", "base_commit", "branch", "joining", "contributions", "steps", "tokens", "loss", "routed_tokens", "record", "suspects", "declined", "upload_bps", "download_bps", "capability", "train_seconds", "change", "served_bytes", "relayed_bytes")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BASE_COMMIT_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +101,9 @@ class Ready(_message.Message):
     DOWNLOAD_BPS_FIELD_NUMBER: _ClassVar[int]
     CAPABILITY_FIELD_NUMBER: _ClassVar[int]
     TRAIN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    SERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RELAYED_BYTES_FIELD_NUMBER: _ClassVar[int]
     round: int
     base_commit: bytes
     branch: bytes
@@ -117,7 +120,10 @@ class Ready(_message.Message):
     download_bps: float
     capability: Capability
     train_seconds: float
-    def __init__(self, round: _Optional[int] = ..., base_commit: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., joining: bool = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., loss: _Optional[float] = ..., routed_tokens: _Optional[_Iterable[int]] = ..., record: _Optional[_Union[_membership_pb2.SignedRecord, _Mapping]] = ..., suspects: _Optional[_Iterable[str]] = ..., declined: _Optional[_Iterable[str]] = ..., upload_bps: _Optional[float] = ..., download_bps: _Optional[float] = ..., capability: _Optional[_Union[Capability, _Mapping]] = ..., train_seconds: _Optional[float] = ...) -> None: ...
+    change: SignedChange
+    served_bytes: int
+    relayed_bytes: int
+    def __init__(self, round: _Optional[int] = ..., base_commit: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., joining: bool = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., loss: _Optional[float] = ..., routed_tokens: _Optional[_Iterable[int]] = ..., record: _Optional[_Union[_membership_pb2.SignedRecord, _Mapping]] = ..., suspects: _Optional[_Iterable[str]] = ..., declined: _Optional[_Iterable[str]] = ..., upload_bps: _Optional[float] = ..., download_bps: _Optional[float] = ..., capability: _Optional[_Union[Capability, _Mapping]] = ..., train_seconds: _Optional[float] = ..., change: _Optional[_Union[SignedChange, _Mapping]] = ..., served_bytes: _Optional[int] = ..., relayed_bytes: _Optional[int] = ...) -> None: ...
 
 class Capability(_message.Message):
     __slots__ = ("memory_bytes", "seconds_per_step", "domain")
@@ -128,6 +134,55 @@ class Capability(_message.Message):
     seconds_per_step: float
     domain: str
     def __init__(self, memory_bytes: _Optional[int] = ..., seconds_per_step: _Optional[float] = ..., domain: _Optional[str] = ...) -> None: ...
+
+class RunChange(_message.Message):
+    __slots__ = ("run_id", "number", "settings", "paused", "ended", "revoked", "issued_at_ms")
+    class SettingsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    run_id: bytes
+    number: int
+    settings: _containers.ScalarMap[str, float]
+    paused: bool
+    ended: bool
+    revoked: _containers.RepeatedScalarFieldContainer[str]
+    issued_at_ms: int
+    def __init__(self, run_id: _Optional[bytes] = ..., number: _Optional[int] = ..., settings: _Optional[_Mapping[str, float]] = ..., paused: bool = ..., ended: bool = ..., revoked: _Optional[_Iterable[str]] = ..., issued_at_ms: _Optional[int] = ...) -> None: ...
+
+class Tally(_message.Message):
+    __slots__ = ("peer", "tokens", "rounds", "served_bytes", "relayed_bytes", "last_round")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    SERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RELAYED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LAST_ROUND_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    tokens: int
+    rounds: int
+    served_bytes: int
+    relayed_bytes: int
+    last_round: int
+    def __init__(self, peer: _Optional[str] = ..., tokens: _Optional[int] = ..., rounds: _Optional[int] = ..., served_bytes: _Optional[int] = ..., relayed_bytes: _Optional[int] = ..., last_round: _Optional[int] = ...) -> None: ...
+
+class SignedChange(_message.Message):
+    __slots__ = ("payload", "signature")
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    payload: bytes
+    signature: bytes
+    def __init__(self, payload: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class ReadyReply(_message.Message):
     __slots__ = ("status", "leader", "commit")
@@ -352,7 +407,7 @@ class ResignationReply(_message.Message):
     def __init__(self, staying: bool = ...) -> None: ...
 
 class RoundRecord(_message.Message):
-    __slots__ = ("run_id", "branch", "round", "previous", "electorate", "unanimous", "roster", "fragments", "assignments", "outcome", "missing", "joined", "left", "committed_tokens", "routed_tokens", "loss", "proposer", "attempts", "decided_at_ms", "resignations", "experts", "selection_bias")
+    __slots__ = ("run_id", "branch", "round", "previous", "electorate", "unanimous", "roster", "fragments", "assignments", "outcome", "missing", "joined", "left", "committed_tokens", "routed_tokens", "loss", "proposer", "attempts", "decided_at_ms", "resignations", "experts", "selection_bias", "tallies", "change")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -375,6 +430,8 @@ class RoundRecord(_message.Message):
     RESIGNATIONS_FIELD_NUMBER: _ClassVar[int]
     EXPERTS_FIELD_NUMBER: _ClassVar[int]
     SELECTION_BIAS_FIELD_NUMBER: _ClassVar[int]
+    TALLIES_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
     run_id: bytes
     branch: bytes
     round: int
@@ -397,7 +454,9 @@ class RoundRecord(_message.Message):
     resignations: _containers.RepeatedCompositeFieldContainer[Resignation]
     experts: _containers.RepeatedCompositeFieldContainer[ExpertStanding]
     selection_bias: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, run_id: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., round: _Optional[int] = ..., previous: _Optional[bytes] = ..., electorate: _Optional[_Iterable[str]] = ..., unanimous: bool = ..., roster: _Optional[_Iterable[str]] = ..., fragments: _Optional[_Iterable[_Union[FragmentOutcome, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., missing: _Optional[_Iterable[_Union[Suspect, _Mapping]]] = ..., joined: _Optional[_Iterable[str]] = ..., left: _Optional[_Iterable[str]] = ..., committed_tokens: _Optional[int] = ..., routed_tokens: _Optional[_Iterable[int]] = ..., loss: _Optional[float] = ..., proposer: _Optional[str] = ..., attempts: _Optional[int] = ..., decided_at_ms: _Optional[int] = ..., resignations: _Optional[_Iterable[_Union[Resignation, _Mapping]]] = ..., experts: _Optional[_Iterable[_Union[ExpertStanding, _Mapping]]] = ..., selection_bias: _Optional[_Iterable[float]] = ...) -> None: ...
+    tallies: _containers.RepeatedCompositeFieldContainer[Tally]
+    change: SignedChange
+    def __init__(self, run_id: _Optional[bytes] = ..., branch: _Optional[bytes] = ..., round: _Optional[int] = ..., previous: _Optional[bytes] = ..., electorate: _Optional[_Iterable[str]] = ..., unanimous: bool = ..., roster: _Optional[_Iterable[str]] = ..., fragments: _Optional[_Iterable[_Union[FragmentOutcome, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., outcome: _Optional[_Union[Outcome, str]] = ..., missing: _Optional[_Iterable[_Union[Suspect, _Mapping]]] = ..., joined: _Optional[_Iterable[str]] = ..., left: _Optional[_Iterable[str]] = ..., committed_tokens: _Optional[int] = ..., routed_tokens: _Optional[_Iterable[int]] = ..., loss: _Optional[float] = ..., proposer: _Optional[str] = ..., attempts: _Optional[int] = ..., decided_at_ms: _Optional[int] = ..., resignations: _Optional[_Iterable[_Union[Resignation, _Mapping]]] = ..., experts: _Optional[_Iterable[_Union[ExpertStanding, _Mapping]]] = ..., selection_bias: _Optional[_Iterable[float]] = ..., tallies: _Optional[_Iterable[_Union[Tally, _Mapping]]] = ..., change: _Optional[_Union[SignedChange, _Mapping]] = ...) -> None: ...
 
 class Accept(_message.Message):
     __slots__ = ("ballot", "record")

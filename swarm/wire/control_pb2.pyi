@@ -101,6 +101,18 @@ class DialBackReply(_message.Message):
     ports: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, ports: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class Punch(_message.Message):
+    __slots__ = ("address",)
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    def __init__(self, address: _Optional[str] = ...) -> None: ...
+
+class PunchReply(_message.Message):
+    __slots__ = ("address",)
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    def __init__(self, address: _Optional[str] = ...) -> None: ...
+
 class DataToken(_message.Message):
     __slots__ = ("certificate_sha256",)
     CERTIFICATE_SHA256_FIELD_NUMBER: _ClassVar[int]

@@ -24,16 +24,18 @@ class LaneHello(_message.Message):
     def __init__(self, token: _Optional[bytes] = ..., secret: _Optional[bytes] = ..., protection: _Optional[_Union[Protection, str]] = ...) -> None: ...
 
 class LaneWelcome(_message.Message):
-    __slots__ = ("secret", "code", "message", "protection")
+    __slots__ = ("secret", "code", "message", "protection", "seen")
     SECRET_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     PROTECTION_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
     secret: bytes
     code: str
     message: str
     protection: Protection
-    def __init__(self, secret: _Optional[bytes] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., protection: _Optional[_Union[Protection, str]] = ...) -> None: ...
+    seen: str
+    def __init__(self, secret: _Optional[bytes] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., protection: _Optional[_Union[Protection, str]] = ..., seen: _Optional[str] = ...) -> None: ...
 
 class Call(_message.Message):
     __slots__ = ("reduce", "download")

@@ -10,7 +10,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class PeerStatus(_message.Message):
-    __slots__ = ("peer_id", "display_name", "domain", "path", "held_experts", "tokens_per_second", "in_roster", "alive", "round", "bytes_sent", "bytes_received", "steps", "places")
+    __slots__ = ("peer_id", "display_name", "domain", "path", "held_experts", "tokens_per_second", "in_roster", "alive", "round", "bytes_sent", "bytes_received", "steps", "places", "device", "state", "nat", "version", "last_counted_round", "absent")
     PEER_ID_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,12 @@ class PeerStatus(_message.Message):
     BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     PLACES_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    NAT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LAST_COUNTED_ROUND_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
     peer_id: str
     display_name: str
     domain: str
@@ -37,26 +43,54 @@ class PeerStatus(_message.Message):
     bytes_received: int
     steps: int
     places: int
-    def __init__(self, peer_id: _Optional[str] = ..., display_name: _Optional[str] = ..., domain: _Optional[str] = ..., path: _Optional[str] = ..., held_experts: _Optional[_Iterable[int]] = ..., tokens_per_second: _Optional[float] = ..., in_roster: bool = ..., alive: bool = ..., round: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., steps: _Optional[int] = ..., places: _Optional[int] = ...) -> None: ...
+    device: str
+    state: str
+    nat: str
+    version: str
+    last_counted_round: int
+    absent: str
+    def __init__(self, peer_id: _Optional[str] = ..., display_name: _Optional[str] = ..., domain: _Optional[str] = ..., path: _Optional[str] = ..., held_experts: _Optional[_Iterable[int]] = ..., tokens_per_second: _Optional[float] = ..., in_roster: bool = ..., alive: bool = ..., round: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., steps: _Optional[int] = ..., places: _Optional[int] = ..., device: _Optional[str] = ..., state: _Optional[str] = ..., nat: _Optional[str] = ..., version: _Optional[str] = ..., last_counted_round: _Optional[int] = ..., absent: _Optional[str] = ...) -> None: ...
 
 class ExpertStatus(_message.Message):
-    __slots__ = ("expert", "holders", "held_since", "trained_tokens", "orphaned_rounds", "served")
+    __slots__ = ("expert", "holders", "held_since", "trained_tokens", "orphaned_rounds", "served", "version", "load")
     EXPERT_FIELD_NUMBER: _ClassVar[int]
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
     HELD_SINCE_FIELD_NUMBER: _ClassVar[int]
     TRAINED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ORPHANED_ROUNDS_FIELD_NUMBER: _ClassVar[int]
     SERVED_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
     expert: int
     holders: _containers.RepeatedScalarFieldContainer[str]
     held_since: int
     trained_tokens: float
     orphaned_rounds: int
     served: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, expert: _Optional[int] = ..., holders: _Optional[_Iterable[str]] = ..., held_since: _Optional[int] = ..., trained_tokens: _Optional[float] = ..., orphaned_rounds: _Optional[int] = ..., served: _Optional[_Iterable[str]] = ...) -> None: ...
+    version: int
+    load: float
+    def __init__(self, expert: _Optional[int] = ..., holders: _Optional[_Iterable[str]] = ..., held_since: _Optional[int] = ..., trained_tokens: _Optional[float] = ..., orphaned_rounds: _Optional[int] = ..., served: _Optional[_Iterable[str]] = ..., version: _Optional[int] = ..., load: _Optional[float] = ...) -> None: ...
+
+class ContributionStatus(_message.Message):
+    __slots__ = ("peer_id", "display_name", "tokens", "rounds", "served_bytes", "relayed_bytes", "last_round")
+    PEER_ID_FIELD_NUMBER: _ClassVar[int]
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    SERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RELAYED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LAST_ROUND_FIELD_NUMBER: _ClassVar[int]
+    peer_id: str
+    display_name: str
+    tokens: int
+    rounds: int
+    served_bytes: int
+    relayed_bytes: int
+    last_round: int
+    def __init__(self, peer_id: _Optional[str] = ..., display_name: _Optional[str] = ..., tokens: _Optional[int] = ..., rounds: _Optional[int] = ..., served_bytes: _Optional[int] = ..., relayed_bytes: _Optional[int] = ..., last_round: _Optional[int] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("run_id", "run_name", "peer_id", "display_name", "domain", "state", "reason", "since_ms", "round", "branch", "commit_id", "last_outcome", "tokens_per_second", "loss", "step", "steps_per_round", "held_experts", "peers", "bytes_sent", "bytes_received", "tokens_trained", "committed_tokens", "refused", "pid", "worker_pid", "addresses", "version", "last_counted_round", "data_report", "device", "company", "company_since_ms", "company_reason", "role", "clock_offset_s", "clock_peers", "nat", "nat_reason", "observed", "relays", "upload_bps", "download_bps", "port", "experts")
+    __slots__ = ("run_id", "run_name", "peer_id", "display_name", "domain", "state", "reason", "since_ms", "round", "branch", "commit_id", "last_outcome", "tokens_per_second", "loss", "step", "steps_per_round", "held_experts", "peers", "bytes_sent", "bytes_received", "tokens_trained", "committed_tokens", "refused", "pid", "worker_pid", "addresses", "version", "last_counted_round", "data_report", "device", "company", "company_since_ms", "company_reason", "role", "clock_offset_s", "clock_peers", "nat", "nat_reason", "observed", "relays", "upload_bps", "download_bps", "port", "experts", "next_event", "next_event_s", "change_number", "changed", "run_paused", "run_ended", "revoked", "newest_change", "contributions")
     class RefusedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +149,15 @@ class StatusReply(_message.Message):
     DOWNLOAD_BPS_FIELD_NUMBER: _ClassVar[int]
     PORT_FIELD_NUMBER: _ClassVar[int]
     EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_EVENT_FIELD_NUMBER: _ClassVar[int]
+    NEXT_EVENT_S_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    RUN_PAUSED_FIELD_NUMBER: _ClassVar[int]
+    RUN_ENDED_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     run_name: str
     peer_id: str
@@ -159,7 +202,16 @@ class StatusReply(_message.Message):
     download_bps: float
     port: int
     experts: _containers.RepeatedCompositeFieldContainer[ExpertStatus]
-    def __init__(self, run_id: _Optional[str] = ..., run_name: _Optional[str] = ..., peer_id: _Optional[str] = ..., display_name: _Optional[str] = ..., domain: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., since_ms: _Optional[int] = ..., round: _Optional[int] = ..., branch: _Optional[str] = ..., commit_id: _Optional[str] = ..., last_outcome: _Optional[str] = ..., tokens_per_second: _Optional[float] = ..., loss: _Optional[float] = ..., step: _Optional[int] = ..., steps_per_round: _Optional[int] = ..., held_experts: _Optional[_Iterable[int]] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., tokens_trained: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., pid: _Optional[int] = ..., worker_pid: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., last_counted_round: _Optional[int] = ..., data_report: _Optional[_Mapping[str, int]] = ..., device: _Optional[str] = ..., company: _Optional[str] = ..., company_since_ms: _Optional[int] = ..., company_reason: _Optional[str] = ..., role: _Optional[str] = ..., clock_offset_s: _Optional[float] = ..., clock_peers: _Optional[int] = ..., nat: _Optional[str] = ..., nat_reason: _Optional[str] = ..., observed: _Optional[_Iterable[str]] = ..., relays: _Optional[_Iterable[str]] = ..., upload_bps: _Optional[float] = ..., download_bps: _Optional[float] = ..., port: _Optional[int] = ..., experts: _Optional[_Iterable[_Union[ExpertStatus, _Mapping]]] = ...) -> None: ...
+    next_event: str
+    next_event_s: float
+    change_number: int
+    changed: _containers.RepeatedScalarFieldContainer[str]
+    run_paused: bool
+    run_ended: bool
+    revoked: _containers.RepeatedScalarFieldContainer[str]
+    newest_change: bytes
+    contributions: _containers.RepeatedCompositeFieldContainer[ContributionStatus]
+    def __init__(self, run_id: _Optional[str] = ..., run_name: _Optional[str] = ..., peer_id: _Optional[str] = ..., display_name: _Optional[str] = ..., domain: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., since_ms: _Optional[int] = ..., round: _Optional[int] = ..., branch: _Optional[str] = ..., commit_id: _Optional[str] = ..., last_outcome: _Optional[str] = ..., tokens_per_second: _Optional[float] = ..., loss: _Optional[float] = ..., step: _Optional[int] = ..., steps_per_round: _Optional[int] = ..., held_experts: _Optional[_Iterable[int]] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., tokens_trained: _Optional[int] = ..., committed_tokens: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., pid: _Optional[int] = ..., worker_pid: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., last_counted_round: _Optional[int] = ..., data_report: _Optional[_Mapping[str, int]] = ..., device: _Optional[str] = ..., company: _Optional[str] = ..., company_since_ms: _Optional[int] = ..., company_reason: _Optional[str] = ..., role: _Optional[str] = ..., clock_offset_s: _Optional[float] = ..., clock_peers: _Optional[int] = ..., nat: _Optional[str] = ..., nat_reason: _Optional[str] = ..., observed: _Optional[_Iterable[str]] = ..., relays: _Optional[_Iterable[str]] = ..., upload_bps: _Optional[float] = ..., download_bps: _Optional[float] = ..., port: _Optional[int] = ..., experts: _Optional[_Iterable[_Union[ExpertStatus, _Mapping]]] = ..., next_event: _Optional[str] = ..., next_event_s: _Optional[float] = ..., change_number: _Optional[int] = ..., changed: _Optional[_Iterable[str]] = ..., run_paused: bool = ..., run_ended: bool = ..., revoked: _Optional[_Iterable[str]] = ..., newest_change: _Optional[bytes] = ..., contributions: _Optional[_Iterable[_Union[ContributionStatus, _Mapping]]] = ...) -> None: ...
 
 class StopRequest(_message.Message):
     __slots__ = ("reason",)
@@ -227,3 +279,51 @@ class HistoryReply(_message.Message):
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
     rounds: _containers.RepeatedCompositeFieldContainer[RoundSummary]
     def __init__(self, rounds: _Optional[_Iterable[_Union[RoundSummary, _Mapping]]] = ...) -> None: ...
+
+class ChangeRequest(_message.Message):
+    __slots__ = ("change",)
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    change: bytes
+    def __init__(self, change: _Optional[bytes] = ...) -> None: ...
+
+class ChangeReply(_message.Message):
+    __slots__ = ("code", "message")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    message: str
+    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class LogRequest(_message.Message):
+    __slots__ = ("after",)
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    after: int
+    def __init__(self, after: _Optional[int] = ...) -> None: ...
+
+class LogLine(_message.Message):
+    __slots__ = ("number", "at_ms", "text")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    at_ms: int
+    text: str
+    def __init__(self, number: _Optional[int] = ..., at_ms: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+
+class LogReply(_message.Message):
+    __slots__ = ("lines",)
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    lines: _containers.RepeatedCompositeFieldContainer[LogLine]
+    def __init__(self, lines: _Optional[_Iterable[_Union[LogLine, _Mapping]]] = ...) -> None: ...
+
+class Look(_message.Message):
+    __slots__ = ("at_ms", "status", "rounds", "log")
+    AT_MS_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    at_ms: int
+    status: StatusReply
+    rounds: _containers.RepeatedCompositeFieldContainer[RoundSummary]
+    log: _containers.RepeatedCompositeFieldContainer[LogLine]
+    def __init__(self, at_ms: _Optional[int] = ..., status: _Optional[_Union[StatusReply, _Mapping]] = ..., rounds: _Optional[_Iterable[_Union[RoundSummary, _Mapping]]] = ..., log: _Optional[_Iterable[_Union[LogLine, _Mapping]]] = ...) -> None: ...

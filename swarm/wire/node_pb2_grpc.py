@@ -49,6 +49,16 @@ class NodeControlStub(object):
                 request_serializer=swarm_dot_v1_dot_node__pb2.HistoryRequest.SerializeToString,
                 response_deserializer=swarm_dot_v1_dot_node__pb2.HistoryReply.FromString,
                 _registered_method=True)
+        self.GetLog = channel.unary_unary(
+                '/swarm.v1.NodeControl/GetLog',
+                request_serializer=swarm_dot_v1_dot_node__pb2.LogRequest.SerializeToString,
+                response_deserializer=swarm_dot_v1_dot_node__pb2.LogReply.FromString,
+                _registered_method=True)
+        self.ChangeRun = channel.unary_unary(
+                '/swarm.v1.NodeControl/ChangeRun',
+                request_serializer=swarm_dot_v1_dot_node__pb2.ChangeRequest.SerializeToString,
+                response_deserializer=swarm_dot_v1_dot_node__pb2.ChangeReply.FromString,
+                _registered_method=True)
 
 
 class NodeControlServicer(object):
@@ -72,6 +82,18 @@ class NodeControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLog(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeRun(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -89,6 +111,16 @@ def add_NodeControlServicer_to_server(servicer, server):
                     servicer.GetHistory,
                     request_deserializer=swarm_dot_v1_dot_node__pb2.HistoryRequest.FromString,
                     response_serializer=swarm_dot_v1_dot_node__pb2.HistoryReply.SerializeToString,
+            ),
+            'GetLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLog,
+                    request_deserializer=swarm_dot_v1_dot_node__pb2.LogRequest.FromString,
+                    response_serializer=swarm_dot_v1_dot_node__pb2.LogReply.SerializeToString,
+            ),
+            'ChangeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeRun,
+                    request_deserializer=swarm_dot_v1_dot_node__pb2.ChangeRequest.FromString,
+                    response_serializer=swarm_dot_v1_dot_node__pb2.ChangeReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -172,6 +204,60 @@ class NodeControl(object):
             '/swarm.v1.NodeControl/GetHistory',
             swarm_dot_v1_dot_node__pb2.HistoryRequest.SerializeToString,
             swarm_dot_v1_dot_node__pb2.HistoryReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarm.v1.NodeControl/GetLog',
+            swarm_dot_v1_dot_node__pb2.LogRequest.SerializeToString,
+            swarm_dot_v1_dot_node__pb2.LogReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/swarm.v1.NodeControl/ChangeRun',
+            swarm_dot_v1_dot_node__pb2.ChangeRequest.SerializeToString,
+            swarm_dot_v1_dot_node__pb2.ChangeReply.FromString,
             options,
             channel_credentials,
             insecure,

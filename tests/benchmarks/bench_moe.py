@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/benchmarks/bench_moe.py
 
-Both models take turns in the same process and on one thread; each step's time is the best of
-several, so a noisy machine hurts both alike. Prints one JSON line.
+Both models take turns in the same process, on one thread and then on two; each step's time is the
+best of several, so a noisy machine hurts both alike. Prints one JSON line for each.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +46,13 @@ def decode(stream: Callable[[], object]) -> float:
 
 def main() -> None:
     """Measure and print."""
-    torch.set_num_threads(1)
+    for threads in (1, 2):
+        print(json.dumps(measure(threads)))
+
+
+def measure(threads: int) -> dict[str, Any]:
+    """Both on `threads` threads."""
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     config = ModelConfig(d_model=128, num_layers=4, d_ff=256)
     ours = Transformer(config)
@@ -75,14 +82,14 @@ def main() -> None:
             step_s[name] = min(step_s[name], step(forward, tokens, parameters))
         for name, stream in streams.items():
             decode_s[name] = min(decode_s[name], decode(stream))
-    result = {
+    return {
         "bench": "moe",
+        "threads": threads,
         "train_tokens_per_s": {name: round(BATCH * LENGTH / s) for name, s in step_s.items()},
         "train_ratio": round(step_s["transformers"] / step_s["ours"], 2),
         "decode_tokens_per_s": {name: round(DECODED / s) for name, s in decode_s.items()},
         "decode_ratio": round(decode_s["transformers"] / decode_s["ours"], 2),
     }
-    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,7 @@ WEB_SERVING = ("pub1", "pub2", "pub5")  # the network that lets only the web out
 START_S = 60.0
 CALL_S = 10.0
 DATA_PORT = 4800
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 3.0
 T = TypeVar("T")
 
 
@@ -76,13 +77,13 @@ class LabPeer:
         self._plane = plane = DataPlane(network.identity, RUN_ID)
         plane.start("0.0.0.0", DATA_PORT)
         plane.set_blob_source(self._blobs.get)
-        plane.set_tunnel(network.open_stream)
+        network.carry(plane)
         await network.serve_streams(plane.accept_tunnel)
         await self._publish()
         self._looking = asyncio.create_task(self._look())
 
     async def _look(self) -> None:
-        """Read all records each second, as a node does: that is how new addresses are learned."""
+        """Read all records now and then, as a node does: that is how new addresses are learned."""
         while True:
             with contextlib.suppress(SwarmError):
                 await self.network.records()
@@ -122,6 +123,14 @@ class LabPeer:
         if self._plane is not None:
             self._plane.stop()
         self._plane = self._network = None
+
+    def close_holes(self) -> None:
+        """End the punched connections, as a router does that forgets them."""
+        daemon = self.network._daemon
+        assert daemon is not None
+        for sock in list(daemon.bridges._sockets):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def p2pd(self) -> list[int]:
         """Process ids of its p2pd."""

@@ -17,11 +17,17 @@ VERBS = {
     **{
         verb: [verb]
         for verb in (
-            "start", "relay", "doctor", "status", "stop", "testnet", "assemble", "eval", "generate",
-            "demo", "run", "base", "expert", "export", "import",
+            "start", "relay", "doctor", "status", "dashboard", "contributions", "stop", "testnet",
+            "assemble", "eval", "generate", "export", "import", "demo", "run", "base", "expert",
         )
     },
-    **{f"run-{action}": ["run", action] for action in ("init", "ticket", "export", "import")},
+    **{
+        f"run-{action}": ["run", action]
+        for action in (
+            "init", "validate", "ticket", "set", "pause", "resume", "revoke", "end", "export",
+            "import",
+        )
+    },
     "base-make": ["base", "make"],
     **{
         f"expert-{action}": ["expert", action]

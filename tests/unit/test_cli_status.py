@@ -20,6 +20,7 @@ import pytest
 from node import exit_codes
 from node.cli import run_command_line
 from node.control_client import ControlClient
+from node.dashboard.app import Watched
 from node.paths import SOCKET_PATH_LIMIT, default_directory, find_directory, socket_path
 from swarm.errors import Code, SwarmError
 from swarm.wire import node_pb2, node_pb2_grpc
@@ -43,6 +44,13 @@ STATUS = node_pb2.StatusReply(
             served=["maths 90%", "law 10%"],
         ),
         node_pb2.ExpertStatus(expert=2, orphaned_rounds=3),
+    ],
+    contributions=[
+        node_pb2.ContributionStatus(
+            peer_id="12D3KooWOther", display_name="bert", tokens=300, rounds=3, last_round=7,
+            served_bytes=1_500_000, relayed_bytes=20,
+        ),
+        node_pb2.ContributionStatus(peer_id="12D3KooWGone", tokens=100, rounds=1, last_round=1),
     ],
 )  # fmt: skip
 
@@ -70,6 +78,13 @@ class FakeDaemon(node_pb2_grpc.NodeControlServicer):
             for n in range(1, 8)
         ]
         return node_pb2.HistoryReply(rounds=[r for r in rounds if r.round > request.after_round])
+
+    def GetLog(self, request: Any, context: Any) -> node_pb2.LogReply:
+        lines = [node_pb2.LogLine(number=n, at_ms=1000 * n, text=f"line {n}") for n in (1, 2)]
+        return node_pb2.LogReply(lines=[line for line in lines if line.number > request.after])
+
+    def ChangeRun(self, request: Any, context: Any) -> node_pb2.ChangeReply:
+        return node_pb2.ChangeReply(code="SIGNATURE_INVALID", message="not signed")
 
 
 @contextlib.contextmanager
@@ -114,6 +129,50 @@ def test_status_as_json_has_every_field_and_numbers_are_numbers(
     assert fields["data_report"] == {"documents": 12, "skipped_not_utf8": 1}
     assert fields["peers"][0]["alive"] is False
     assert [r["round"] for r in fields["rounds"]] == [6, 7]
+
+
+def test_the_dashboard_prints_a_page_once_without_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["dashboard", "--dir", str(tmp_path)]
+    assert run_command_line(words) == exit_codes.NOT_RUNNING
+    capsys.readouterr()
+    with serving(tmp_path, FakeDaemon()):
+        assert run_command_line([*words, "--page", "log"]) == exit_codes.OK
+    shown = capsys.readouterr().out
+    assert "anna in law  TRAINING for" in shown and "line 2" in shown and "\x1b" not in shown
+
+
+def test_the_dashboard_tells_a_node_that_is_gone_and_finds_it_again(tmp_path: Path) -> None:
+    with serving(tmp_path, FakeDaemon()):
+        node = Watched(tmp_path, 0.0, None)
+    with node:
+        node.refresh()
+        assert node.snapshot.silent_since_ms > 0
+        assert node.snapshot.status == STATUS and len(node.snapshot.rounds) == 7
+        with serving(tmp_path, FakeDaemon()):
+            node.refresh()
+        assert node.snapshot.silent_since_ms == 0
+        assert [line.number for line in node.snapshot.log] == [1, 2]
+
+
+def test_a_change_that_a_node_refuses_is_an_error_with_its_reason(tmp_path: Path) -> None:
+    with serving(tmp_path, FakeDaemon()), ControlClient(tmp_path) as control:
+        with pytest.raises(SwarmError) as caught:
+            control.change_run(b"")
+    assert (caught.value.code, caught.value.message) == (Code.SIGNATURE_INVALID, "not signed")
+
+
+def test_contributions_are_told_as_a_table_and_as_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(tmp_path, FakeDaemon()):
+        assert run_command_line(["contributions", "--dir", str(tmp_path)]) == exit_codes.OK
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert ["bert", "300", "75%", "3", "7", "1.5", "MB", "20", "B"] in rows
+        run_command_line(["contributions", "--json", "--dir", str(tmp_path)])
+    facts = json.loads(capsys.readouterr().out)
+    assert [row["tokens"] for row in facts["contributions"]] == [300, 100]
 
 
 def test_stop_waits_until_the_process_is_gone(

@@ -14,11 +14,11 @@ from node.cli import build_parser
 from swarm.errors import SwarmError
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```[\w ]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-FILE = re.compile(r"(?<![\w/.-])(?:swarm|node|tests|proto|docs|\.ci)/[\w./*-]*\w/?")
+FILE = re.compile(r"(?<![\w/.-])(?:swarm|node|tests|proto|docs|docker|\.ci)/[\w./*-]*\w/?")
 TEST = re.compile(r"\btest_\w+")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 DEFINITION = re.compile(r"^\s*(?:async )?def (test_\w+)", re.MULTILINE)

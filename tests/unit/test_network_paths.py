@@ -71,14 +71,13 @@ def test_a_forwarded_port_and_what_the_user_announces_are_for_everybody() -> Non
     assert named.direct == ("/dns4/me.example/tcp/1",)
 
 
-def test_holes_are_punched_between_nats_that_are_not_symmetric_and_seen_by_four() -> None:
+def test_holes_are_punched_between_routers_that_are_not_symmetric() -> None:
     alike = Nat.ENDPOINT_INDEPENDENT
     assert punchable(reach(alike), record(alike))
-    assert punchable(reach(alike), record(Nat.FIREWALLED))
-    assert not punchable(reach(alike), record(Nat.SYMMETRIC))
-    assert not punchable(reach(Nat.SYMMETRIC), record(alike))
-    assert not punchable(reach(alike, 3), record(alike))
-    assert not punchable(reach(alike), record(alike, 3))
+    assert punchable(reach(alike, 1), record(Nat.FIREWALLED, 1))
+    for other in (Nat.SYMMETRIC, Nat.PUBLIC, Nat.UNKNOWN, Nat.LOCAL):
+        assert not punchable(reach(alike), record(other))
+        assert not punchable(reach(other), record(alike))
 
 
 def chance(own: Nat, theirs: PeerRecord, path: str, network_hash: bytes = b"") -> Chance:
@@ -90,10 +89,23 @@ def test_a_better_path_is_looked_for_where_there_may_be_one() -> None:
     assert chance(alike, record(alike, 4, RELAYED), "relay").better
     assert not chance(alike, record(alike, 4, RELAYED), "punched").better
     assert not chance(alike, record(Nat.SYMMETRIC, 4, RELAYED), "relay").better
-    assert chance(alike, record(Nat.PUBLIC, 4, FAR), "relay").better
+    assert chance(alike, record(alike, 4, RELAYED), "relay").punch
+    assert not chance(alike, record(Nat.PUBLIC, 4, FAR), "relay").punch
+
+
+def test_who_can_be_called_waits_and_who_can_call_does() -> None:
+    hidden, public = record(Nat.FIREWALLED, 4, RELAYED), record(Nat.PUBLIC, 4, FAR)
+    public.peer_id = "a"  # of the two that call each other, the one with the smaller id leads
+    assert chance(Nat.FIREWALLED, public, "relay").lead
+    assert not chance(Nat.PUBLIC, hidden, "relay").better
+
+
+def test_neighbours_leave_the_relay_and_the_router() -> None:
+    alike = Nat.ENDPOINT_INDEPENDENT
     neighbour = record(alike, 4, RELAYED, lan_addresses=[NEAR], network_hash=HASH)
     assert chance(Nat.SYMMETRIC, neighbour, "relay", HASH).better
     assert chance(Nat.SYMMETRIC, neighbour, "punched", HASH).better
+    assert not chance(alike, neighbour, "relay", HASH).punch
     assert not chance(Nat.SYMMETRIC, neighbour, "lan", HASH).better
 
 

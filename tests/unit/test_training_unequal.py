@@ -1,4 +1,4 @@
-"""Peers that do fewer steps, or are late: what their updates weigh."""
+"""Peers that do fewer steps than others: what their updates weigh."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from test_training_trainer import MANIFEST, fragments, trainer
 
-from swarm.collective.plan import WEIGHT_CLIP, normalized_weights
-from swarm.training.unequal import MAX_STALENESS, staleness_weight, step_scale
+from swarm.training.unequal import step_scale
 
 
 def test_scales_by_hand() -> None:
@@ -18,23 +17,6 @@ def test_scales_by_hand() -> None:
     for mean, steps in ((0.0, 3), (30.0, 0)):
         with pytest.raises(ValueError, match="step"):
             step_scale(mean, steps)
-
-
-def test_the_older_an_update_the_less_it_weighs_and_then_nothing() -> None:
-    weights = [staleness_weight(rounds) for rounds in range(5)]
-    assert weights[0] == 1.0 and weights[1] == pytest.approx(0.7071, abs=1e-4)
-    assert weights[2] == pytest.approx(0.5774, abs=1e-4) and MAX_STALENESS == 2
-    assert weights[:3] == sorted(weights[:3], reverse=True)  # the sign of the exponent
-    assert weights[3:] == [0.0, 0.0]
-    with pytest.raises(ValueError, match="later round"):
-        staleness_weight(-1)
-
-
-def test_a_stale_weight_by_hand_in_a_mean_of_two() -> None:
-    weights = normalized_weights(
-        {"early": 100 * staleness_weight(0), "late": 100 * staleness_weight(1)}, WEIGHT_CLIP
-    )
-    assert weights["late"] / weights["early"] == pytest.approx(2**-0.5)
 
 
 def share_of_the_slow(scaled: bool) -> float:

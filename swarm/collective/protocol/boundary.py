@@ -147,6 +147,9 @@ class Boundary:
         ready.suspects.extend(sorted(peer.health.suspects))
         ready.declined.extend(sorted(self.declined))
         ready.capability.CopyFrom(peer.setup.capability())
+        change = peer.setup.change()
+        if memory.record is None or change != memory.record.change:
+            ready.change.CopyFrom(change)
         signed = peer.setup.signed(peer.setup.me)
         if signed is not None:
             ready.record.CopyFrom(signed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from swarm.collective.changes import check_change
 from swarm.collective.consensus import (
     ballot_key,
     commit_id,
@@ -20,6 +21,7 @@ from swarm.collective.consensus import (
 from swarm.collective.protocol.effects import PersistWord
 from swarm.collective.selection_bias import check_bias
 from swarm.collective.state import version_message
+from swarm.collective.tallies import check_tallies
 from swarm.collective.validate import check_plan, check_record
 from swarm.wire import collective_pb2 as pb
 
@@ -151,6 +153,8 @@ class Elector:
             setup.max_round_tokens,
             setup.policy.open_tags,
         )
+        check_tallies(record, memory.record, setup.max_round_tokens)
+        check_change(record, memory.record, setup.manifest)
         check_bias(record, memory.record, setup.manifest)
         memory.accept(decision, ballot, accept.record)
         peer.out.append(PersistWord(memory.word()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from swarm.collective.changes import newest_change
 from swarm.collective.offers import collect_offers
 from swarm.collective.plan import PlanInputs, make_plan, operation_of
 from swarm.collective.protocol.rollcall import RollCall
@@ -94,6 +95,11 @@ def record_of(
             proposer=peer.setup.me,
             attempts=plan.ballot.attempt,
             decided_at_ms=peer.setup.wall_ms(peer.now),
+            change=newest_change(
+                peer.memory.record,
+                [peer.setup.change(), *(ready.change for ready in rollcall.ready.values())],
+                peer.setup.manifest,
+            ),
         ),
         peer.setup.policy,
     )

@@ -31,7 +31,8 @@ class Setup:
 
     `note` reads and checks a peer's record, `signed` gives the signed form of a known peer's;
     `wall_ms` turns `now` into Unix milliseconds, for the log in the record. `capability`: what this
-    machine can do, as far as it is measured.
+    machine can do, as far as it is measured. `change`: the newest change of the run that is known
+    here, empty for none.
     """
 
     me: str
@@ -43,6 +44,7 @@ class Setup:
     signed: Callable[[str], SignedRecord | None] = _no_signed
     wall_ms: Callable[[float], int] = lambda now: round(1000 * now)
     capability: Callable[[], pb.Capability] = pb.Capability
+    change: Callable[[], pb.SignedChange] = pb.SignedChange
 
     @cached_property
     def run_id(self) -> bytes:

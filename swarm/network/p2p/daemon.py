@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import ipaddress
 import os
 import secrets
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 from swarm.aio import in_time
 from swarm.errors import Code, SwarmError
 from swarm.network.envelope import MAX_ENVELOPE_BYTES
+from swarm.network.p2p.bridge import Bridges
 from swarm.network.p2p.hivemind_parts import (
     P2P,
     Multiaddr,
@@ -44,6 +46,7 @@ STOP_WAIT = timedelta(seconds=3)
 LOCAL_WAIT = timedelta(seconds=2)  # for what p2pd does without asking another host
 SURE_S = 1.0  # after a call that succeeded its peer is taken to be connected
 MAX_SURE = 4096
+LOOK_AGAIN_S = 0.05
 RELAY_AFTER = timedelta(seconds=0.5)
 SOCKET_ROOT = Path("/tmp")  # Unix socket paths must be short: 104 bytes on macOS
 
@@ -57,12 +60,16 @@ class Daemon:
     Attributes:
         p2p: hivemind's handle, for the DHT.
         exited: set once the process is gone, whoever ended it.
+        listener: host and port at which it listens, as this machine reaches it.
+        bridges: connections that were made for it.
     """
 
     def __init__(self, p2p: Any, sockets: Path, output: collections.deque[str]) -> None:
         self.p2p = p2p
         self.peer_id: str = p2p.peer_id.to_base58()
         self.exited = asyncio.Event()
+        self.listener = "", 0
+        self.bridges = Bridges()
         self._control = p2p._client.control
         self._sockets = sockets
         self._output = output
@@ -74,6 +81,8 @@ class Daemon:
         self._control._handler_tasks = _RunningTasks()
         self._exit_watch = asyncio.create_task(self._watch_exit())
         self._surely_until_s: dict[str, float] = {}  # peers that were connected a moment ago
+        self._changes: dict[str, asyncio.Event] = {}  # connections being replaced
+        self._changed_s: dict[str, float] = {}  # when one was, of each peer the last time
 
     @classmethod
     async def start(
@@ -110,7 +119,11 @@ class Daemon:
         except BaseException:
             remove_socket_dir(sockets)
             raise
-        return cls(p2p, sockets, output)
+        daemon = cls(p2p, sockets, output)
+        if listen:
+            first = (await daemon.addresses())[0]
+            daemon.listener = _reached_at(host), int(first.split("/tcp/")[1].split("/")[0])
+        return daemon
 
     async def addresses(self) -> list[str]:
         """Multiaddrs under which this peer listens, with its peer id."""
@@ -124,12 +137,13 @@ class Daemon:
         again for 5 s and more after it refused once ("dial backoff"), and peers that start
         together do refuse at first.
         """
+        deadline_s = time.monotonic() + timeout.total_seconds()
+        await self._settled(peer, deadline_s)
         if time.monotonic() < self._surely_until_s.get(peer, 0.0):
             return
         if peer in await self.connections():
             self._note_connected(peer)
             return
-        deadline_s = time.monotonic() + timeout.total_seconds()
         usable, problems = await usable_addresses(addresses, timeout)
         if addresses and not usable:
             raise unreachable(peer, "; ".join(dict.fromkeys(problems)))
@@ -143,6 +157,50 @@ class Daemon:
         except (*PROBLEMS, asyncio.TimeoutError) as error:
             raise unreachable(peer, _reason(error)) from error
         self._note_connected(peer)
+
+    async def replace(self, peer: str, address: str, timeout: timedelta) -> None:
+        """A connection by this one address in place of those there are; to be done in `changing`.
+
+        Raises `PEER_UNREACHABLE`; then there is none.
+        """
+        await self.disconnect(peer)
+        try:
+            await in_time(
+                self.p2p._client.connect(
+                    PeerID.from_base58(peer), [encode_multiaddr(address, peer)]
+                ),
+                timeout.total_seconds(),
+            )
+        except (*PROBLEMS, asyncio.TimeoutError) as error:
+            raise unreachable(peer, _reason(error)) from error
+        self._note_connected(peer)
+
+    @contextlib.asynccontextmanager
+    async def changing(self, peer: str) -> AsyncIterator[None]:
+        """While the connection to `peer` is replaced: calls wait, those it breaks are repeated."""
+        self._surely_until_s.pop(peer, None)
+        change = self._changes[peer] = asyncio.Event()
+        try:
+            yield
+        finally:
+            change.set()
+            self._changed_s[peer] = time.monotonic()
+            if self._changes.get(peer) is change:
+                del self._changes[peer]
+
+    async def wait_for_connection(self, peer: str, address: str, timeout: timedelta) -> None:
+        """Wait until `peer` is connected from this address, as long as that takes at most."""
+        deadline_s = time.monotonic() + timeout.total_seconds()
+        while time.monotonic() < deadline_s:
+            if address in (await self.connections()).get(peer, ()):
+                return
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def _settled(self, peer: str, deadline_s: float) -> None:
+        change = self._changes.get(peer)
+        if change is not None:
+            with suppress(asyncio.TimeoutError):
+                await in_time(change.wait(), max(0.0, deadline_s - time.monotonic()))
 
     async def disconnect(self, peer: str) -> None:
         """Close all connections to `peer`, if there are any; never raises."""
@@ -164,7 +222,7 @@ class Daemon:
         with suppress(*PROBLEMS):
             for info in await self.p2p.list_peers():
                 addresses = found.setdefault(info.peer_id.to_base58(), [])
-                addresses += [str(address) for address in info.addrs]
+                addresses += [self.bridges.far_address(str(address)) for address in info.addrs]
         return found
 
     async def serve(self, protocol: str, handler: Handler) -> None:
@@ -179,11 +237,12 @@ class Daemon:
         """Send `data` and return the answer. Raises `PEER_UNREACHABLE`."""
         if self.exited.is_set():
             raise unreachable(peer, "this node's p2pd has ended")
+        deadline_s = time.monotonic() + timeout.total_seconds()
+        answer = None
         try:
-            answer = await in_time(
-                self.p2p._client.call_unary_handler(PeerID.from_base58(peer), protocol, data),
-                timeout.total_seconds(),
-            )
+            while answer is None:  # again, if its connection is replaced meanwhile
+                await self._settled(peer, deadline_s)
+                answer = await self._call(peer, protocol, data, deadline_s)
         except asyncio.TimeoutError as error:
             self._surely_until_s.pop(peer, None)
             raise unreachable(peer, f"no answer in {timeout.total_seconds():.1f} s") from error
@@ -191,7 +250,20 @@ class Daemon:
             self._surely_until_s.pop(peer, None)
             raise unreachable(peer, _reason(error)) from error
         self._note_connected(peer)
-        return bytes(answer)
+        return answer
+
+    async def _call(self, peer: str, protocol: str, data: bytes, deadline_s: float) -> bytes | None:
+        """The answer, or None if a change of the connection broke the call."""
+        began_s = time.monotonic()
+        if began_s >= deadline_s:
+            raise asyncio.TimeoutError
+        asking = self.p2p._client.call_unary_handler(PeerID.from_base58(peer), protocol, data)
+        try:
+            return bytes(await in_time(asking, deadline_s - began_s))
+        except PROBLEMS:
+            if peer in self._changes or self._changed_s.get(peer, 0.0) > began_s:
+                return None
+            raise
 
     def streams(self, protocol: str) -> Streams:
         """The raw streams of a protocol; its methods block."""
@@ -203,6 +275,7 @@ class Daemon:
         self._exit_watch.cancel()
         self.exited.set()
         self._fail_pending()
+        self.bridges.close()
         try:
             await in_time(self.p2p.shutdown(), STOP_WAIT.total_seconds())
         except asyncio.TimeoutError:
@@ -301,6 +374,13 @@ def ip_multiaddr(host: str) -> str:
             "use 0.0.0.0 to listen on every interface",
         ) from error
     return f"/ip{address.version}/{address}"
+
+
+def _reached_at(host: str) -> str:
+    """Where this machine itself reaches who listens on `host`."""
+    address = ipaddress.ip_address(host)
+    loopback = "::1" if address.version == 6 else "127.0.0.1"
+    return loopback if address.is_unspecified else host
 
 
 def encode_multiaddr(address: str, peer: str) -> Multiaddr:

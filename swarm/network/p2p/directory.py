@@ -35,6 +35,7 @@ from swarm.network.p2p.hivemind_parts import (
 from swarm.network.transport import Clock
 from swarm.wire.membership_pb2 import NamedValue, PeerRecord, SignedRecord
 
+ASKED = 8  # nodes nearest to a key; five of them store it, and each answers with all of it
 RPC_WAIT = timedelta(seconds=2)
 # What this node stores for the others. A dictionary must fit into one message of p2pd, or nobody
 # can read it any more.
@@ -169,7 +170,7 @@ class Directory:
             await in_time(self._node.shutdown(), RPC_WAIT.total_seconds())
 
     async def _entries(self, name: str) -> Iterable[tuple[str, SignedRecord]]:
-        found = await _limited(self._node.get(self._key(name), latest=True))
+        found = await _limited(self._node.get(self._key(name), latest=True, beam_size=ASKED))
         if found is None or not isinstance(found.value, dict):
             return []
         entries = []

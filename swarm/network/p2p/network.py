@@ -54,6 +54,7 @@ from swarm.wire.control_pb2 import (
     Observe,
     Ping,
     Pong,
+    Punch,
     SpeedTest,
 )
 from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
@@ -125,6 +126,7 @@ class PeerNetwork:
         self._loop = asyncio.get_running_loop()
         self.serve(Observe, self.routes.answers.observe)
         self.serve(DialBack, self.routes.answers.dial_back)
+        self.serve(Punch, self.routes.puncher.answer)
         self.serve(Ping, self._answer_ping)
         self.serve(Locate, self._answer_locate)
         self.serve(SpeedTest, SpeedService(self._is_member).answer)
@@ -202,7 +204,7 @@ class PeerNetwork:
             self._key_file, config.host, self._port, listen=True, timeout=config.start_timeout
         )
         listening = await self._daemon.addresses()
-        self._port = int(listening[0].split("/tcp/")[1].split("/")[0])
+        _, self._port = self._daemon.listener
         self._on_stage("p2pd", f"listening on {', '.join(listening)}")
         await self.routes.attach(self._daemon)
         self.addresses = self.routes.addresses
@@ -378,6 +380,7 @@ class PeerNetwork:
         plane.set_addresses(self.routes.data_addresses)
         self.routes.busy = lambda: plane.tunnelled
         self.routes.on_better = plane.renew
+        self.routes.puncher.seen_from = plane.seen_from
 
     async def serve_streams(self, accept: Accept) -> None:
         """Take streams for lanes: `accept(peer, sock)` in a thread, `peer` known by libp2p.

@@ -12,6 +12,7 @@ address, its direct ones, its relays at once; and better ways are looked for in 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
@@ -28,6 +29,7 @@ from swarm.network.addresses import (
 from swarm.network.p2p.config import NetworkConfig
 from swarm.network.p2p.daemon import Daemon, unreachable
 from swarm.network.p2p.observing import Answers
+from swarm.network.p2p.puncher import Puncher
 from swarm.network.p2p.reach import Link, ReachKeeper
 from swarm.network.p2p.relaying import RelayHost
 from swarm.network.paths import NONE, Upgrades, chance_of, is_hidden, path_of
@@ -52,6 +54,7 @@ class Routes:
         answers: what it tells others about how it sees them.
         meter: what it has forwarded for others.
         busy: gives the peers with whom bulk data is moving through p2pd.
+        puncher: makes direct connections where both sides are behind routers.
         on_better: called with a peer to which a better path has appeared.
         on_change: called when the addresses of this peer have changed.
     """
@@ -76,6 +79,10 @@ class Routes:
         self._paths: dict[str, str] = {}
         self._out_of_reach: dict[str, float] = {}  # until when nobody tries
         self._announced: tuple[object, ...] = ()
+        self._trying: dict[str, asyncio.Task[None]] = {}
+        self.puncher = Puncher(
+            link, run_id, config.host, lambda: self.reachability, lambda: self._records.values()
+        )
         self.answers = Answers(link.connections, lambda: self.relaying)
 
     # ---- life -----------------------------------------------------------------------------
@@ -84,6 +91,7 @@ class Routes:
         """Work with this p2pd from now on."""
         self._daemon = daemon
         daemon.p2p.reach = self.reach
+        self.puncher.attach(daemon)
         self._relay = RelayHost(daemon, self.meter, self._admits)
         await self._relay.take_place()
         await self._refresh()
@@ -92,6 +100,9 @@ class Routes:
         """The p2pd ends."""
         if self._relay is not None:
             self._relay.stop()
+        self.puncher.detach()
+        for task in self._trying.values():
+            task.cancel()
         self._daemon = self._relay = None
 
     async def run(self) -> None:
@@ -249,5 +260,23 @@ class Routes:
             for peer, path in paths.items()
             if peer in self._records
         }
-        due = self._upgrades.due(chances, time.monotonic())
-        await asyncio.gather(*(self._link.reconnect(peer, AGAIN_WAIT) for peer in due))
+        for peer in self._upgrades.due(chances, time.monotonic()):
+            if peer not in self._trying:
+                task = asyncio.create_task(self._try(self._records[peer], chances[peer].punch))
+                self._trying[peer] = task
+                task.add_done_callback(functools.partial(self._tried, peer))
+
+    def _tried(self, peer: str, task: asyncio.Task[None]) -> None:
+        del self._trying[peer]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a better path to %s", peer, exc_info=error)
+
+    async def _try(self, record: PeerRecord, punch: bool) -> None:
+        """Once, to get a better path to a peer."""
+        if not punch:
+            await self._link.reconnect(record.peer_id, AGAIN_WAIT)
+            return
+        try:
+            await self.puncher.punch(record)
+        except SwarmError as error:
+            logger.info("no hole to %s: %s", record.peer_id, error)

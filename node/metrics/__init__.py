@@ -1,0 +1,1 @@
+"""What a node tells monitoring: OpenMetrics on `/metrics`, health on `/healthz`."""

@@ -1,0 +1,174 @@
+"""Punches holes: gets a direct connection to a peer where both are behind routers.
+
+    puncher = Puncher(link, run_id, host)
+    puncher.attach(daemon)                   # a p2pd has come up; `detach` when it goes
+    await puncher.punch(record)              # this side leads
+    await puncher.answer(sender, request)    # the other side, which this peer then calls back
+
+Each side takes a fresh port, asks a public peer how its router shows it, and tells the other one
+through the relay; then both call (`swarm.network.punching`), and their p2pd's go on over that
+connection (`swarm.network.p2p.bridge`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import timedelta
+from typing import TypeAlias
+
+from swarm.errors import Code, SwarmError
+from swarm.network.p2p.daemon import Daemon, unreachable
+from swarm.network.p2p.reach import Link
+from swarm.network.paths import hides_from_strangers
+from swarm.network.punching import Source, meet
+from swarm.network.reachability import OPEN, Reachability, is_public, network_hash
+from swarm.network.sockets import split_address
+from swarm.wire.control_pb2 import Punch, PunchReply
+from swarm.wire.membership_pb2 import PeerRecord
+
+logger = logging.getLogger(__name__)
+
+MEET_LIMIT = timedelta(seconds=6)
+CALL_LIMIT = timedelta(seconds=5)  # the other side asks how it is seen before it answers
+SEEN_LIMIT = timedelta(seconds=1.5)
+DIAL_LIMIT = timedelta(seconds=3)
+MAX_ASKED = 2  # peers that are asked how they see a port
+MAX_AT_ONCE = 16
+SeenFrom: TypeAlias = Callable[[Source, PeerRecord, timedelta], str]
+
+
+class Puncher:
+    """See the module docstring.
+
+    Attributes:
+        seen_from: see `DataPlane.seen_from`; without it only routers that keep port numbers do.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        run_id: bytes,
+        host: str,
+        reachability: Callable[[], Reachability],
+        records: Callable[[], Iterable[PeerRecord]],
+    ) -> None:
+        self.seen_from: SeenFrom | None = None
+        self._link = link
+        self._run_id = run_id
+        self._host = host
+        self._reachability = reachability
+        self._records = records
+        self._daemon: Daemon | None = None
+        self._answering: dict[str, asyncio.Task[None]] = {}
+
+    def attach(self, daemon: Daemon) -> None:
+        """Work for this p2pd from now on."""
+        self._daemon = daemon
+
+    def detach(self) -> None:
+        """The p2pd ends."""
+        self._daemon = None
+        for task in self._answering.values():
+            task.cancel()
+
+    # ---- leading --------------------------------------------------------------------------
+
+    async def punch(self, record: PeerRecord) -> None:
+        """Connect directly to the peer of a record. Raises a `SwarmError` when it did not work."""
+        daemon, peer = self._daemon, record.peer_id
+        if daemon is None:
+            raise unreachable(peer, "this node's p2pd has ended")
+        source = self._source()
+        try:
+            request = Punch(address=await self._outside(source, peer))
+            reply = await self._link.call(peer, request, PunchReply, CALL_LIMIT)
+            self._check(record, reply.address)
+            sock = await meet(source, reply.address, MEET_LIMIT)
+            async with daemon.changing(peer), daemon.bridges.offer(sock) as address:
+                await daemon.replace(peer, address, DIAL_LIMIT)
+        finally:
+            source.close()
+
+    # ---- answering ------------------------------------------------------------------------
+
+    async def answer(self, sender: str, request: Punch) -> PunchReply:
+        """Answer a `Punch`, and call the sender from then on.
+
+        Only at the public address that its own record vouches for, and once at a time: nobody can
+        use this peer to knock at a third one's door for long. Raises `PEER_REFUSED`, `OVER_LIMIT`.
+        """
+        record = next((r for r in self._records() if r.peer_id == sender), None)
+        if record is None or self._daemon is None or not hides_from_strangers(self._reachability()):
+            raise SwarmError(Code.PEER_REFUSED, "no hole can be punched to this peer")
+        self._check(record, request.address)
+        if sender in self._answering or len(self._answering) >= MAX_AT_ONCE:
+            raise SwarmError(Code.OVER_LIMIT, "too many holes at once")
+        task = asyncio.current_task()
+        assert task is not None
+        self._answering[sender] = task  # the place is taken while this one waits
+        try:
+            source = self._source()
+            mine = await self._outside(source, sender)
+        except BaseException:
+            del self._answering[sender]
+            raise
+        calling = asyncio.create_task(
+            self._call_back(sender, source, request.address, self._daemon)
+        )
+        self._answering[sender] = calling
+        calling.add_done_callback(lambda _: self._answering.pop(sender, None))
+        return PunchReply(address=mine)
+
+    async def _call_back(self, peer: str, source: Source, address: str, daemon: Daemon) -> None:
+        try:
+            sock = await meet(source, address, MEET_LIMIT)
+            async with daemon.changing(peer):
+                far = daemon.bridges.to_listener(sock, daemon.listener)
+                await daemon.wait_for_connection(peer, far, DIAL_LIMIT)
+        except (SwarmError, OSError) as error:
+            logger.info("a hole was not punched: %s", error)
+        finally:
+            source.close()
+
+    # ---- small helpers --------------------------------------------------------------------
+
+    def _source(self) -> Source:
+        public = self._reachability().public_host
+        host = "::" if ":" in public else self._host
+        try:
+            return Source.bind(host)
+        except OSError as error:
+            raise unreachable(self._link.peer_id, f"no port is free: {error}") from error
+
+    async def _outside(self, source: Source, peer: str) -> str:
+        """How the router shows a port to the world."""
+        reach = self._reachability()
+        mine = f"{reach.public_host}:{source.port}"
+        if ":" in reach.public_host:
+            mine = f"[{reach.public_host}]:{source.port}"
+        if not reach.behind_nat:
+            return mine
+        for record in self._observers():
+            with suppress(SwarmError):
+                assert self.seen_from is not None
+                return await asyncio.to_thread(self.seen_from, source, record, SEEN_LIMIT)
+        kept = f"{reach.public_host}:{self._link.port}" in reach.observed
+        if not kept:
+            raise unreachable(peer, "nobody says how the router shows a port of this peer")
+        return mine
+
+    def _observers(self) -> list[PeerRecord]:
+        if self.seen_from is None:
+            return []
+        kinds = {nat.value for nat in OPEN}
+        return [r for r in self._records() if r.nat in kinds and r.data_addresses][:MAX_ASKED]
+
+    def _check(self, record: PeerRecord, address: str) -> None:
+        """Raises `PEER_REFUSED` unless the address is of the network that the record names."""
+        host, _ = split_address(address)
+        known = bytes(record.network_hash)
+        if not is_public(host) or not known or network_hash(self._run_id, host) != known:
+            raise SwarmError(Code.PEER_REFUSED, f"{address[:80]} is not where {record.peer_id} is")

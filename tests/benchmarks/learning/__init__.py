@@ -1,0 +1,1 @@
+"""How well swarms learn, against central training: arms, seeds, tables. See `__main__`."""

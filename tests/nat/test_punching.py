@@ -1,0 +1,86 @@
+"""A pair behind two routers leaves the relay, and nobody who talks to the other notices."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.nat.conditions import between
+from tests.nat.lab_peer import MIB, LabPeer, LabSwarm, eventually
+from tests.nat.netlab import Lab
+
+PUBLIC = ("pub1", "pub2")  # libp2p's own punching needs four
+WITHIN_S = 15.0
+AGAIN_S = 0.02
+
+
+@pytest.fixture
+def swarm(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabSwarm]:
+    """Two public peers; whoever is behind a router comes later."""
+    swarm = LabSwarm(lab, tmp_path_factory.mktemp("peers"))
+    try:
+        lab.set_conditions(between(round_trip_ms=30, loss=0))
+        swarm.start(*PUBLIC)
+        yield swarm
+    finally:
+        swarm.stop()
+        lab.clear_conditions()
+
+
+class Caller(threading.Thread):
+    """Calls a peer again and again; what failed after the first success is in `problems`."""
+
+    def __init__(self, one: LabPeer, other: LabPeer) -> None:
+        super().__init__(daemon=True)
+        self.problems: list[str] = []
+        self.calls = 0
+        self.ends = threading.Event()
+        self._pair = one, other
+
+    def run(self) -> None:
+        one, other = self._pair
+        while not self.ends.wait(AGAIN_S):
+            problem = one.ping(other)
+            if problem and self.calls:
+                self.problems.append(problem)
+            self.calls += not problem
+
+
+def test_calls_go_on_while_a_pair_leaves_the_relay(swarm: LabSwarm) -> None:
+    swarm.start("a", "b")
+    one, other = swarm["a"], swarm["b"]
+    callers = [Caller(one, other), Caller(other, one), Caller(one, other)]
+    for caller in callers:
+        caller.start()
+    eventually(lambda: {one.path_to(other), other.path_to(one)}, {"punched"}, WITHIN_S)
+    time.sleep(1)
+    for caller in callers:
+        caller.ends.set()
+    for caller in callers:
+        caller.join(20)
+        assert not caller.problems
+        assert caller.calls > 10
+    one.fetch(other, 8 * MIB)
+    other.fetch(one, 8 * MIB)
+
+
+def test_a_pair_whose_hole_closes_is_back_on_the_relay_at_once_and_punches_another(
+    lab: Lab, swarm: LabSwarm
+) -> None:
+    one, other = relayed(swarm, "a", "g")
+    eventually(lambda: {one.path_to(other), other.path_to(one)}, {"punched"}, WITHIN_S)
+    one.close_holes()
+    eventually(lambda: one.ping(other), "", 10)
+    eventually(lambda: {one.path_to(other), other.path_to(one)}, {"punched"}, WITHIN_S)
+
+
+def relayed(swarm: LabSwarm, *hosts: str) -> tuple[LabPeer, LabPeer]:
+    """Start two peers and wait until they have told each other of their relays."""
+    swarm.start(*hosts)
+    swarm.meet()
+    one, other = (swarm[host] for host in hosts)
+    eventually(lambda: one.ping(other) + other.ping(one), "", 15)
+    return one, other
