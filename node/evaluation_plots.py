@@ -36,7 +36,8 @@ def write_plots(result: Values, directory: Path) -> list[Path]:
         "routing": _routing(pyplot, result),
     }
     for kind, label in (
-        ("leave_one_out", "left out"), ("top_k", "active experts"), ("rank", "rank of the experts")
+        ("leave_one_out", "left out"), ("top_k", "active experts"), ("rank", "rank of the experts"),
+        ("size", "number of experts"),
     ):  # fmt: skip
         if kind in result:
             figures[kind.replace("_", "-")] = _sweep(pyplot, result, kind, label)
