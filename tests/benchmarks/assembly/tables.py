@@ -42,25 +42,24 @@ def write_tables(lines: Lines, docs: Path) -> None:
 def report(lines: Lines) -> str:
     """Markdown: the comparison, what was promised, the ablation, leave-one-out, ranks."""
     domains = (*OWNERS, PUBLIC, UNSEEN)
-    parts = [
+    left_out = relative(lines, [f"assembly without {domain}" for domain in OWNERS], domains)
+    ranked = relative(lines, [f"assembly rank {rank}" for rank in RANKS], domains)
+    sections = {
+        "What was asked for": "\n".join(f"- {verdict}" for verdict in verdicts(lines)),
+        "Ablation and number of active experts": table(lines, ABLATION, domains),
+        "One expert left out": left_out and f"Change in percent from all.\n\n{left_out}",
+        "Experts of low rank": ranked
+        and f"Change in percent from whole matrices.\n\n{ranked}\n\n{ranks(lines)}",
+        "One owner's expert alone on every domain": table(
+            lines, [f"solo {domain}" for domain in OWNERS], domains
+        ),
+    }
+    head = (
         f"Seeds: {len({line['seed'] for line in lines})}. The mean of own experts and branches is "
-        "over the owners' domains alone.",
-        table(lines, MAIN, domains),
-        "### What was asked for",
-        "\n".join(f"- {verdict}" for verdict in verdicts(lines)),
-        "### Ablation and number of active experts",
-        table(lines, ABLATION, domains),
-        "### One expert left out",
-        "Change in bits per byte, in percent, from the assembly of all.",
-        relative(lines, [f"assembly without {domain}" for domain in OWNERS], domains),
-        "### Experts of low rank",
-        "Change in bits per byte, in percent, from whole matrices.",
-        relative(lines, [f"assembly rank {rank}" for rank in RANKS], domains),
-        ranks(lines),
-        "### One owner's expert alone on every domain",
-        table(lines, [f"solo {domain}" for domain in OWNERS], domains),
-    ]
-    return "\n\n".join(part for part in parts if part)
+        "over the owners' domains alone."
+    )
+    parts = [f"### {title}\n\n{text}" for title, text in sections.items() if text]
+    return "\n\n".join([head, table(lines, MAIN, domains), *parts])
 
 
 def table(lines: Lines, names: Sequence[str], domains: Sequence[str]) -> str:
