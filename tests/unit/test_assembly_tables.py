@@ -24,10 +24,10 @@ LINES = [
 
 def test_a_promise_is_kept_or_missed_by_what_the_arms_say():
     found = verdicts(LINES)
-    assert "Better than the base on every domain: yes" in found
-    assert "Better than soup on the mean: yes (-16.00 %)" in found
-    assert "Better than BTM ensemble on the mean: no (+5.00 %)" in found
-    assert any(text.startswith("Within 3 % of each owner's own expert") for text in found)
+    assert "assembly: better than the base on every domain: yes" in found
+    assert "assembly: better than soup on the mean: yes (-16.00 %)" in found
+    assert "assembly: better than BTM ensemble on the mean: no (+5.00 %)" in found
+    assert any(text.startswith("assembly: within 3 % of each owner's own expert") for text in found)
     worse = [*LINES[:2], line("assembly", 2.0, python=3.5), *LINES[4:]]
     assert verdicts(worse)[0].endswith("not on ['python']")
     assert any("own expert on its domain: no (python +67.5 %" in text for text in verdicts(worse))

@@ -90,6 +90,7 @@ def arms() -> list[Arm]:
             lambda w: measured(w, assembled(w, w.experts_without_embedding())),
         ),
         Arm("assembly - anchor", lambda w: measured(w, assembled(w, w.experts_without_anchor()))),
+        *(Arm(f"assembly margin {m}", functools.partial(margin, margin=m)) for m in (1, 2, 4)),
         *(Arm(f"assembly top-{k}", functools.partial(top_k, k=k)) for k in (1, 2, 3, 7)),
         *(Arm(f"assembly without {d}", functools.partial(without, domain=d)) for d in OWNERS),
         *(Arm(f"assembly rank {r}", functools.partial(cut, rank=r)) for r in RANKS),
@@ -193,14 +194,23 @@ def without_bias(workshop: Workshop) -> Result:
 
 
 def tuned(workshop: Workshop) -> Result:
-    """Rows and biases tuned on the public part of every owner's domain."""
+    """Rows and biases tuned on the public text and its parts of every owner's domain."""
     base, experts = workshop.base(), workshop.experts()
     steps = 2 * workshop.scale.owner_steps
     recipe = TuningRecipe(steps=steps, learning_rate=TUNING_RATE, seed=workshop.seed)
-    proxies = list(workshop.texts.proxies.values())
+    proxies = [workshop.texts.public, *workshop.texts.proxies.values()]
     tuning = tune_router(base, experts, proxies, recipe, TOP_K)
     ids = [expert.id for expert in in_order(experts)]
     return measured(workshop, tuning.apply(assembled(workshop, experts), base.id, ids))
+
+
+def margin(workshop: Workshop, margin: float) -> Result:
+    """Every bias lower than the owners' texts say, which leaves more to the base."""
+    model = assembled(workshop, workshop.experts())
+    for moe in model.moe_layers:
+        for place, bias in moe.gate.bias.items():
+            bias.data.sub_(margin if place != "0" else 0.0)
+    return measured(workshop, model)
 
 
 def top_k(workshop: Workshop, k: int) -> Result:
