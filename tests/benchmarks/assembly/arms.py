@@ -84,6 +84,12 @@ def arms() -> list[Arm]:
         Arm("BTM ensemble top-2", lambda w: ensemble(w, lambda x: output_ensemble(x, 2))),
         Arm("prompt routing", lambda w: ensemble(w, lambda x: prompt_routing(x, PROMPT))),
         Arm("BTX without pooled data", branch_train_mix),
+        Arm("own experts: soup", lambda w: measured(w, soup(beside_base(w)))),
+        Arm("own experts: ensemble", lambda w: ensemble(w, output_ensemble, own_members)),
+        Arm(
+            "own experts: prompt routing",
+            lambda w: ensemble(w, lambda x: prompt_routing(x, PROMPT), own_members),
+        ),
         Arm("assembly - bias", without_bias),
         Arm(
             "assembly - embedding",
@@ -147,7 +153,21 @@ def members(workshop: Workshop) -> list[Transformer]:
     return [workshop.base().model, *workshop.branches()]
 
 
-def ensemble(workshop: Workshop, mix: Callable[[np.ndarray], np.ndarray]) -> Result:
+def beside_base(workshop: Workshop) -> list[Transformer]:
+    """Each owner's expert beside the base, as it was trained."""
+    return [assembled(workshop, [expert]) for expert in workshop.experts()]
+
+
+def own_members(workshop: Workshop) -> list[Transformer]:
+    """The same parts as in the assembly, kept apart."""
+    return [workshop.base().model, *beside_base(workshop)]
+
+
+def ensemble(
+    workshop: Workshop,
+    mix: Callable[[np.ndarray], np.ndarray],
+    members: Callable[[Workshop], list[Transformer]] = members,
+) -> Result:
     """The members' losses put together by `mix`, [J, W, T] to [W, T]."""
     parts = [measured(workshop, model) for model in members(workshop)]
     losses = {
