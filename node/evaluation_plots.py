@@ -36,7 +36,8 @@ def write_plots(result: Values, directory: Path) -> list[Path]:
         "routing": _routing(pyplot, result),
     }
     for kind, label in (
-        ("leave_one_out", "left out"), ("top_k", "active experts"), ("rank", "rank of the experts")
+        ("leave_one_out", "left out"), ("top_k", "active experts"), ("rank", "rank of the experts"),
+        ("size", "number of experts"),
     ):  # fmt: skip
         if kind in result:
             figures[kind.replace("_", "-")] = _sweep(pyplot, result, kind, label)
@@ -74,9 +75,10 @@ def _routing(pyplot: Any, result: Values) -> Any:
     figure, panels = pyplot.subplots(
         1, layers, figsize=(size[0] * layers, size[1]), sharey=True, squeeze=False
     )
+    largest = max(max(map(max, found["routing_by_layer"])) for found in domains.values())
     for layer, axes in enumerate(panels[0]):
         shares = [found["routing_by_layer"][layer] for found in domains.values()]
-        image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+        image = axes.imshow(shares, vmin=0, vmax=largest, cmap="Blues", aspect="auto")
         axes.set_title(f"layer {layer}")
         axes.set_xticks(range(len(experts)), experts, rotation=90)
         axes.set_yticks(range(len(domains)), list(domains))
@@ -88,13 +90,14 @@ def _sweep(pyplot: Any, result: Values, kind: str, label: str) -> Any:
     """Change of each domain's bits per byte from the model as it is, in percent."""
     figure, axes = pyplot.subplots(figsize=(7, 4))
     variants = result[kind]
+    line = "-" if all(label.isdigit() for label in variants) else ""  # else nothing lies between
     for domain, whole in result["domains"].items():
         changes = [100 * (v[domain] / whole["bits_per_byte"] - 1) for v in variants.values()]
-        axes.plot(list(variants), changes, marker="o", label=domain)
+        axes.plot(list(variants), changes, line, marker="o", label=domain)
     axes.axhline(0, color="#222", linewidth=0.8)
     axes.set_xlabel(label)
     axes.set_ylabel("change in bits per byte, %")
-    axes.tick_params(axis="x", rotation=90 if kind == "leave_one_out" else 0)
+    axes.tick_params(axis="x", rotation=0 if line else 90)
     axes.legend(fontsize=8)
     return figure
 

@@ -14,7 +14,12 @@ def tables(result: Values) -> Iterator[Table]:
     """One table for each part of `swarm.evaluation.report` that there is."""
     yield _domains(result)
     yield from _routing(result)
-    titles = {"leave_one_out": "left out", "top_k": "active experts", "rank": "rank"}
+    titles = {
+        "leave_one_out": "left out",
+        "top_k": "active experts",
+        "rank": "rank",
+        "size": "experts",
+    }
     for kind, title in titles.items():
         if kind in result:
             yield _sweep(result, kind, title)

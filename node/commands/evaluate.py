@@ -67,6 +67,10 @@ def _register_studies(parser: argparse.ArgumentParser) -> None:
         help="with the owners' experts cut to low rank; for assemblies of experts",
     )  # fmt: skip
     parser.add_argument(
+        "--size", type=positive_int, nargs="+", default=[], metavar="N",
+        help="with only N experts: similar ones merged, or the least used left out",
+    )  # fmt: skip
+    parser.add_argument(
         "--switch", action="store_true", help="texts that change their domain in the middle"
     )
     parser.add_argument(
@@ -121,11 +125,10 @@ def _model_and_plan(args: argparse.Namespace) -> tuple[Transformer, list[str], P
 
     model, metadata = load_model(args.model)
     total = model.config.num_experts
-    names, owned, origins = [str(expert) for expert in range(total)], list(range(total)), {}
+    names, origins, first = [str(expert) for expert in range(total)], {}, 0
     if (args.model / ASSEMBLY_FILE).exists():
         assembly = load_assembly(args.model)
         first, cards = assembly.base_size, [signed.card for signed in assembly.cards]
-        owned = list(range(first, total))
         base = ["base"] if first == 1 else [f"base {expert}" for expert in range(first)]
         names = [*base, *(card.domain for card in cards)]
         origins = {first + place: card.origins for place, card in enumerate(cards)}
@@ -135,16 +138,22 @@ def _model_and_plan(args: argparse.Namespace) -> tuple[Transformer, list[str], P
         )
     if beyond := [k for k in args.top_k if k > total]:
         raise SwarmError(Code.USAGE, f"--top-k {beyond[0]}: the model has {total} experts")
+    if wrong := [size for size in args.size if not min(first + 1, total) <= size <= total]:
+        raise SwarmError(
+            Code.USAGE, f"--size {wrong[0]}: need {min(first + 1, total)} to {total} experts"
+        )
     if args.leave_one_out and total == 1:
         raise SwarmError(Code.USAGE, "--leave-one-out: the model has only one expert")
     plan = Plan(
         sequence_length=args.sequence_length
         or metadata.get("provenance", {}).get("sequence_length"),
         limit_tokens=args.max_tokens,
-        leave_out=owned if args.leave_one_out else (),
+        leave_out=range(first, total) if args.leave_one_out else (),
         top_k=args.top_k,
         ranks=args.rank,
         origins=origins,
+        sizes=args.size,
+        protected=first,
         switches=args.switch,
         extraction=args.extract,
     )

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from swarm.data.corpus import Corpus
 from swarm.evaluation.extraction import extract
 from swarm.evaluation.measure import measure
+from swarm.evaluation.reducing import merged, pruned
 from swarm.evaluation.switching import switch
 from swarm.evaluation.variants import Origins, with_rank, with_top_k, without_expert
 from swarm.model.transformer import Transformer
@@ -22,7 +25,8 @@ Values = dict[str, Any]
 class Plan:
     """What to measure beside bits per byte and routing of each domain.
 
-    `leave_out`: experts to leave out, one at a time. `ranks` need `origins`.
+    `leave_out`: experts to leave out, one at a time. `ranks` need `origins`. `sizes`: numbers of
+    experts to merge and to prune the model to, the first `protected` being kept as they are.
     """
 
     sequence_length: int | None = None
@@ -31,6 +35,8 @@ class Plan:
     top_k: Sequence[int] = ()
     ranks: Sequence[int] = ()
     origins: Origins = field(default_factory=dict)
+    sizes: Sequence[int] = ()
+    protected: int = 0
     switches: bool = False
     extraction: bool = False
 
@@ -46,8 +52,8 @@ def report(
     """Measure `model`, whose experts are called `names`, on the held-out parts of `texts`.
 
     `unseen` are those among `texts` that no expert was trained on. The result has the keys
-    `experts`, `domains`, and those of `leave_one_out`, `top_k`, `rank`, `switch`, `extraction`
-    that the plan asks for. Raises `DATA_EMPTY` or `USAGE` as what it measures with.
+    `experts`, `domains`, and those of `leave_one_out`, `top_k`, `rank`, `size`, `switch`,
+    `extraction` that the plan asks for. Raises `DATA_EMPTY` or `USAGE` as what it measures with.
     """
     progress("domains")
     result: Values = {
@@ -63,6 +69,7 @@ def report(
         },
         "top_k": {str(k): partial(with_top_k, model, k) for k in plan.top_k},
         "rank": {str(rank): partial(with_rank, model, plan.origins, rank) for rank in plan.ranks},
+        "size": _reduced(model, result["domains"], plan),
     }
     for kind, variants in sweeps.items():
         if variants:
@@ -89,6 +96,19 @@ def _domain(model: Transformer, corpus: Corpus, plan: Plan, unseen: bool) -> Val
         "routing": found.routing_shares.mean(axis=0).tolist(),
         "routing_by_layer": found.routing_shares.tolist(),
         "unseen": unseen,
+    }
+
+
+def _reduced(
+    model: Transformer, domains: Values, plan: Plan
+) -> dict[str, Callable[[], Transformer]]:
+    """Merged and pruned models by label; how the domains use the experts decides what is kept."""
+    shares = [np.asarray(found["routing_by_layer"]) for found in domains.values()]
+    use_LE = np.mean(shares, axis=0)
+    return {
+        f"{name} to {size}": partial(reduce, model, size, use_LE, plan.protected)
+        for size in plan.sizes
+        for name, reduce in (("merged", merged), ("pruned", pruned))
     }
 
 

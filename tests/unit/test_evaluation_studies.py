@@ -16,6 +16,7 @@ from swarm.data.documents import DataReport
 from swarm.errors import Code, SwarmError
 from swarm.evaluation import measure, token_losses
 from swarm.evaluation.extraction import extract
+from swarm.evaluation.reducing import merged, pruned
 from swarm.evaluation.report import Plan, report
 from swarm.evaluation.switching import switch
 from swarm.evaluation.variants import with_rank, with_top_k, without_expert
@@ -107,6 +108,49 @@ def test_rank_zero_is_the_origin_and_full_rank_the_expert_itself():
     assert int(torch.linalg.matrix_rank(difference, rtol=1e-4)) == 1
 
 
+USE = np.array([[0.5, 0.3, 0.2], [0.6, 0.1, 0.3]])
+
+
+def test_merging_equal_experts_into_one_is_their_average_and_the_rest_stays():
+    model = biased()
+    before = dict(model.named_parameters())
+    after = dict(merged(model, 2, USE, protected=1).named_parameters())
+    for layer, (one, two) in enumerate(((0.3, 0.2), (0.1, 0.3))):
+        for name in (f"model.layers.{layer}.mlp.{part}" for part in (
+            "experts.{}.up_proj.weight", "gate.weight.{}", "gate.bias.{}"
+        )):  # fmt: skip
+            assert torch.equal(after[name.format(0)], before[name.format(0)])
+            mean = (one * before[name.format(1)] + two * before[name.format(2)]) / (one + two)
+            torch.testing.assert_close(after[name.format(1)], mean)
+    assert torch.equal(logits(merged(model, 3, USE)), logits(model))
+
+
+def test_the_most_alike_are_merged_first():
+    model = biased(dataclasses.replace(CONFIG, num_experts=4))
+    with torch.no_grad():
+        for moe in model.moe_layers:
+            for a, b in zip(moe.experts["1"].matrices, moe.experts["3"].matrices, strict=True):
+                b.copy_(a + 1e-3)
+    smaller = merged(model, 3, np.full((2, 4), 0.25))
+    for layer, moe in enumerate(smaller.moe_layers):
+        kept = model.moe_layers[layer].experts
+        assert torch.equal(moe.experts["2"].up_proj.weight, kept["2"].up_proj.weight)
+        torch.testing.assert_close(
+            moe.experts["1"].up_proj.weight, kept["1"].up_proj.weight + 5e-4, rtol=0, atol=1e-6
+        )
+
+
+def test_the_least_used_are_pruned():
+    model = biased()
+    torch.testing.assert_close(logits(pruned(model, 2, USE)), logits(without_expert(model, 1)))
+    only = pruned(model, 1, USE)
+    assert torch.equal(logits(only), logits(without_expert(without_expert(model, 2), 1)))
+    for keep, protected in ((0, 0), (4, 0), (1, 1)):
+        with pytest.raises(SwarmError) as caught:
+            merged(model, keep, USE, protected)
+        assert caught.value.code is Code.USAGE
+
+
 def test_a_switch_costs_nothing_when_the_text_before_does_not_matter():
     model = biased()
     torch.nn.init.zeros_(model.lm_head.weight)
@@ -163,8 +207,8 @@ def test_the_report_has_what_the_plan_asks_for_and_nothing_else():
     names = ["base", "law", "code"]
     assert report(biased(), names, texts, Plan()).keys() == {"experts", "domains"}
     plan = Plan(
-        leave_out=[1, 2], top_k=[1, 3], ranks=[2], origins={1: (0, 0)}, switches=True,
-        extraction=True,
+        leave_out=[1, 2], top_k=[1, 3], ranks=[2], origins={1: (0, 0)}, sizes=[2], protected=1,
+        switches=True, extraction=True,
     )  # fmt: skip
     result = report(biased(), names, texts, plan, unseen=["poems"])
     assert [found["unseen"] for found in result["domains"].values()] == [False, True]
@@ -172,9 +216,10 @@ def test_the_report_has_what_the_plan_asks_for_and_nothing_else():
     expected = measure(without_expert(biased(), 1), texts["poems"].valid).bits_per_byte
     assert result["leave_one_out"]["law"]["poems"] == expected
     assert list(result["top_k"]) == ["1", "3"] and list(result["rank"]) == ["2"]
+    assert list(result["size"]) == ["merged to 2", "pruned to 2"]
     assert set(result["switch"]) == {"law > poems", "poems > law"}
     assert result["extraction"]["law"].keys() == {"training", "held_out"}
-    assert len(list(tables(result))) == 1 + CONFIG.num_layers + 3 + 2
+    assert len(list(tables(result))) == 1 + CONFIG.num_layers + 4 + 2
 
 
 def test_plots_are_pictures(tmp_path):

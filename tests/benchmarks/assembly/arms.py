@@ -26,7 +26,7 @@ from tests.benchmarks.assembly.workshop import Workshop
 
 PROMPT = 32  # tokens of a window by which prompt routing chooses
 RANKS = (1, 2, 4, 8, 16, 32)
-TOP_K = 3  # active experts of mixtures that nobody trained whole
+TOP_K = 4  # active experts of mixtures that nobody trained whole
 TUNING_RATE = 1e-2
 Losses = dict[str, np.ndarray]  # by domain, [windows, tokens] in nats
 
@@ -84,13 +84,20 @@ def arms() -> list[Arm]:
         Arm("BTM ensemble top-2", lambda w: ensemble(w, lambda x: output_ensemble(x, 2))),
         Arm("prompt routing", lambda w: ensemble(w, lambda x: prompt_routing(x, PROMPT))),
         Arm("BTX without pooled data", branch_train_mix),
+        Arm("own experts: soup", lambda w: measured(w, soup(beside_base(w)))),
+        Arm("own experts: ensemble", lambda w: ensemble(w, output_ensemble, own_members)),
+        Arm(
+            "own experts: prompt routing",
+            lambda w: ensemble(w, lambda x: prompt_routing(x, PROMPT), own_members),
+        ),
         Arm("assembly - bias", without_bias),
         Arm(
             "assembly - embedding",
             lambda w: measured(w, assembled(w, w.experts_without_embedding())),
         ),
         Arm("assembly - anchor", lambda w: measured(w, assembled(w, w.experts_without_anchor()))),
-        *(Arm(f"assembly top-{k}", functools.partial(top_k, k=k)) for k in (1, 2, 4, 7)),
+        *(Arm(f"assembly margin {m}", functools.partial(margin, margin=m)) for m in (1, 2, 4)),
+        *(Arm(f"assembly top-{k}", functools.partial(top_k, k=k)) for k in (1, 2, 3, 7)),
         *(Arm(f"assembly without {d}", functools.partial(without, domain=d)) for d in OWNERS),
         *(Arm(f"assembly rank {r}", functools.partial(cut, rank=r)) for r in RANKS),
         Arm("unrestricted MoE", lambda w: measured(w, w.unrestricted(1))),
@@ -114,7 +121,7 @@ def measured(workshop: Workshop, model: Transformer, domains: Sequence[str] = ()
 
 
 def assembled(workshop: Workshop, experts: Sequence[Expert], top_k: int = TOP_K) -> Transformer:
-    return mixture(workshop.base(), experts, top_k)
+    return mixture(workshop.base(), experts, min(top_k, len(experts) + 1))
 
 
 def own_expert(workshop: Workshop) -> Result:
@@ -146,7 +153,21 @@ def members(workshop: Workshop) -> list[Transformer]:
     return [workshop.base().model, *workshop.branches()]
 
 
-def ensemble(workshop: Workshop, mix: Callable[[np.ndarray], np.ndarray]) -> Result:
+def beside_base(workshop: Workshop) -> list[Transformer]:
+    """Each owner's expert beside the base, as it was trained."""
+    return [assembled(workshop, [expert]) for expert in workshop.experts()]
+
+
+def own_members(workshop: Workshop) -> list[Transformer]:
+    """The same parts as in the assembly, kept apart."""
+    return [workshop.base().model, *beside_base(workshop)]
+
+
+def ensemble(
+    workshop: Workshop,
+    mix: Callable[[np.ndarray], np.ndarray],
+    members: Callable[[Workshop], list[Transformer]] = members,
+) -> Result:
     """The members' losses put together by `mix`, [J, W, T] to [W, T]."""
     parts = [measured(workshop, model) for model in members(workshop)]
     losses = {
@@ -193,14 +214,23 @@ def without_bias(workshop: Workshop) -> Result:
 
 
 def tuned(workshop: Workshop) -> Result:
-    """Rows and biases tuned on the public part of every owner's domain."""
+    """Rows and biases tuned on the public text and its parts of every owner's domain."""
     base, experts = workshop.base(), workshop.experts()
     steps = 2 * workshop.scale.owner_steps
     recipe = TuningRecipe(steps=steps, learning_rate=TUNING_RATE, seed=workshop.seed)
-    proxies = list(workshop.texts.proxies.values())
+    proxies = [workshop.texts.public, *workshop.texts.proxies.values()]
     tuning = tune_router(base, experts, proxies, recipe, TOP_K)
     ids = [expert.id for expert in in_order(experts)]
     return measured(workshop, tuning.apply(assembled(workshop, experts), base.id, ids))
+
+
+def margin(workshop: Workshop, margin: float) -> Result:
+    """Every bias lower than the owners' texts say, which leaves more to the base."""
+    model = assembled(workshop, workshop.experts())
+    for moe in model.moe_layers:
+        for place, bias in moe.gate.bias.items():
+            bias.data.sub_(margin if place != "0" else 0.0)
+    return measured(workshop, model)
 
 
 def top_k(workshop: Workshop, k: int) -> Result:

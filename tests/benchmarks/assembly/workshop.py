@@ -76,8 +76,8 @@ class Workshop:
         return [self._expert("expert", d, self._anchored(d, self.recipe)) for d in OWNERS]
 
     def experts_without_embedding(self) -> list[Expert]:
-        """The same, but router rows begin as the anchor's."""
-        recipe = dataclasses.replace(self.recipe, embedding_scale=0.0)
+        """The same, but router rows begin as the anchor's, and are trained with the experts."""
+        recipe = dataclasses.replace(self.recipe, embedding_scale=0.0, router_rate=0.1)
         return [self._expert("plain-row", d, self._anchored(d, recipe)) for d in OWNERS]
 
     def experts_without_anchor(self) -> list[Expert]:
