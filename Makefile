@@ -1,5 +1,6 @@
 # Every target makes what it needs, the virtual environment included:
 #     make demo            four peers on this machine, one killed on the way (about 8 minutes)
+#     make demo MODE=isolated    four owners who train alone (about 5 minutes)
 #     make test            unit tests, then real processes on loopback
 # Another Python (3.10 to 3.13):    make test PYTHON=python3.12
 # Arguments for a program:          make demo ARGS="--seconds 60"
@@ -9,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+MODE ?= swarm
 BENCH ?= *
 
 # Read by pip also for the environments in which it builds source packages.
@@ -23,7 +25,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP)  ## train a small swarm of four peers here, kill one, assemble, compare
-	$(BIN)/python -m node demo $(ARGS)
+	$(BIN)/python -m node demo --mode $(MODE) $(ARGS)
 
 test: $(STAMP)  ## unit tests, then integration tests with real processes
 	$(BIN)/python -m pytest tests/unit tests/exploration tests/fuzz tests/chaos -m "not heavy" -n 2 $(ARGS)

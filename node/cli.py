@@ -21,11 +21,13 @@ from types import FrameType
 from node import exit_codes
 from node.commands import (
     assemble,
+    base,
     contributions,
     dashboard,
     demo,
     doctor,
     evaluate,
+    expert,
     export_model,
     generate,
     import_model,
@@ -40,8 +42,8 @@ from node.parser import Parser, make_parser
 from swarm.errors import Code, SwarmError
 
 COMMANDS = (
-    run, start, relay, status, dashboard, contributions, doctor, stop, testnet, assemble, evaluate,
-    generate, export_model, import_model, demo,
+    run, start, relay, status, dashboard, contributions, doctor, stop, testnet, base, expert,
+    assemble, evaluate, generate, export_model, import_model, demo,
 )  # fmt: skip
 TRACEBACK_VARIABLE = "EXPERTSWARM_TRACEBACK"
 

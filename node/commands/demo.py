@@ -1,4 +1,4 @@
-"""`node demo`: the whole path on this machine in about ten minutes."""
+"""`node demo`: the whole path on this machine, of a swarm or of isolated experts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from node.parser import Verbs, add_command, positive_int
 EXAMPLES = """\
   node demo                                     four minutes of training
   node demo --seconds 60                        a first impression
-  node demo --json out.json --out demo-out      keep the numbers and the models"""
+  node demo --json out.json --out demo-out      keep the numbers and the models
+  node demo --mode isolated                     four owners who never meet, opt-out included"""
 
 
 def register(verbs: Verbs) -> None:
@@ -20,8 +21,13 @@ def register(verbs: Verbs) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument(
-        "--seconds", type=positive_int, default=240, metavar="N",
-        help="training time: half the swarm, half the peers alone (default: %(default)s)",
+        "--mode", choices=("swarm", "isolated"), default="swarm", metavar="MODE",
+        help="swarm: four peers train together; isolated: four owners train alone, their experts "
+        "are assembled, one withdraws (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seconds", type=positive_int, metavar="N",
+        help="training time (default: 240 for a swarm, half of it the peers alone; 150 isolated)",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results to this file")
     parser.add_argument(
@@ -33,6 +39,10 @@ def register(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 only when every part of it succeeded."""
+    if args.mode == "isolated":
+        from node.demo.isolated.demo import run_isolated_demo
+
+        return run_isolated_demo(args.seconds or 150, args.json, args.out, plain=args.plain)
     from node.demo.demo import run_demo
 
-    return run_demo(args.seconds, args.json, args.out, plain=args.plain)
+    return run_demo(args.seconds or 240, args.json, args.out, plain=args.plain)

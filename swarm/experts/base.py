@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,17 @@ def load_base(directory: Path) -> Base:
             f"{directory / BASE_FILE}: {error}",
             "get the base again from who published it; node base make writes one",
         ) from error
+
+
+def read_base_id(directory: Path) -> str:
+    """The id that a base directory names, without loading the model to check it.
+
+    Raises `MODEL_UNREADABLE` when it names none.
+    """
+    named = read_json(directory / BASE_FILE, Code.MODEL_UNREADABLE).get("id")
+    if not isinstance(named, str) or not re.fullmatch("[0-9a-f]{64}", named):
+        raise SwarmError(Code.MODEL_UNREADABLE, f"{directory / BASE_FILE} names no id")
+    return named
 
 
 def _space_arrays(space: EmbeddingSpace) -> dict[str, np.ndarray]:

@@ -19,6 +19,8 @@ from swarm.experts.artifact import MATRICES, Expert
 from swarm.experts.base import Base
 from swarm.model.transformer import Transformer
 
+EXTRA_EXPERTS = 3  # with a dense base, FlexOlmo gains up to 4 of 8 and nothing beyond
+
 
 def in_order(experts: Sequence[Expert]) -> list[Expert]:
     """Experts in the order of their places in a mixture: by domain, then id."""
@@ -28,16 +30,16 @@ def in_order(experts: Sequence[Expert]) -> list[Expert]:
 def mixture(base: Base, experts: Sequence[Expert], top_k: int | None = None) -> Transformer:
     """The model of `base` with `experts`, all of which were checked against it.
 
-    `top_k`: experts that process a token; by default one more than in the base, which is what
-    owners train with. The weights of the chosen sum to 1, as in training: with a base of one
-    expert always, else if they do in the base. Raises `USAGE` when an expert comes twice or
-    `top_k` is out of range.
+    `top_k`: experts that process a token; by default `EXTRA_EXPERTS` more than in the base, or all.
+    Owners train with one more: base and expert. The weights of the chosen sum to 1, as in
+    training: with a base of one expert always, else if they do in the base. Raises `USAGE` when an
+    expert comes twice or `top_k` is out of range.
     """
     if not experts:
         return _copy(base)
     ordered = in_order(experts)
     total = base.size + len(ordered)
-    wanted = base.model.config.top_k + 1 if top_k is None else top_k
+    wanted = min(base.model.config.top_k + EXTRA_EXPERTS, total) if top_k is None else top_k
     if len({expert.id for expert in ordered}) < len(ordered):
         raise SwarmError(Code.USAGE, "an expert was named twice")
     if not 1 <= wanted <= total:

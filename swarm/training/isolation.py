@@ -6,7 +6,8 @@
 The model in training is the mixture of the base and this one expert, so a base of one expert makes
 two slots, both always active. Everything of the base is frozen (no gradient, no decay): it is the
 anchor to which all owners coordinate without knowing one another. What is trained is the expert's
-matrices, or their low-rank factors, its router rows and its biases, which never become positive.
+matrices, or their low-rank factors; its router rows and biases are made from its text, and trained
+with `router_rate`. A bias never becomes positive.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from swarm.experts.artifact import MATRICES, Expert, ExpertTensors, origin_matri
 from swarm.experts.base import Base
 from swarm.experts.embedding import Tokens, embed, most_used, router_start
 from swarm.experts.mixture import mixture
+from swarm.model.transformer import Transformer
 from swarm.training.balance import router_z_loss
 from swarm.training.low_rank import LowRankExpert
 
@@ -45,11 +47,13 @@ class Recipe:
     learning_rate: float = 2e-3
     final_rate: float = 0.1  # as a share of the peak
     warmup: float = 0.05
-    router_rate: float = 0.1  # of rows and biases, as a share of the experts'
+    # Of rows and biases, as a share of the experts'. An owner has only texts that its expert should
+    # win, so trained rows learn to win everywhere, the other owners' texts included.
+    router_rate: float = 0.0
     rank: int | None = None  # of trained factors; None trains whole matrices
     z_loss_weight: float = 1e-3
     grad_clip: float = 1.0
-    embedding_scale: float = 1.0
+    embedding_scale: float = 2.0
     margin: float = 0.0
     seed: int = 0
 
@@ -106,7 +110,7 @@ class ExpertTraining:
         start = initial_tensors(base, corpus.train, recipe)
         self.origins = start.origins
         self._device = torch.device(device)
-        self.model = mixture(base, [Expert("own", "own", start)])
+        self.model = beside(base, start)
         if recipe.rank is not None:
             self._train_factors(recipe.rank)
         self.model.to(self._device)
@@ -239,6 +243,11 @@ def train_expert(
         on_step(training.train_step())
     tokens = recipe.steps * recipe.batch_size * recipe.sequence_length
     return TrainedExpert(training.tensors(), tokens, training.loss)
+
+
+def beside(base: Base, tensors: ExpertTensors) -> Transformer:
+    """The model of an owner: a token takes one expert more than in the base."""
+    return mixture(base, [Expert("own", "own", tensors)], base.model.config.top_k + 1)
 
 
 def initial_tensors(base: Base, tokens: Tokens, recipe: Recipe) -> ExpertTensors:

@@ -18,7 +18,7 @@ VERBS = {
         verb: [verb]
         for verb in (
             "start", "relay", "doctor", "status", "dashboard", "contributions", "stop", "testnet",
-            "assemble", "eval", "generate", "export", "import", "demo", "run",
+            "assemble", "eval", "generate", "export", "import", "demo", "run", "base", "expert",
         )
     },
     **{
@@ -27,6 +27,11 @@ VERBS = {
             "init", "validate", "ticket", "set", "pause", "resume", "revoke", "end", "export",
             "import",
         )
+    },
+    "base-make": ["base", "make"],
+    **{
+        f"expert-{action}": ["expert", action]
+        for action in ("train", "show", "withdraw", "publish", "list", "fetch")
     },
 }  # fmt: skip
 
@@ -51,7 +56,9 @@ def test_help_shows_examples_and_fits_100_columns(name: str) -> None:
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
-@pytest.mark.parametrize("name", [name for name in VERBS if name not in ("node", "run")])
+@pytest.mark.parametrize(
+    "name", [name for name in VERBS if name not in ("node", "run", "base", "expert")]
+)
 def test_every_verb_has_json(name: str) -> None:
     assert "--json" in help_of(VERBS[name])
 

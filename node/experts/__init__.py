@@ -1,0 +1,1 @@
+"""Owners' experts on this machine: training, showing, sharing."""
