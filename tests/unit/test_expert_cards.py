@@ -117,7 +117,7 @@ def test_a_card_that_promises_too_many_bytes_is_refused_before_the_download() ->
     ("field", "value", "code"),
     [
         ("licence", "do what you want", Code.SIGNATURE_INVALID),
-        ("owner", Identity.generate().peer_id, Code.SIGNATURE_INVALID),
+        pytest.param("owner", Identity.generate().peer_id, Code.SIGNATURE_INVALID, id="another"),
         ("owner", "nobody", Code.SIGNATURE_INVALID),
         ("weights_bytes", "1", Code.CARD_INVALID),
         ("origins", [0.5], Code.CARD_INVALID),
