@@ -11,7 +11,7 @@ import pytest
 from swarm.config import SECTIONS, RunManifest
 from swarm.errors import Code, SwarmError
 
-GOLDEN_RUN_ID = "88c29ce09bedc009636d3ee9707bd495f5acdcba901731dc1146df0725f270c6"
+GOLDEN_RUN_ID = "de68b0832dadd3d749ae18f4616fb577514dd75392e9ff4bc0ac06eacaeba3ec"
 
 
 def refused(text: str, path: Path) -> SwarmError:

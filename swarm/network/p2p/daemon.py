@@ -158,8 +158,8 @@ class Daemon:
             raise unreachable(peer, _reason(error)) from error
         self._note_connected(peer)
 
-    async def replace(self, peer: str, address: str, timeout: timedelta) -> None:
-        """A connection by this one address in place of those there are; to be done in `changing`.
+    async def replace(self, peer: str, addresses: Sequence[str], timeout: timedelta) -> None:
+        """A connection by these addresses in place of those there are; to be done in `changing`.
 
         Raises `PEER_UNREACHABLE`; then there is none.
         """
@@ -167,7 +167,7 @@ class Daemon:
         try:
             await in_time(
                 self.p2p._client.connect(
-                    PeerID.from_base58(peer), [encode_multiaddr(address, peer)]
+                    PeerID.from_base58(peer), [encode_multiaddr(a, peer) for a in addresses]
                 ),
                 timeout.total_seconds(),
             )

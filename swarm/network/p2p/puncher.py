@@ -88,7 +88,7 @@ class Puncher:
             self._check(record, reply.address)
             sock = await meet(source, reply.address, MEET_LIMIT)
             async with daemon.changing(peer), daemon.bridges.offer(sock) as address:
-                await daemon.replace(peer, address, DIAL_LIMIT)
+                await daemon.replace(peer, [address], DIAL_LIMIT)
         finally:
             source.close()
 
