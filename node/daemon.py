@@ -26,7 +26,7 @@ from node.ending import finish
 from node.giving import Giving
 from node.governing import finish_round, govern
 from node.governor import Sensors
-from node.halting import halt
+from node.halting import halt, refuse_ended
 from node.joining import load_admission
 from node.keeping import FragmentKeeper
 from node.known_peers import load_addresses
@@ -101,6 +101,7 @@ class Daemon:
         self.policy = RunPolicy(manifest, self.identity.peer_id)
         self.ledger = Ledger(config.directory)
         require_same_run(config.directory, config.manifest_path, manifest, self.ledger.record)
+        refuse_ended(self.ledger.record)
         self.store = FragmentStore(config.directory / "fragments")
         self.keeper = FragmentKeeper(self.store, self.status)
         self.buffers = SharedBuffers.create(self.policy.layout)
