@@ -29,9 +29,14 @@ from node.commands import (
     evaluate,
     expert,
     export_model,
+    finish,
     generate,
     import_model,
+    limits,
+    logs,
+    pause,
     relay,
+    resume,
     run,
     start,
     status,
@@ -41,9 +46,10 @@ from node.commands import (
 from node.parser import Parser, make_parser
 from swarm.errors import Code, SwarmError
 
+VOLUNTEERS = (pause, resume, finish, limits, logs)
 COMMANDS = (
-    run, start, relay, status, dashboard, contributions, doctor, stop, testnet, base, expert,
-    assemble, evaluate, generate, export_model, import_model, demo,
+    run, start, relay, status, dashboard, contributions, doctor, stop, *VOLUNTEERS, testnet, base,
+    expert, assemble, evaluate, generate, export_model, import_model, demo,
 )  # fmt: skip
 TRACEBACK_VARIABLE = "EXPERTSWARM_TRACEBACK"
 

@@ -6,15 +6,16 @@ with ControlClient(directory) as control:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
 from node.paths import socket_path
 from swarm.errors import Code, SwarmError
-from swarm.wire import node_pb2, node_pb2_grpc
+from swarm.wire import node_pb2, node_pb2_grpc, volunteer_pb2, volunteer_pb2_grpc
 
 TIMEOUT = timedelta(seconds=5)
 # A proxy of the environment has no part in a Unix socket.
@@ -31,6 +32,7 @@ class ControlClient:
             f"unix:{socket_path(directory)}", options=CHANNEL_OPTIONS
         )
         self._stub: Any = node_pb2_grpc.NodeControlStub(self._channel)  # type: ignore[no-untyped-call]
+        self._volunteer: Any = volunteer_pb2_grpc.VolunteerStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> ControlClient:
         return self
@@ -51,6 +53,25 @@ class ControlClient:
         """Ask the daemon to stop; returns at once. Errors as for `status`."""
         reply: node_pb2.StopReply = self._call(self._stub.Stop, node_pb2.StopRequest(reason=reason))
         return reply.stopping
+
+    def pause(self, seconds: float = 0.0) -> volunteer_pb2.VerdictReply:
+        """Train no more for so long; 0 is until `resume`. Errors as for `status`."""
+        request = volunteer_pb2.PauseRequest(seconds=seconds)
+        return cast(volunteer_pb2.VerdictReply, self._call(self._volunteer.Pause, request))
+
+    def resume(self) -> volunteer_pb2.VerdictReply:
+        """Train again, as far as the limits allow. Errors as for `status`."""
+        request = volunteer_pb2.ResumeRequest()
+        return cast(volunteer_pb2.VerdictReply, self._call(self._volunteer.Resume, request))
+
+    def finish(self) -> None:
+        """Let the daemon stop after the open round; returns at once. Errors as for `status`."""
+        self._call(self._volunteer.Finish, volunteer_pb2.FinishRequest())
+
+    def limit(self, texts: Mapping[str, str]) -> volunteer_pb2.LimitsReply:
+        """Set limits (`off` clears one) and return all of them. Errors as for `status`."""
+        request = volunteer_pb2.LimitRequest(set=texts)
+        return cast(volunteer_pb2.LimitsReply, self._call(self._volunteer.Limit, request))
 
     def history(self, after_round: int = 0) -> list[node_pb2.RoundSummary]:
         """Rounds later than `after_round` that this node knows of. Errors as for `status`."""
@@ -85,6 +106,12 @@ class ControlClient:
                 Code.NODE_NOT_RUNNING,
                 f"no node is running in {self.directory}",
                 "start one with: node start, or name its directory with --dir",
+            )
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return SwarmError(
+                Code.USAGE,
+                f"the node in {self.directory} is a relay, which trains nothing",
+                "it can be stopped with: node stop",
             )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return SwarmError(

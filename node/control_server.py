@@ -11,8 +11,9 @@ import grpc
 
 from node.daemon_status import Status
 from node.paths import socket_path
+from node.volunteer_server import VolunteerControl
 from swarm.errors import Code, SwarmError
-from swarm.wire import node_pb2, node_pb2_grpc
+from swarm.wire import node_pb2, node_pb2_grpc, volunteer_pb2_grpc
 
 StatusSource = Callable[[], Awaitable[node_pb2.StatusReply]]
 
@@ -67,7 +68,9 @@ class NodeControl(node_pb2_grpc.NodeControlServicer):  # type: ignore[misc]
 
 
 @contextlib.asynccontextmanager
-async def control_server(directory: Path, servicer: NodeControl) -> Any:
+async def control_server(
+    directory: Path, servicer: NodeControl, volunteer: VolunteerControl | None = None
+) -> Any:
     """Serve on `<directory>/node.sock` for the length of the block; the socket goes with it.
 
     The process's umask must keep others from the socket, as `run_daemon` makes sure.
@@ -76,6 +79,8 @@ async def control_server(directory: Path, servicer: NodeControl) -> Any:
     path.unlink(missing_ok=True)  # of a node that was killed; the directory's lock is ours
     server = grpc.aio.server()
     node_pb2_grpc.add_NodeControlServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    if volunteer is not None:
+        volunteer_pb2_grpc.add_VolunteerServicer_to_server(volunteer, server)  # type: ignore[no-untyped-call]
     server.add_insecure_port(f"unix:{path}")
     await server.start()
     try:

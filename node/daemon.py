@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import os
 import time
@@ -20,22 +21,29 @@ from node.control_server import NodeControl, control_server
 from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
 from node.daemon_view import round_summary, status_reply
+from node.daily_traffic import DailyTraffic
 from node.ending import finish
 from node.giving import Giving
-from node.halting import halt
+from node.governing import finish_round, govern
+from node.governor import Sensors
+from node.halting import halt, refuse_ended
 from node.joining import load_admission
 from node.keeping import FragmentKeeper
 from node.known_peers import load_addresses
 from node.metrics.server import metrics_server
+from node.names import friendly_name
 from node.node_files import load_fragments, node_lock, require_same_run
 from node.paths import PRIVATE_MASK
+from node.pausing import rest
 from node.publishing import RecordPublisher
 from node.returning import wait_for_return
 from node.round_metrics import RoundWatch
 from node.run_changes import RunChanges
+from node.sensors import measure
 from node.shared_buffers import SharedBuffers
 from node.tasks import both, together, uninterrupted
 from node.training_link import TrainingLink
+from node.volunteer_server import VolunteerControl
 from swarm.collective.context import Context, Offer, RoundEvent
 from swarm.collective.join import discover, in_roster, join, watch_branches
 from swarm.collective.ledger import Ledger
@@ -56,15 +64,15 @@ RETRY_S = 1.0
 NOTHING: Mapping[str, float] = {}
 
 
-async def run_daemon(config: DaemonConfig, report: Report) -> None:
-    """Run a node until this task is cancelled or `node stop` is called.
+async def run_daemon(config: DaemonConfig, report: Report, sensors: Sensors = measure) -> None:
+    """Run a node until this task is cancelled, or `node stop` or `node finish` is called.
 
-    `report` gets one line per stage and per change of state. Raises a typed error when the node
-    can not start or go on; nothing is left behind then.
+    `report` gets one line per stage and per change of state; `sensors` say what the limits depend
+    on. Raises a typed error when the node can not start or go on; nothing is left behind then.
     """
     os.umask(PRIVATE_MASK)
     with node_lock(config.directory):
-        daemon = Daemon(config, RunManifest.load(config.manifest_path), report)
+        daemon = Daemon(config, RunManifest.load(config.manifest_path), report, sensors)
         with metrics_server(config.metrics, daemon.snapshot, report):
             work = asyncio.create_task(daemon.run())
             daemon.on_stop = work.cancel
@@ -75,15 +83,25 @@ async def run_daemon(config: DaemonConfig, report: Report) -> None:
 class Daemon:
     """See the module docstring."""
 
-    def __init__(self, config: DaemonConfig, manifest: RunManifest, report: Report) -> None:
+    def __init__(
+        self,
+        config: DaemonConfig,
+        manifest: RunManifest,
+        report: Report,
+        sensors: Sensors = measure,
+    ) -> None:
         self.config = config
         self.manifest = manifest
         self.status = Status(report)
         self.on_stop: Callable[[], object] = lambda: None
         self.identity = Identity.load_or_create(config.directory / "identity.key")
+        if not config.name:
+            name = friendly_name(self.identity.peer_id)
+            self.config = config = dataclasses.replace(config, name=name)
         self.policy = RunPolicy(manifest, self.identity.peer_id)
         self.ledger = Ledger(config.directory)
         require_same_run(config.directory, config.manifest_path, manifest, self.ledger.record)
+        refuse_ended(self.ledger.record)
         self.store = FragmentStore(config.directory / "fragments")
         self.keeper = FragmentKeeper(self.store, self.status)
         self.buffers = SharedBuffers.create(self.policy.layout)
@@ -92,6 +110,8 @@ class Daemon:
         self.admission = load_admission(config.directory, manifest, self.identity.peer_id)
         self.changes = RunChanges(manifest, self.admission, self.status.report)
         self.data_plane = DataPlane(self.identity, manifest.run_id, admission=self.admission)
+        self.daily = DailyTraffic(config.directory, self.data_plane.traffic.total)
+        self.governor = govern(self, sensors)
         self.giving = Giving(
             lambda: sum(self.data_plane.traffic.sent.values()),
             lambda: self.network.routes.meter.total_bytes if self.network is not None else 0,
@@ -101,18 +121,21 @@ class Daemon:
         self.company: CompanyReporter | None = None
         self.member: RoundMember | None = None
         self._noted_commit = b""
+        self._offered: Offer | None = None  # the last one, which may still be waited for
 
     # ---- life -----------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Start, join, then train and average until cancelled."""
-        servicer = NodeControl(self.status, self.snapshot, self._stop, self.changes.submit)
-        async with control_server(self.config.directory, servicer):
+        servicer = NodeControl(self.status, self.snapshot, self.stop, self.changes.submit)
+        volunteer = VolunteerControl(self.governor, functools.partial(finish_round, self))
+        async with control_server(self.config.directory, servicer, volunteer):
             try:
                 member, publisher = await self._start()
                 assert self.company is not None
                 await together(
                     self._live(member),
+                    self.governor.run(),
                     self.keeper.run(),
                     publisher.run(),
                     self.company.run(),
@@ -121,7 +144,8 @@ class Daemon:
             finally:
                 await uninterrupted(finish(self))
 
-    def _stop(self, reason: str) -> None:
+    def stop(self, reason: str) -> None:
+        """Begin to stop; returns at once."""
         self.status.report(f"stopping: {reason or 'asked to'}")
         self.on_stop()
 
@@ -138,9 +162,18 @@ class Daemon:
         initial = self.policy.check_genesis()
         saved = await asyncio.to_thread(load_fragments, self.store, self.ledger.record)
         held = self.policy.held_experts(self.ledger.record)
-        await both(self.training.start(held), self._start_network({**initial, **saved}))
+        await self.governor.look()
+        await both(
+            self._start_worker(held),
+            self._start_network({**initial, **saved}),
+        )
         assert self.member is not None and self.publisher is not None
         return self.member, self.publisher
+
+    async def _start_worker(self, held: list[int]) -> None:
+        await self.governor.while_allowed(self.training.start(held))
+        if not self.governor.verdict.may_train:
+            await self.training.rest()
 
     async def _start_network(self, fragments: dict[str, FragmentState]) -> None:
         config = self.config
@@ -201,11 +234,18 @@ class Daemon:
     # ---- rounds ---------------------------------------------------------------------------
 
     async def _live(self, member: RoundMember) -> None:
-        while True:
+        while not self.governor.finishing:
+            await self.governor.while_allowed(self._take_part(member))
+            if not self.governor.verdict.may_train and not self.governor.finishing:
+                await rest(self, member)
+
+    async def _take_part(self, member: RoundMember) -> None:
+        """Train and average, until this is cancelled or the node is to finish."""
+        while not self.governor.finishing:
             try:
                 await discover(member)
                 await self._wait_for_return(member)
-                while True:
+                while not self.governor.finishing:
                     await self._one_round(member)
             except SwarmError as error:
                 if error.code is not Code.PEER_UNREACHABLE:
@@ -219,17 +259,25 @@ class Daemon:
             await join(member)
             self._note_commit(None)
             self.policy.forget_initial()
-        await halt(member, self.changes, self.status, lambda: self._note_commit(None), self._stop)
+        await halt(member, self.changes, self.status, lambda: self._note_commit(None), self.stop)
         await self._wait_for_company(member)
         self.status.enter(State.SYNCING, "fetching what this node lacks")
         await member.resync()
         self._keep_fragments()
-        offer = await self.training.train(member)
+        offer = self._unanswered() or await self.training.train(member)
         if offer is None:
             self._note_commit(None)
         while offer is not None:
             offer = await self._average(member, offer)
         self.status.note_trouble("taking part in the run", None)
+
+    def _unanswered(self) -> Offer | None:
+        """The update that was offered for the open round before a pause: it is offered again.
+
+        To train another would change it under an attempt that sends it.
+        """
+        offer = self._offered
+        return offer if offer is not None and offer.base_commit == self.ledger.commit_id else None
 
     async def _average(self, member: RoundMember, offer: Offer) -> Offer | None:
         """Average a round; with overlap train the next one meanwhile and return what it made."""
@@ -238,7 +286,9 @@ class Daemon:
         divergence = self.training.routing_divergence
         watch = RoundWatch(self.policy, member.state.fragments, offer, divergence)
         self.giving.add_to(offer)
-        ahead = self.training.begin_ahead(member) if self.manifest.stream.overlap else None
+        overlap = self.manifest.stream.overlap and not self.governor.finishing
+        ahead = self.training.begin_ahead(member) if overlap and self.training.ready else None
+        self._offered = offer
         try:
             record = await member.run_round(offer)
             self.giving.follow(record, member.me)

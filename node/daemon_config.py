@@ -28,7 +28,7 @@ class DaemonConfig:
     """Holds everything of the node: key, fragments, token shards, socket, log."""
 
     name: str
-    """Display name."""
+    """Display name; empty: one that is made from the peer id."""
 
     host: str
     """Interface to listen on."""

@@ -26,9 +26,13 @@ class State(str, enum.Enum):
     SYNCING = "SYNCING"
     TRAINING = "TRAINING"
     AVERAGING = "AVERAGING"
+    PAUSED = "PAUSED"
     RELAYING = "RELAYING"
     FINISHING = "FINISHING"
     STOPPED = "STOPPED"
+
+
+SPEAKING = (State.STARTING, State.JOINING, State.PAUSED)  # another reason in them is said too
 
 
 @dataclass
@@ -61,7 +65,7 @@ class Status:
             return
         if state != self.state:
             self.since_s = time.time()
-        if state != self.state or state in (State.STARTING, State.JOINING):
+        if state != self.state or state in SPEAKING:
             self.report(f"{state.value}: {reason}")
         self.state, self.reason = state, reason
 

@@ -38,6 +38,7 @@ async def finish(daemon: Daemon) -> None:
         within(CLOSE_LIMIT, "saving the fragments", daemon.keeper.finish(), report),
         within(CLOSE_LIMIT, "leaving the network", _leave_network(daemon), report),
         within(CLOSE_LIMIT, "closing the data plane", stop_serving, report),
+        within(CLOSE_LIMIT, "counting the traffic", asyncio.to_thread(daemon.daily.save), report),
     )
     daemon.buffers.close()
     daemon.status.enter(State.STOPPED, "")

@@ -49,6 +49,7 @@ CLASSES = {
         Code.CONFIG_UNKNOWN_KEY,
         Code.CONFIG_INVALID,
         Code.RUN_MISMATCH,
+        Code.RUN_ENDED,
     ),
     IDENTITY: (
         Code.IDENTITY_CORRUPT,

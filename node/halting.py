@@ -12,11 +12,24 @@ from collections.abc import Callable
 
 from node.daemon_status import State, Status
 from node.run_changes import RunChanges
+from swarm.collective.changes import in_effect
 from swarm.collective.member import RoundMember
+from swarm.errors import Code, SwarmError
+from swarm.wire import collective_pb2 as pb
 
 IDLE_ROUND_S = 5.0  # between two rounds of a paused run
 LINGER_S = 5.0  # an ended node still tells the others that the run has ended
 POLL_S = 0.2
+
+
+def refuse_ended(record: pb.RoundRecord | None) -> None:
+    """Raise `RUN_ENDED` when the newest commit that a node has is the end of its run."""
+    if in_effect(record).ended:
+        raise SwarmError(
+            Code.RUN_ENDED,
+            "the run has ended: its coordinator said so",
+            "its model is still there: node assemble",
+        )
 
 
 async def halt(

@@ -21,12 +21,13 @@ MANIFEST = "RUN.toml"
 
 @dataclass(frozen=True)
 class Joining:
-    """Where a node lives, and whom it joins."""
+    """Where a node lives, whom it joins, and the built-in text that its ticket suggests."""
 
     manifest: RunManifest
     manifest_path: Path
     directory: Path
     peers: tuple[str, ...]
+    suggested_data: str = ""
 
 
 def add_join_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +61,8 @@ def joining(args: argparse.Namespace, suffix: str = "") -> Joining:
         manifest = RunManifest.load(args.manifest)
     elif ticket is not None:
         manifest = ticket.manifest
+    elif args.dir is not None and (args.dir / MANIFEST).exists():
+        manifest = RunManifest.load(args.dir / MANIFEST)
     else:
         raise SwarmError(Code.USAGE, "which run?", "give --run RUN.toml or --join TICKET")
     if ticket is not None and ticket.manifest.run_id != manifest.run_id:
@@ -79,7 +82,8 @@ def joining(args: argparse.Namespace, suffix: str = "") -> Joining:
         if args.manifest is None:
             write_atomic(manifest_path, manifest.to_toml().encode())
     peers = (*args.peers, *(ticket.peers if ticket is not None else ()))
-    return Joining(manifest, manifest_path, directory, tuple(dict.fromkeys(peers)))
+    data = ticket.data if ticket is not None else ""
+    return Joining(manifest, manifest_path, directory, tuple(dict.fromkeys(peers)), data)
 
 
 def load_admission(directory: Path, manifest: RunManifest, peer_id: str) -> Admission:

@@ -41,11 +41,15 @@ def _group_left(limit: Path, used: Path) -> int | None:
         return None
 
 
-def training_bytes(device: str) -> int:
-    """Memory for model and optimizer on a device ("cpu", "cuda:0", "mps"); 0 = not known."""
+def training_bytes(device: str, limit_bytes: int = 0, vram_share: float = 0.0) -> int:
+    """Memory for model and optimizer on a device ("cpu", "cuda:0", "mps"); 0 = not known.
+
+    At most `limit_bytes` of main memory, or `vram_share` of a GPU's; 0 is no limit.
+    """
     if device.startswith("cuda"):
         import torch
 
-        free, _ = torch.cuda.mem_get_info(torch.device(device))
-        return int(free)
-    return int(WORKER_SHARE * free_bytes())
+        free, total = torch.cuda.mem_get_info(torch.device(device))
+        return min(int(free), int((vram_share or 1.0) * total))
+    share = int(WORKER_SHARE * free_bytes())
+    return min(share, limit_bytes) if limit_bytes else share

@@ -50,6 +50,12 @@ def node_lock(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def require_free(directory: Path) -> None:
+    """Raise `NODE_ALREADY_RUNNING` when a node runs in the directory."""
+    with node_lock(directory):
+        pass
+
+
 def require_same_run(
     directory: Path, manifest_path: Path, manifest: RunManifest, record: pb.RoundRecord | None
 ) -> None:

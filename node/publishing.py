@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 from node.daemon_config import DaemonConfig
-from node.daemon_status import Status
+from node.daemon_status import State, Status
 from node.known_peers import save_addresses
 from swarm import __version__
 from swarm.collective.ledger import Ledger
@@ -94,7 +94,9 @@ class RecordPublisher:
 
     def _content(self) -> tuple[object, ...]:
         """What the record must not be wrong about for long."""
-        return self._ledger.commit_id, self._status.device, tuple(self._network.data_hosts)
+        paused = self._status.state is State.PAUSED
+        hosts = tuple(self._network.data_hosts)
+        return self._ledger.commit_id, self._status.device, paused, hosts
 
     async def publish(self) -> None:
         """Put this node's record into the DHT and into its own directory."""

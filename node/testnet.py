@@ -55,10 +55,15 @@ class PeerPlan:
 
 
 class NodeProcess:
-    """One daemon as a child process; its output goes to node.log in its directory."""
+    """One daemon as a child process; its output goes to node.log in its directory.
+
+    Attributes:
+        program: what the interpreter runs; a test may put something around the node.
+    """
 
     def __init__(self, plan: PeerPlan, directory: Path, manifest_path: Path, threads: int) -> None:
         self.plan = plan
+        self.program: Sequence[str] = ("-m", "node")
         self.directory = directory
         self.log_path = directory / "node.log"
         self._manifest_path = manifest_path
@@ -81,7 +86,7 @@ class NodeProcess:
     def start(self, addresses: Sequence[str]) -> None:
         """Start the daemon, joining through `addresses`."""
         make_directory(self.directory)
-        command = [sys.executable, "-m", "node", "start", "--stop-on-eof"]
+        command = [sys.executable, *self.program, "start", "--stop-on-eof"]
         command += ["--run", str(self._manifest_path), "--dir", str(self.directory)]
         command += ["--data", self.plan.data, "--domain", self.plan.domain]
         command += ["--name", self.plan.name, "--listen", f"{LOOPBACK}:{self._port}"]

@@ -16,6 +16,8 @@ import numpy as np
 
 from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
+from node.limits import Limits
+from node.log_files import set_aside_if_long, worker_log_path
 from node.shared_buffers import SharedBuffers
 from node.worker_link import Committed, RoundResult, WorkerProcess, WorkerReady, WorkerSettings
 from node.worker_protocol import Message
@@ -32,6 +34,7 @@ from swarm.wire import collective_pb2 as pb
 
 RESTARTS = 3  # in a row
 SAVE_LIMIT = timedelta(seconds=4)
+REST_SAVE_LIMIT = timedelta(seconds=1)
 STOP_GRACE = timedelta(seconds=1)
 
 
@@ -40,6 +43,9 @@ class TrainingLink:
 
     Attributes:
         capability: of this machine, measured when the worker starts.
+        limits: what the next worker may take; `keep_to` tells the present one too.
+        least_bytes: memory without which a worker can not train, as it was last measured; 0 = not
+            known.
     """
 
     def __init__(
@@ -50,23 +56,32 @@ class TrainingLink:
         seed: int,
         status: Status,
     ) -> None:
+        self.limits = Limits()
+        self.least_bytes = 0
         self._config = config
         self._policy = policy
         self._buffers = buffers
         self._seed = seed
         self._status = status
         self._worker: WorkerProcess | None = None
-        self._ready = False
+        self._is_set_up = False
         self.capability = pb.Capability(domain=config.domain)
         self.routing_divergence: float | None = None  # of the last round that was trained
 
     # ---- the process ----------------------------------------------------------------------
 
+    @property
+    def ready(self) -> bool:
+        """True when there is a worker that can train."""
+        return self._worker is not None and self._worker.alive and self._is_set_up
+
     async def start(self, held: list[int]) -> None:
         """Start a worker and wait until it is ready. Raises what it found wrong."""
-        self._ready = False
+        self._is_set_up = False
         directory = self._config.directory
-        self._worker = await WorkerProcess.start(self._buffers.fd, directory / "worker.log")
+        log = worker_log_path(directory)
+        set_aside_if_long(log)
+        self._worker = await WorkerProcess.start(self._buffers.fd, log)
         settings = WorkerSettings(
             manifest=self._policy.manifest,
             held=held,
@@ -74,12 +89,26 @@ class TrainingLink:
             data_dir=self._config.data_dir,
             domain=self._config.domain,
             seed=self._seed,
-            threads=self._config.threads,
+            threads=self._threads,
+            limit_bytes=self.limits.memory_bytes,
+            vram_share=self.limits.vram_share,
             device=self._config.device,
             checkpoints=directory / "trainer",
         )
         self._note_ready(await self._worker.init(settings, self._note_data_progress))
-        self._ready = True
+        self._is_set_up = True
+
+    @property
+    def _threads(self) -> int:
+        return min(self._config.threads, self.limits.cpu_threads or self._config.threads)
+
+    def keep_to(self, limits: Limits) -> None:
+        """Let the worker take no more than that, from now on."""
+        self.limits = limits
+        if self._worker is not None:
+            self._worker.adjust(
+                self._threads, limits.cpu_threads, limits.memory_bytes, limits.vram_share
+            )
 
     def _note_ready(self, ready: WorkerReady) -> None:
         assert self._worker is not None
@@ -89,6 +118,7 @@ class TrainingLink:
         status.data_report = {k: v for k, v in ready.data_report.items() if isinstance(v, int)}
         status.worker_pid = self._worker.pid
         status.device = ready.device
+        self.least_bytes = ready.least_bytes
         self.capability = pb.Capability(
             memory_bytes=ready.memory_bytes,
             seconds_per_step=ready.seconds_per_step,
@@ -100,25 +130,39 @@ class TrainingLink:
     def _note_data_progress(self, message: Message) -> None:
         self._status.reason = f"preparing data: {message.get('documents', 0)} documents"
 
-    async def stop(self) -> None:
+    async def rest(self) -> None:
+        """End the worker within two seconds and forget it; `train` starts another.
+
+        What it can not save so fast is lost: at most the optimizer's part in the open round.
+        """
+        try:
+            await self.stop(REST_SAVE_LIMIT)
+        except SwarmError as error:
+            self._status.report(f"warning: {error}")
+        finally:
+            self._worker = None
+            self._status.worker_pid = 0
+            self._status.tokens_per_second = 0.0
+
+    async def stop(self, save_limit: timedelta = SAVE_LIMIT) -> None:
         """End the worker; its checkpoint is written first if it has anything to save."""
         worker = self._worker
         if worker is None:
             return
-        if not (self._ready and worker.alive):
+        if not self.ready:
             await worker.stop(timedelta(0))  # in the middle of its start there is nothing to keep
             return
         try:
-            await in_time(worker.save(), SAVE_LIMIT.total_seconds())
+            await in_time(worker.save(), save_limit.total_seconds())
         except asyncio.TimeoutError:
-            limit_s = SAVE_LIMIT.total_seconds()
+            limit_s = save_limit.total_seconds()
             raise SwarmError(
                 Code.STAGE_TIMEOUT,
                 f"the worker did not write its checkpoint in {limit_s:g} s",
                 "the next start has an older optimizer state, or a fresh one",
             ) from None
         finally:
-            await worker.stop(STOP_GRACE)
+            await worker.stop(min(STOP_GRACE, save_limit / 2))
 
     # ---- a round --------------------------------------------------------------------------
 
@@ -193,7 +237,7 @@ class TrainingLink:
         base_id: bytes,
     ) -> Offer | None:
         """Wait for a round's steps, or for a commit that makes them useless."""
-        overtaken = asyncio.create_task(_until_changed(member, base_id))
+        overtaken = asyncio.create_task(until_changed(member, base_id))
         try:
             await asyncio.wait({training, overtaken}, return_when=asyncio.FIRST_COMPLETED)
             result = None if member.ledger.commit_id != base_id else await training
@@ -268,6 +312,7 @@ class TrainingLink:
                 np.multiply(delta, np.float32(scale), out=delta)
 
 
-async def _until_changed(member: RoundMember, commit_id: bytes) -> None:
+async def until_changed(member: RoundMember, commit_id: bytes) -> None:
+    """Wait until the newest commit is another one."""
     async with member.changed:
         await member.changed.wait_for(lambda: member.ledger.commit_id != commit_id)

@@ -30,6 +30,7 @@ from swarm.errors import Code, SwarmError
 
 if TYPE_CHECKING:
     from node.shared_buffers import SharedBuffers
+    from node.worker_memory import WorkerMemory
     from swarm.data import Corpus, DataReport
     from swarm.training.probe import RoutingProbe
     from swarm.training.resuming import Resuming
@@ -53,6 +54,8 @@ class Worker:
         self.rounds: LocalRounds | None = None
         self.buffers: SharedBuffers | None = None
         self.resuming: Resuming | None = None
+        self.memory: WorkerMemory | None = None
+        self.notes: list[str] = []  # to be told with the next answer
 
     def run(self) -> None:
         """Serve until `stop`."""
@@ -76,6 +79,7 @@ class Worker:
         import torch
 
         from node.shared_buffers import SharedBuffers
+        from node.worker_memory import WorkerMemory
         from swarm.config import RunManifest
         from swarm.data import Sampler
         from swarm.training.resuming import Resuming
@@ -83,7 +87,7 @@ class Worker:
         from swarm.training.rounds import LocalRounds
         from swarm.training.trainer import Trainer
 
-        torch.set_num_threads(request.get("threads") or 1)
+        torch.set_num_threads(request["threads"])
         manifest = RunManifest.from_dict(request["manifest"])
         corpus = self._corpus(request)
         training = manifest.training
@@ -91,7 +95,7 @@ class Worker:
             corpus, training.batch_size, training.sequence_length, int(request.get("seed", 0))
         )
         device = _device(request.get("device") or "cpu")
-        memory_bytes = training_bytes(device)
+        memory_bytes = training_bytes(device, request["limit_bytes"], request["vram_share"])
         self.trainer = Trainer(manifest, sampler, request["held"], device)
         self.rounds = LocalRounds(self.trainer, _probe(corpus, training.sequence_length))
         self.buffers = SharedBuffers.attach(self.memory_fd, self.trainer.layout)
@@ -100,6 +104,9 @@ class Worker:
             checkpoints = RoundCheckpoints(Path(request["checkpoints"]))
             self.resuming = Resuming(self.trainer, checkpoints, time.monotonic)
             self.resuming.restore_newest()
+        self.memory = WorkerMemory(self.trainer)
+        self.memory.measure()
+        self._fit(request)
         seconds_per_step = self.trainer.seconds_per_step(time.monotonic)
         parameters = self.trainer.model.parameters()
         self.channel.send(
@@ -112,6 +119,9 @@ class Worker:
                 "step": self.trainer.step,
                 "seconds_per_step": seconds_per_step,
                 "memory_bytes": memory_bytes,
+                "least_bytes": self.memory.least_bytes,
+                "peak_bytes": self.memory.peak_bytes,
+                "rows_at_once": self.trainer.rows_at_once,
                 "warnings": self._warnings(),
             }
         )
@@ -131,11 +141,27 @@ class Worker:
         )
 
     def _warnings(self) -> list[str]:
-        """What could not be used or kept of the checkpoints since it was last asked."""
-        if self.resuming is None:
-            return []
-        said, self.resuming.warnings = self.resuming.warnings, []
+        """What is to be told: of checkpoints that could not be used or kept, of the memory."""
+        said, self.notes = self.notes, []
+        if self.resuming is not None:
+            said += self.resuming.warnings
+            self.resuming.warnings = []
         return said
+
+    def _fit(self, request: Message) -> None:
+        """Keep to the memory in an `init` or `adjust` message."""
+        change = _required(self.memory).fit(request["limit_bytes"], request["vram_share"])
+        if change:
+            self.notes.append(change)
+
+    def _adjust(self) -> None:
+        """Keep to what the daemon allows from now on, if that has changed."""
+        message = self.channel.adjustment()
+        if message is not None:
+            import torch
+
+            torch.set_num_threads(message["threads"])
+            self._fit(message)
 
     def _train(self, request: Message) -> None:
         rounds, buffers = _required(self.rounds), _required(self.buffers)
@@ -184,6 +210,7 @@ class Worker:
         while done < max(1, steps) and not (done and self.channel.told_to_finish()):
             if ahead and done >= delay:
                 ahead = not self._arrived(round_number, tokens, 0)
+            self._adjust()
             stats = trainer.train_step()
             done += 1
             tokens += stats.tokens

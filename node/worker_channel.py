@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
+import random
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
 from node.worker_protocol import HEADER, Message, body_bytes, decode, encode
 from swarm.errors import SwarmError
+
+
+def keep_to_cpus(count: int) -> None:
+    """Let all threads of this process run on `count` CPUs only; 0 is all of the daemon's.
+
+    Nothing happens where the system can not do that.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cpus = list(os.sched_getaffinity(os.getppid()))
+    if 0 < count < len(cpus):  # not the same ones for every node of a machine
+        cpus = random.sample(cpus, count)
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has just ended
+            os.sched_setaffinity(int(thread.name), cpus)
 
 
 class Channel:
@@ -21,6 +39,7 @@ class Channel:
         self.request_id: Any = None
         self._finish_id: Any = None
         self._arrivals: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._adjustment: Message | None = None
         self._stopping = False
         threading.Thread(target=self._read, name="requests", daemon=True).start()
 
@@ -48,6 +67,11 @@ class Channel:
         except queue.Empty:
             return None
 
+    def adjustment(self) -> Message | None:
+        """What the worker may take from now on, if the daemon said something new."""
+        message, self._adjustment = self._adjustment, None
+        return message
+
     def send(self, message: Message) -> None:
         """Answer the current request."""
         try:
@@ -64,6 +88,10 @@ class Channel:
                     continue
                 if message["type"] == "arrive":
                     self._arrivals.put(message)
+                    continue
+                if message["type"] == "adjust":
+                    keep_to_cpus(message["cpus"])  # also in the middle of a long step
+                    self._adjustment = message
                     continue
                 self._stopping = self._stopping or message["type"] == "stop"
                 self.requests.put(message)

@@ -40,7 +40,11 @@ OnMessage = Callable[[Message], None]
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """What a worker is told once. `checkpoints`: where its state at the rounds' boundaries is."""
+    """What a worker is told once.
+
+    `checkpoints`: where its state at the rounds' boundaries is. `limit_bytes` of main memory and
+    `vram_share` (0 to 1) may be used, 0 = no limit.
+    """
 
     manifest: RunManifest
     held: Sequence[int]
@@ -49,6 +53,8 @@ class WorkerSettings:
     domain: str = ""
     seed: int = 0
     threads: int = 1
+    limit_bytes: int = 0
+    vram_share: float = 0.0
     device: str = "cpu"
     checkpoints: Path | None = None
     max_bytes: int | None = None
@@ -69,7 +75,9 @@ class WorkerSettings:
 class WorkerReady:
     """What the worker found: counts of its text, parameters, device, what it had to set aside.
 
-    `seconds_per_step` and `memory_bytes` (for model and optimizer, 0 = not known) are measured.
+    Measured, 0 = not known: `seconds_per_step`; `memory_bytes` for model and optimizer;
+    `peak_bytes` of the process in a step, of which `rows_at_once` sequences are computed at once;
+    `least_bytes`, with one sequence at once.
     """
 
     data_report: dict[str, Any]
@@ -79,6 +87,9 @@ class WorkerReady:
     step: int
     seconds_per_step: float = 0.0
     memory_bytes: int = 0
+    least_bytes: int = 0
+    peak_bytes: int = 0
+    rows_at_once: int = 0
     warnings: list[str] = field(default_factory=list)
 
 
@@ -248,6 +259,16 @@ class WorkerProcess:
         """Let the round that is being trained end after its current step, and be reported."""
         with contextlib.suppress(ConnectionError, RuntimeError):
             self._writer.write(encode({"type": "finish", "id": self._request_id}))
+
+    def adjust(self, threads: int, cpus: int, limit_bytes: int, vram_share: float) -> None:
+        """What it may take from now on, 0 = no limit.
+
+        `cpus` hold at once, `threads` and memory after the step that is being computed.
+        """
+        message: Message = {"type": "adjust", "threads": threads, "cpus": cpus}
+        message |= {"limit_bytes": limit_bytes, "vram_share": vram_share}
+        with contextlib.suppress(ConnectionError, RuntimeError):
+            self._writer.write(encode(message))
 
     async def save(self) -> None:
         """Write the checkpoint. Raises `DISK_FULL`, `DIR_NOT_WRITABLE`, `WORKER_CRASHED`."""

@@ -4,7 +4,8 @@ Every request has an `id`, and every message that answers it carries the same on
 a request that nobody waits for any more is recognized.
 
     daemon -> worker   init, train, save, stop; to a round that is being trained: finish (end it
-                       after the current step), arrive (the commit that it follows is there)
+                       after the current step), arrive (the commit that it follows is there);
+                       at any time: adjust (threads and memory that it may take from now on)
     worker -> daemon   progress_data, ready; progress, round_done; saved; error
 """
 

@@ -18,7 +18,7 @@ import grpc_tools
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
-SERVICES = ("node",)  # files that define gRPC services
+SERVICES = ("node", "volunteer")  # files that define gRPC services
 
 
 def generate(out_dir: Path) -> None:

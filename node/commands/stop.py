@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from node.control_client import ControlClient
 from node.exit_codes import OK
 from node.parser import Verbs, add_command, positive_int
 from node.paths import find_directory
+from node.processes import is_alive
 from swarm.errors import Code, SwarmError
 
 EXAMPLES = """\
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         pid = control.status().pid
         control.stop("node stop")
     deadline = time.monotonic() + args.timeout
-    while _is_alive(pid):
+    while is_alive(pid):
         if time.monotonic() > deadline:
             raise SwarmError(
                 Code.STAGE_TIMEOUT,
@@ -46,14 +46,3 @@ def run(args: argparse.Namespace) -> int:
         time.sleep(0.1)
     print(json.dumps({"stopped": True, "pid": pid}) if args.json else f"stopped (process {pid})")
     return OK
-
-
-def _is_alive(pid: int) -> bool:
-    """True while the process runs; one that only waits for its parent's notice has ended."""
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except ProcessLookupError:
-        return False
-    except OSError:  # not ours to signal, or a system without /proc
-        return True

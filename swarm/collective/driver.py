@@ -246,6 +246,10 @@ class Driver:
         """Resign, if it may be."""
         await self._wait(self._leaving, events.LeaveAsked())
 
+    def stay(self) -> None:
+        """Take part again after `leave`."""
+        self.feed(events.StayAsked())
+
     async def look_into(self, records: Mapping[str, PeerRecord]) -> None:
         """Look into the histories that these peers claim."""
         await self._wait(self._discovering, events.RecordsSeen(records, discovering=True))

@@ -226,8 +226,16 @@ class RoundMember:
         return self.ledger.commit_id != before
 
     async def resign(self) -> None:
-        """Leave the roster in good order, before `close` (docs/adr/0001)."""
+        """Leave the roster in good order (docs/adr/0001), before `close` or for some time.
+
+        Where this peer gave its word in the open round, and that does not end within seconds, it
+        stays a member; ask again in the next round.
+        """
         await self._driver.leave()
+
+    def stay(self) -> None:
+        """Take part again after `resign`, also one that was cancelled."""
+        self._driver.stay()
 
     # ---- life -----------------------------------------------------------------------------
 

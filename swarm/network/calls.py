@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 from swarm.errors import Code, SwarmError
 from swarm.network.framing import SocketLane
 from swarm.network.lane import Kind, Lane
+from swarm.network.limits import over_limit
 from swarm.wire.data_pb2 import Call, DownloadRequest, ReduceHello
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class CallService:
         self.refused: Counter[str] = Counter()
         self.reduce_handler: ReduceHandler | None = None
         self.blob_source: BlobSource | None = None
+        self.serving = True
 
     def serve(self, lane: SocketLane, idle_limit: timedelta) -> None:
         """Serve calls until the peer hangs up, breaks the rules, or asks nothing for too long."""
@@ -86,6 +88,8 @@ class CallService:
 
     def _serve_call(self, lane: SocketLane, call: Call) -> None:
         which = call.WhichOneof("call")
+        if not self.serving:
+            raise self.refuse(over_limit("this peer's traffic for today is used up"))
         if which == "reduce" and self.reduce_handler is not None:
             self.reduce_handler(lane.peer, lane, call.reduce)
         elif which == "download" and self.blob_source is not None:

@@ -88,6 +88,15 @@ class DataPlane:
         """Best delivered upload and download of the last minutes, as far as they are known."""
         return self._meter.rates
 
+    def limit_rates(self, upload_bps: float, download_bps: float) -> None:
+        """Hold all lanes together to these rates in bits per second, at once; 0.0 is no limit."""
+        self._meter.uploads.set_rate(upload_bps)
+        self._meter.downloads.set_rate(download_bps)
+
+    def set_serving(self, serving: bool) -> None:
+        """Refuse the calls of others from now on, or take them again."""
+        self._service.serving = serving
+
     @property
     def paths(self) -> dict[str, str]:
         """How each peer was reached last: its address, or "tunnel"."""

@@ -38,17 +38,22 @@ PREFIX = "swarm1-"
 MAX_TEXT = 64 * 1024
 MAX_MANIFEST_BYTES = 256 * 1024
 SEED_BYTES = 32
+DATA = re.compile(r"demo:[a-z]+")
 COMMENT = re.compile(r"^#.*\n|^\n", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Ticket:
-    """A ticket that was read. `grant` and `seed` are empty in an open run."""
+    """A ticket that was read. `grant` and `seed` are empty in an open run.
+
+    `data`: a built-in corpus ("demo:english") for who has no text of his own; may be empty.
+    """
 
     manifest: RunManifest
     peers: tuple[str, ...]
     grant: pb.Permission
     seed: bytes
+    data: str = ""
 
 
 def make_ticket(
@@ -59,6 +64,7 @@ def make_ticket(
     expires_at_ms: int,
     max_peers: int = 1,
     only_peer: str = "",
+    data: str = "",
 ) -> str:
     """A new ticket. In an open run `run_key` and the terms mean nothing.
 
@@ -66,7 +72,7 @@ def make_ticket(
     """
     by_peer(peers)  # raises
     text = COMMENT.sub("", manifest.to_toml()).encode()
-    ticket = pb.Ticket(manifest=zlib.compress(text, 9), peers=peers)
+    ticket = pb.Ticket(manifest=zlib.compress(text, 9), peers=peers, data=data)
     if manifest.membership.admission != "open":
         if run_key is None or _public(run_key) != bytes.fromhex(manifest.run_public_key):
             raise SwarmError(
@@ -103,7 +109,9 @@ def read_ticket(text: str) -> Ticket:
     by_peer(parsed.peers)
     if manifest.membership.admission != "open":
         _check_grant(manifest, parsed)
-    return Ticket(manifest, tuple(parsed.peers), parsed.grant, parsed.seed)
+    # Whoever made the ticket must not choose a file of this machine.
+    suggested = parsed.data if DATA.fullmatch(parsed.data) else ""
+    return Ticket(manifest, tuple(parsed.peers), parsed.grant, parsed.seed, suggested)
 
 
 def _check_grant(manifest: RunManifest, ticket: pb.Ticket) -> None:

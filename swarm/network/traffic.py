@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from swarm.network.rates import DOWNLOAD, UPLOAD, RateWindow
+from swarm.network.throttle import Throttle
 
 
 class Traffic:
@@ -35,6 +36,11 @@ class Traffic:
         """Count bytes that came from `peer`."""
         with self._lock:
             self._received[peer] += count
+
+    def total(self) -> int:
+        """Bytes sent and received, of all peers together."""
+        with self._lock:
+            return self._sent.total() + self._received.total()
 
     @property
     def sent(self) -> dict[str, int]:
@@ -71,11 +77,17 @@ class Rates:
 
 
 class Meter:
-    """What the lanes of a data plane report to."""
+    """What the lanes of a data plane report to, and what holds them back.
+
+    Attributes:
+        uploads, downloads: limits of the rates of all lanes together; none at the beginning.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.traffic = Traffic()
         self.rates = Rates(clock)
+        self.uploads = Throttle(clock)
+        self.downloads = Throttle(clock)
 
     def add_lane(self, sock: socket.socket) -> None:
         """A lane begins."""

@@ -56,7 +56,8 @@ class WatchedSocket:
         while pending:
             self._check()
             try:
-                count = self._socket.sendmsg(_before(pending, self._at_once))
+                size = self._meter.uploads.piece(self._at_once)
+                count = self._socket.sendmsg(_before(pending, size))
             except BlockingIOError:
                 # A peer that takes nothing but is heard of waits for others, and is not frozen.
                 if time.monotonic() - max(moved_s, self._heard_s) >= self._stall_s:
@@ -66,6 +67,7 @@ class WatchedSocket:
                 raise self.fail(self._broken(error)) from None
             moved_s = time.monotonic()
             self._meter.rates.upload.moved(self._socket, count)
+            self._meter.uploads.pay(count)
             pending = _after(pending, count)
 
     def fill(self, view: memoryview) -> None:
@@ -74,7 +76,7 @@ class WatchedSocket:
         while filled < view.nbytes:
             self._check()
             try:
-                size = min(view.nbytes - filled, self._at_once)
+                size = self._meter.downloads.piece(min(view.nbytes - filled, self._at_once))
                 count = self._socket.recv_into(view[filled:], size, socket.MSG_WAITALL)
             except BlockingIOError:
                 if time.monotonic() - moved_s >= self._stall_s:
@@ -87,6 +89,7 @@ class WatchedSocket:
                 raise self.fail(SwarmError(Code.PEER_UNREACHABLE, hung_up))
             self._heard_s = moved_s = time.monotonic()
             self._meter.rates.download.moved(self._socket, count)
+            self._meter.downloads.pay(count)
             filled += count
 
     def throw_away(self, limit: timedelta) -> None:

@@ -60,6 +60,9 @@ class Trainer:
     With `sync.forward = "full"` all experts are in the model and those not held are frozen; with
     `"held"` only held experts exist. Parameters must be set by `load` or `load_initial` before the
     first step, and again for experts gained by `set_held`.
+
+    Attributes:
+        rows_at_once: sequences of a batch that are computed at once; fewer need less memory.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Trainer:
         )
         self.optimizer = FragmentAdamW(self.config)
         self.step = 0
+        self.rows_at_once = self.config.batch_size
         self._committed_tokens = 0
         self._tokens_since_commit = 0
         self._global_load_LE: Tensor | None = None
@@ -189,17 +193,23 @@ class Trainer:
         The smaller of two, after one that warms up caches and allocators. Parameters that were
         never loaded are zeros here, as what is in fresh memory may be slow to compute with.
         """
+        times = []
+        for _ in range(3):
+            started = clock()
+            self.try_step()
+            times.append(clock() - started)
+        return min(times[1:])
+
+    def try_step(self, rows: int | None = None) -> None:
+        """Compute the gradients of a step, or of its first `rows`; changes no state."""
         for name in self._unset:
             zeros = np.zeros(self.layout.numel(name), np.float32)
             write_fragment(self.model, self.layout, name, zeros)
-        position, times = self.sampler.position, []
-        for _ in range(3):
-            started = clock()
-            self._forward_backward(torch.from_numpy(self.sampler.next_batch()).to(self.device))
-            times.append(clock() - started)
+        position = self.sampler.position
+        batch_BT = torch.from_numpy(self.sampler.next_batch()[:rows]).to(self.device)
         self.sampler.position = position
+        self._forward_backward(batch_BT)
         self.model.zero_grad(set_to_none=True)
-        return min(times[1:])
 
     def read(self, name: str, out: F32) -> None:
         """Write the local parameters of the fragment `name` into `out` (flat fp32)."""
@@ -281,7 +291,19 @@ class Trainer:
         self.optimizer.set_fragments(fragments)
 
     def _forward_backward(self, batch_BT: Tensor) -> tuple[float, npt.NDArray[np.int64]]:
+        """Gradients of the batch's mean loss; returns the loss and the routed tokens [L, E]."""
         self.model.zero_grad(set_to_none=True)
+        loss, routed_LE = 0.0, np.zeros(1, np.int64)
+        for part_BT in torch.split(batch_BT, self.rows_at_once):
+            share = len(part_BT) / len(batch_BT)
+            part_loss, counts_LE = self._accumulate(part_BT, share)
+            loss += share * part_loss
+            routed_LE = routed_LE + counts_LE
+        self._forget_gradients_of_idle_experts(routed_LE)
+        return loss, routed_LE
+
+    def _accumulate(self, batch_BT: Tensor, share: float) -> tuple[float, npt.NDArray[np.int64]]:
+        """Add the gradients of a part of a batch, which is this share of it."""
         with self._autocast():
             output: ModelOutput = self.model(batch_BT[:, :-1])
         logits_NV = output.logits_BTV.float().flatten(0, 1)
@@ -297,9 +319,8 @@ class Trainer:
         if balance_config.coupling_weight:
             coupling = coupling_loss(self.model, balance_config.coupling_alpha)
             total = total + balance_config.coupling_weight * coupling
-        torch.autograd.backward(total)
+        torch.autograd.backward(total * share if share < 1.0 else total)
         routed_LE = torch.stack([stats.counts_E for stats in output.routing]).cpu().numpy()
-        self._forget_gradients_of_idle_experts(routed_LE)
         return cross_entropy.item(), routed_LE
 
     def _own_factors(self) -> Tensor | None:

@@ -86,16 +86,18 @@ class Permission(_message.Message):
     def __init__(self, run_id: _Optional[bytes] = ..., ticket_key: _Optional[bytes] = ..., expires_at_ms: _Optional[int] = ..., only_peer: _Optional[str] = ..., max_peers: _Optional[int] = ..., run_signature: _Optional[bytes] = ..., peer_id: _Optional[str] = ..., ticket_signature: _Optional[bytes] = ...) -> None: ...
 
 class Ticket(_message.Message):
-    __slots__ = ("manifest", "peers", "grant", "seed")
+    __slots__ = ("manifest", "peers", "grant", "seed", "data")
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     manifest: bytes
     peers: _containers.RepeatedScalarFieldContainer[str]
     grant: Permission
     seed: bytes
-    def __init__(self, manifest: _Optional[bytes] = ..., peers: _Optional[_Iterable[str]] = ..., grant: _Optional[_Union[Permission, _Mapping]] = ..., seed: _Optional[bytes] = ...) -> None: ...
+    data: str
+    def __init__(self, manifest: _Optional[bytes] = ..., peers: _Optional[_Iterable[str]] = ..., grant: _Optional[_Union[Permission, _Mapping]] = ..., seed: _Optional[bytes] = ..., data: _Optional[str] = ...) -> None: ...
 
 class SignedRecord(_message.Message):
     __slots__ = ("payload", "signature")

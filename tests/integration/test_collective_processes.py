@@ -121,6 +121,6 @@ def test_members_killed_in_mid_reduce_survivors_agree_and_the_killed_return(swar
 
 @pytest.mark.heavy
 @pytest.mark.timeout(900)
-def test_member_killed_in_mid_reduce_twenty_times_in_a_row(swarm: Swarm) -> None:
-    for repetition in range(20):
+def test_member_killed_in_mid_reduce_ten_times_in_a_row(swarm: Swarm) -> None:
+    for repetition in range(10):
         kill_in_mid_reduce(swarm, repetition % PEERS, repetition % 12)

@@ -37,7 +37,7 @@ class HostNode:
         words += [verb, "--run", str(place / "RUN.toml"), "--dir", str(self.directory)]
         words += ["--listen", hosts.listen(number), *rest]
         if verb == "start":
-            words += ["--data", str(place / f"text-{number}"), "--domain", f"domain-{number}"]
+            words += ["--data", str(place / f"text-{number}"), "--name", f"node-{number}"]
         with open(self.output, "ab") as output:
             self.process = subprocess.Popen(
                 words, stdout=output, stderr=output, start_new_session=True
@@ -147,8 +147,8 @@ def test_the_swarm_outlives_all_the_nodes_that_it_was_joined_through(
     relay_status = relay.status()
     assert relay_status is not None and relay_status.role == "relay"
     assert {peer.display_name for peer in relay_status.peers if peer.alive} >= {
-        "domain-0",
-        "domain-1",
+        "node-0",
+        "node-1",
     }
     relay.kill()
 

@@ -44,6 +44,7 @@ class Node:
         self.output = place / f"output-{number}.txt"
         words = [sys.executable, "-m", "node", "start", "--run", str(place / "RUN.toml")]
         words += ["--data", str(place / f"text-{number}"), "--domain", f"domain-{number}"]
+        words += ["--name", f"node-{number}"]
         words += ["--dir", str(self.directory), "--listen", f"{host}:{free_port()}", *options]
         with open(self.output, "ab") as output:
             self.process = subprocess.Popen(
@@ -195,7 +196,7 @@ def test_two_nodes_average_over_ipv6_and_one_stops_although_the_other_is_frozen(
     node = start(1, "--allow-solo", "--peer", address, host=host)
     status = node.wait(lambda s: s.last_counted_round >= 2, "two rounds with its update")
     assert {(p.display_name, p.alive) for p in status.peers} == {
-        ("domain-0", True), ("domain-1", True),
+        ("node-0", True), ("node-1", True),
     }  # fmt: skip
     frozen.signal(signal.SIGSTOP)
     time.sleep(0.5)

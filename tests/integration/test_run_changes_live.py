@@ -15,9 +15,12 @@ from node import exit_codes
 from node.cli import run_command_line
 from node.testnet import LocalTestnet, Statuses
 from swarm.config import SyncConfig
+from swarm.errors import Code
 
 LIMIT = timedelta(seconds=60)
 SYNC = SyncConfig(experts_per_peer=1, step_counts="equal")
+
+pytestmark = pytest.mark.heavy
 
 
 def test_a_run_is_changed_paused_resumed_and_ended(
@@ -73,11 +76,18 @@ def test_a_run_is_changed_paused_resumed_and_ended(
         assert run_command_line(words) == exit_codes.CONFIG, "the key of another run"
 
         change("end", str(path))
-        deadline = time.monotonic() + LIMIT.total_seconds()
-        while any(node.running for node in testnet.nodes):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        _wait_for_the_end_of(testnet)
         assert all("the run has ended" in node.log_path.read_text() for node in testnet.nodes)
+        testnet.nodes[0].start([])
+        _wait_for_the_end_of(testnet)
+        assert testnet.nodes[0].failure().code is Code.RUN_ENDED
+
+
+def _wait_for_the_end_of(testnet: LocalTestnet) -> None:
+    deadline = time.monotonic() + LIMIT.total_seconds()
+    while any(node.running for node in testnet.nodes):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def _round(statuses: Statuses) -> int:

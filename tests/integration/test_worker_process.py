@@ -387,3 +387,48 @@ def test_a_worker_in_mid_step_ends_when_its_daemon_is_killed(
         finally:
             daemon.kill()
     wait_until_gone(worker_pid, seconds=2)
+
+
+def test_a_worker_computes_fewer_sequences_at_once_before_its_memory_runs_out(
+    settings: WorkerSettings,
+) -> None:
+    model = replace(MANIFEST.model, context_length=512, d_model=64)
+    training = replace(MANIFEST.training, batch_size=16, sequence_length=512)
+    manifest = replace(MANIFEST, model=model, training=training)
+    settings = replace(settings, manifest=manifest)
+    layout = FragmentLayout.of(model, 2, "trunk")
+
+    async def main() -> None:
+        buffers = SharedBuffers.create(layout)
+        for name in layout.names:
+            buffers.theta[name][:] = initial_fragment(model, layout, name, 0)
+        base = replace(
+            committed([0, 1]),
+            versions=dict.fromkeys(layout.names, 0),
+            contributors=dict.fromkeys(layout.names, 2),
+        )
+        try:
+            async with WorkerProcess.running(buffers.fd) as worker:
+                free = await worker.init(settings)
+            assert free.rows_at_once == 16
+            limit = free.least_bytes + (free.peak_bytes - free.least_bytes) // 2
+            async with WorkerProcess.running(buffers.fd) as worker:
+                ready = await worker.init(replace(settings, limit_bytes=limit))
+                assert 1 <= ready.rows_at_once < 16
+                assert "sequences at once" in ready.warnings[0]
+                result = await worker.train(round_number=1, steps=2, base=base)
+                assert result.tokens == 2 * 16 * 512
+                assert peak_bytes(worker.pid) < limit
+                worker.adjust(1, 1, free.least_bytes, 0.0)
+                result = await worker.train(round_number=2, steps=1, base=base)
+                assert result.warnings[0].startswith("1 of 16 sequences at once")
+        finally:
+            buffers.close()
+
+    asyncio.run(asyncio.wait_for(main(), 100))
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process had since it was last measured."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))

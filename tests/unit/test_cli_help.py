@@ -17,8 +17,9 @@ VERBS = {
     **{
         verb: [verb]
         for verb in (
-            "start", "relay", "doctor", "status", "dashboard", "contributions", "stop", "testnet",
-            "assemble", "eval", "generate", "export", "import", "demo", "run", "base", "expert",
+            "start", "relay", "doctor", "status", "dashboard", "contributions", "stop", "pause",
+            "resume", "finish", "limits", "logs", "testnet", "assemble", "eval", "generate",
+            "export", "import", "demo", "run", "base", "expert",
         )
     },
     **{

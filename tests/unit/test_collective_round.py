@@ -1,6 +1,7 @@
 """The round protocol end to end on a fake network, sunny and with one death at a time."""
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
@@ -304,6 +305,38 @@ def test_members_who_leave_in_good_order_take_their_votes_with_them():
         assert records[0].branch == branch and len(records[0].resignations) == 3
         verify_commit(swarm.peers[0].ledger.commit, swarm.manifest.run_id, verify)
         swarm.assert_level()
+        await swarm.close()
+
+    run(story())
+
+
+def test_a_member_who_rests_is_waited_for_by_nobody_and_comes_back_as_a_member_who_stays():
+    async def story():
+        swarm = SimulatedSwarm(3)
+        await swarm.start()
+        resting, *_ = swarm.peers
+        awake = swarm.peers[1:]
+        await resting.member.resign()
+        began = time.monotonic()
+        for _ in range(2):
+            records = await asyncio.gather(*(peer.round() for peer in awake))
+        assert time.monotonic() - began < 3.0  # it answers, yet nobody waits for it
+        assert resting.peer_id not in records[0].roster
+
+        while resting.ledger.record.round < 2:  # it follows what the others decide
+            await asyncio.sleep(0.02)
+        resting.member.stay()
+        joining = asyncio.create_task(swarm.join(resting))
+        while not any(resting.peer_id in p.member.machine.boundary.petitions for p in awake):
+            await asyncio.sleep(0.02)
+        await asyncio.gather(joining, *(peer.round() for peer in awake))
+        records = await swarm.round()
+        trunk = [o for o in records[0].fragments if o.state.fragment == "trunk.0"]
+        assert resting.peer_id in trunk[0].contributors
+        # Only it is left to say that it stays, without which nobody resigns.
+        swarm.kill(awake[1])
+        await awake[0].member.resign()
+        assert awake[0].ledger.memory.has_resigned
         await swarm.close()
 
     run(story())

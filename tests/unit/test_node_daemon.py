@@ -19,14 +19,15 @@ from rich.console import Console
 import node.ending
 from node.daemon import Daemon
 from node.daemon_config import DaemonConfig
-from node.daemon_status import Status
+from node.daemon_status import State, Status
+from node.governing import finish_round
 from node.publishing import RecordPublisher, data_addresses
 from node.shared_buffers import SharedBuffers
 from node.status_view import render_status
 from node.tasks import together, uninterrupted
 from node.training_link import TrainingLink
 from node.worker_link import RoundResult
-from swarm.collective.context import RoundEvent
+from swarm.collective.context import Offer, RoundEvent
 from swarm.collective.ledger import Ledger
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
@@ -276,7 +277,7 @@ def test_a_worker_is_asked_to_save_unless_it_is_still_starting(ready: bool, tmp_
 
     async def main() -> None:
         link, _ = link_with(tmp_path, Worker())
-        link._ready = ready
+        link._is_set_up = ready
         await link.stop()
 
     asyncio.run(main())
@@ -321,6 +322,38 @@ def test_a_commit_is_given_to_the_keeper_as_soon_as_it_is_adopted(tmp_path: Path
         daemon.data_plane.stop()
 
     asyncio.run(main())
+
+
+def test_an_update_handed_in_before_a_pause_is_offered_again_and_not_trained_anew(
+    tmp_path: Path,
+) -> None:
+    daemon = daemon_in(tmp_path)
+    assert daemon._unanswered() is None
+    daemon._offered = offer = Offer(
+        {}, {}, base_commit=b"open", steps=1, tokens=1, loss=0.0, train_seconds=1.0,
+        routed_tokens=[],
+    )  # fmt: skip
+    daemon.ledger.memory.commit_id = b"open"
+    assert daemon._unanswered() is offer
+    daemon.ledger.memory.commit_id = b"decided"
+    assert daemon._unanswered() is None
+    daemon.data_plane.stop()
+
+
+def test_a_node_asked_to_finish_stops_at_once_where_it_has_no_part_in_a_round(
+    tmp_path: Path,
+) -> None:
+    stopped: list[str] = []
+    daemon = daemon_in(tmp_path, stopped.append)
+    daemon.on_stop = lambda: stopped.append("stopped")
+    for state in (State.TRAINING, State.AVERAGING):
+        daemon.status.state = state
+        finish_round(daemon)
+        assert daemon.governor.finishing and "stopped" not in stopped
+    daemon.status.state = State.PAUSED
+    finish_round(daemon)
+    assert stopped[-1] == "stopped"
+    daemon.data_plane.stop()
 
 
 # ---- status ---------------------------------------------------------------------------------

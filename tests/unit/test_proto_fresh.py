@@ -13,7 +13,7 @@ LOAD_TOGETHER = """
 import hivemind.proto.averaging_pb2, hivemind.proto.dht_pb2, hivemind.proto.p2pd_pb2
 import hivemind.proto.runtime_pb2, hivemind.proto.auth_pb2
 from swarm.wire import collective_pb2, control_pb2, data_pb2, membership_pb2, node_pb2
-from swarm.wire import node_pb2_grpc
+from swarm.wire import node_pb2_grpc, volunteer_pb2, volunteer_pb2_grpc
 plan = collective_pb2.Plan(round=7, electorate=["a", "b"])
 assert collective_pb2.Plan.FromString(plan.SerializeToString()) == plan
 print("loaded")

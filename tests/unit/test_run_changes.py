@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from node.halting import refuse_ended
 from node.run_changes import RunChanges, describe
 from swarm.collective.changes import (
     changed_manifest,
@@ -193,6 +194,12 @@ def test_a_node_keeps_the_newest_change_until_a_commit_has_it() -> None:
     assert not changes.waiting and not changes.halted
     changes.follow(record_with(change(5, ended=True)))
     assert changes.halted and changes.newest() == change(5, ended=True)
+
+
+def test_a_node_of_an_ended_run_does_not_start_again() -> None:
+    refuse_ended(None)
+    refuse_ended(record_with(change(1, paused=True)))
+    assert code_of(refuse_ended, record_with(change(2, ended=True))) is Code.RUN_ENDED
 
 
 def test_who_is_revoked_is_let_in_no_more_by_his_id_or_by_his_ticket() -> None:

@@ -120,6 +120,11 @@ class LeaveAsked:
 
 
 @dataclass(frozen=True)
+class StayAsked:
+    """Take part again after `LeaveAsked`; a leaving that is not over is given up."""
+
+
+@dataclass(frozen=True)
 class PersistFailed:
     """A `PersistWord` or `PersistCommit` was not carried out, nor were the effects after it.
 
@@ -147,6 +152,7 @@ Event = (
     | FetchFailed
     | RecordsSeen
     | LeaveAsked
+    | StayAsked
     | PersistFailed
     | Tick
 )

@@ -92,6 +92,14 @@ class Leaving:
         self._somebody_stays = False
         self._tell_all(pb.Resignation(peer=self._peer.setup.me))
 
+    def stay(self) -> None:
+        """Resign no more, and tell those who ask that this peer stays.
+
+        What it signed for the open round holds all the same.
+        """
+        self._stage = Stage.STAYING
+        self._awaiting = set()
+
     def _tell_all(self, word: pb.Resignation) -> None:
         me = self._peer.setup.me
         members = self._peer.roster if me in self._peer.roster else ()

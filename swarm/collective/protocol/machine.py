@@ -146,6 +146,8 @@ class PeerMachine:
                 self.recovery.failed(event.version)
             case events.LeaveAsked():
                 self.leaving.begin()
+            case events.StayAsked():
+                self.leaving.stay()
             case events.PersistFailed():
                 self.failed = True
                 if isinstance(event.effect, PersistCommit):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.benchmarks.learning.plot import learning_curves
@@ -47,11 +47,7 @@ def _learning(experiment: Experiment, arms: list[Arm], of_arm: dict[str, list[Li
     rows = []
     for arm in arms:
         lines = of_arm[arm.name]
-        # The difference is taken seed by seed: all arms of a seed read the same text.
-        central = {line["seed"]: line["mean_bpb"] for line in of_arm[CENTRAL]}
-        pairs = [(x["mean_bpb"], central[x["seed"]]) for x in lines if x["seed"] in central]
         means = [line["mean_bpb"] for line in lines]
-        difference = statistics.mean(own / other - 1 for own, other in pairs) if pairs else 0.0
         rows.append(
             [
                 arm.name,
@@ -60,7 +56,7 @@ def _learning(experiment: Experiment, arms: list[Arm], of_arm: dict[str, list[Li
                 f"{statistics.mean(means):.3f}",
                 f"{statistics.stdev(means):.3f}" if len(means) > 1 else "–",
                 str(len(means)),
-                f"{100 * difference:+.1f} %",
+                _against(of_arm[CENTRAL], {x["seed"]: x["mean_bpb"] for x in lines}),
             ]
         )
     return "Bits per byte on held-out text:\n\n" + _table(head, rows)
@@ -80,7 +76,7 @@ def _costs(arms: list[Arm], of_arm: dict[str, list[Line]]) -> str:
             [
                 arm.name,
                 f"{sent / 1e6:.3g}",
-                f"{gradients / sent:.0f}" if sent else "–",
+                f"{gradients / sent:.3g}" if sent else "–",
                 f"{_mean(lines, lambda x: x['peak_train_bytes_per_peer']) / 1e6:.1f}",
                 f"{_mean(lines, lambda x: x['seconds']):.0f}",
                 f"{_mean(lines, lambda x: x['routing']['entropy']):.3f}",
@@ -91,7 +87,7 @@ def _costs(arms: list[Arm], of_arm: dict[str, list[Line]]) -> str:
 
 def _own(experiment: Experiment, arms: list[Arm], of_arm: dict[str, list[Line]]) -> str:
     """What peers have by themselves, and held-only swarms after router calibration."""
-    head = ["arm", "what", *experiment.domains, "mean"]
+    head = ["arm", "what", *experiment.domains, "mean", f"against {CENTRAL}"]
     names = {
         "own_bpb": "each domain by its own peer's part",
         "mixture_bpb": "the peers' parts mixed, no label of the domain",
@@ -106,7 +102,8 @@ def _own(experiment: Experiment, arms: list[Arm], of_arm: dict[str, list[Line]])
                     _mean(lines, lambda x, k=key, d=d: x[k][d]) for d in experiment.domains
                 ]
                 cells = [f"{x:.3f}" for x in (*by_domain, statistics.mean(by_domain))]
-                rows.append([arm.name, what, *cells])
+                by_seed = {x["seed"]: statistics.mean(x[key].values()) for x in lines}
+                rows.append([arm.name, what, *cells, _against(of_arm[CENTRAL], by_seed)])
     return "Parts of models:\n\n" + _table(head, rows) if rows else ""
 
 
@@ -134,6 +131,13 @@ def _processes(lines: Sequence[Line]) -> str:
     keys = ("arm", "rounds", "equal_rounds", "bytes_sent_counted", "bytes_sent_computed")
     rows = [[*(str(x[key]) for key in keys), str(x["seconds_per_round"])] for x in lines]
     return _table(head, rows) if rows else ""
+
+
+def _against(central: Sequence[Line], mean_bpb: Mapping[int, float]) -> str:
+    """Mean difference, seed by seed: all arms of a seed read the same text."""
+    others = {line["seed"]: line["mean_bpb"] for line in central}
+    found = [own / others[seed] - 1 for seed, own in mean_bpb.items() if seed in others]
+    return f"{100 * statistics.mean(found):+.1f} %" if found else "–"
 
 
 def _mean(lines: Sequence[Line], value: Callable[[Line], float]) -> float:
