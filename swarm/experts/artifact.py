@@ -222,9 +222,11 @@ def _require_sane(tensors: ExpertTensors, base: Base, layer: int) -> None:
         raise _absurd(f"the router bias of layer {layer} is {tensors.bias(layer):g}")
     if (largest := float(np.abs(tensors.row(layer)).max())) > MAX_ROW:
         raise _absurd(f"the router row of layer {layer} has a value of {largest:g}")
-    for kind, values in zip(MATRICES, tensors.matrices(base, layer), strict=True):
+    with np.errstate(over="ignore", invalid="ignore"):  # factors may overflow; seen below
+        matrices = tensors.matrices(base, layer)
+    for kind, values in zip(MATRICES, matrices, strict=True):
         allowed = MAX_GROWTH * _rms(origin_matrix(base, layer, tensors.origins[layer], kind))
-        if not _rms(values) <= allowed:  # also when factors overflow
+        if not _rms(values) <= allowed:  # also for NaN
             raise _absurd(f"{kind} of layer {layer} is {_rms(values):g} in size, over {allowed:g}")
 
 
