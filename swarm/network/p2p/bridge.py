@@ -2,7 +2,7 @@
 
     bridges = Bridges()
     bridges.to_listener(sock, ("127.0.0.1", 4700))      # the other side's p2pd dials this one's
-    async with bridges.offer(sock) as address:          # p2pd is told to dial this multiaddr
+    async with bridges.offer(sock) as address:          # p2pd is to dial this multiaddr
         ...
     bridges.far_address("/ip4/127.0.0.1/tcp/40123")     # whom p2pd really talks to there
 

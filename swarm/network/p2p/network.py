@@ -27,7 +27,6 @@ from swarm.aio import in_time
 from swarm.config import PROTOCOL_VERSION
 from swarm.errors import SwarmError
 from swarm.identity import Identity
-from swarm.network.addresses import plain
 from swarm.network.admission import Admission, open_to_all
 from swarm.network.clocks import ClockOffsets
 from swarm.network.company import CompanyKeeper
@@ -38,7 +37,7 @@ from swarm.network.limits import MESSAGES, RequestLimits
 from swarm.network.p2p.bootstrap import bootstrap
 from swarm.network.p2p.circuit import HOP
 from swarm.network.p2p.config import NetworkConfig
-from swarm.network.p2p.daemon import Daemon, unreachable, usable_addresses, wait_for_port
+from swarm.network.p2p.daemon import Daemon, unreachable, wait_for_port
 from swarm.network.p2p.directory import Directory
 from swarm.network.p2p.publisher import Publisher
 from swarm.network.p2p.routes import Routes
@@ -553,17 +552,11 @@ class PeerNetwork:
         await self._running()[0].connect(peer, self._contacts.addresses(peer), limit)
 
     async def reconnect(self, peer: str, limit: timedelta) -> None:
-        """Make a direct connection in place of those there are, unless bulk data is on them."""
-        daemon, _ = self._running()
-        # Asked first: whoever is disconnected calls back through a relay before long.
-        direct, _ = await usable_addresses(plain(self._contacts.addresses(peer)), limit)
-        if not direct or peer in self.routes.busy():
-            return
-        with suppress(SwarmError):
-            async with daemon.changing(peer):
-                await daemon.replace(peer, direct, limit)
-        with suppress(SwarmError):
-            await self.connect(peer, limit)
+        """Make a new connection in place of those there are, unless bulk data is on them."""
+        if peer not in self.routes.busy():
+            await self._running()[0].disconnect(peer)
+            with suppress(SwarmError):
+                await self.connect(peer, limit)
 
     def addresses_of(self, peer: str) -> list[str]:
         """Known addresses of a peer."""

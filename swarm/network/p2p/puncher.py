@@ -1,19 +1,21 @@
-"""Punches holes: gets a direct connection to a peer where both are behind routers.
+"""Makes direct connections for p2pd: punches holes where both sides are behind routers.
 
-    puncher = Puncher(link, run_id, host)
+    puncher = Puncher(link, run_id, host, ...)
     puncher.attach(daemon)                   # a p2pd has come up; `detach` when it goes
     await puncher.punch(record)              # this side leads
     await puncher.answer(sender, request)    # the other side, which this peer then calls back
+    await puncher.dial(peer, addresses)      # where one side can be called after all
 
-Each side takes a fresh port, asks a public peer how its router shows it, and tells the other one
-through the relay; then both call (`swarm.network.punching`), and their p2pd's go on over that
-connection (`swarm.network.p2p.bridge`).
+For a hole each side takes a fresh port, asks a public peer how its router shows it, and tells the
+other one through the relay; then both call (`swarm.network.punching`), and their p2pd's go on over
+that connection (`swarm.network.p2p.bridge`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
@@ -25,7 +27,7 @@ from swarm.network.p2p.reach import Link
 from swarm.network.paths import hides_from_strangers
 from swarm.network.punching import Source, meet
 from swarm.network.reachability import OPEN, Reachability, is_public, network_hash
-from swarm.network.sockets import split_address
+from swarm.network.sockets import connect, split_address
 from swarm.wire.control_pb2 import Punch, PunchReply
 from swarm.wire.membership_pb2 import PeerRecord
 
@@ -86,11 +88,27 @@ class Puncher:
             request = Punch(address=await self._outside(source, peer))
             reply = await self._link.call(peer, request, PunchReply, CALL_LIMIT)
             self._check(record, reply.address)
-            sock = await meet(source, reply.address, MEET_LIMIT)
-            async with daemon.changing(peer), daemon.bridges.offer(sock) as address:
-                await daemon.replace(peer, [address], DIAL_LIMIT)
+            await _hand_over(daemon, peer, await meet(source, reply.address, MEET_LIMIT))
         finally:
             source.close()
+
+    async def dial(self, peer: str, addresses: Iterable[str]) -> None:
+        """Connect directly by the first multiaddr that answers. Raises `PEER_UNREACHABLE`.
+
+        p2pd would dial from its listening port, which its own tries at punching may have blocked.
+        """
+        if self._daemon is None:
+            raise unreachable(peer, "this node's p2pd has ended")
+        problems = []
+        for address in addresses:
+            try:
+                sock = await asyncio.to_thread(_call, address)
+            except (OSError, SwarmError) as error:
+                problems.append(f"{address}: {error}")
+            else:
+                await _hand_over(self._daemon, peer, sock)
+                return
+        raise unreachable(peer, "; ".join(problems) or "it has no direct address")
 
     # ---- answering ------------------------------------------------------------------------
 
@@ -172,3 +190,17 @@ class Puncher:
         known = bytes(record.network_hash)
         if not is_public(host) or not known or network_hash(self._run_id, host) != known:
             raise SwarmError(Code.PEER_REFUSED, f"{address[:80]} is not where {record.peer_id} is")
+
+
+async def _hand_over(daemon: Daemon, peer: str, sock: socket.socket) -> None:
+    """Let p2pd go on over a connection, in place of those to `peer`. Raises `PEER_UNREACHABLE`."""
+    async with daemon.changing(peer), daemon.bridges.offer(sock) as address:
+        await daemon.replace(peer, [address], DIAL_LIMIT)
+
+
+def _call(address: str) -> socket.socket:
+    parts = address.split("/")
+    if len(parts) < 5 or parts[3] != "tcp":
+        raise OSError("not a TCP address")
+    host = f"[{parts[2]}]" if ":" in parts[2] else parts[2]
+    return connect(f"{host}:{parts[4]}", SEEN_LIMIT.total_seconds())

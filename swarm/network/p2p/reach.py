@@ -72,7 +72,7 @@ class Link(Protocol):
         ...
 
     async def reconnect(self, peer: str, limit: timedelta) -> None:
-        """Make a direct connection in place of those there are, unless bulk data is on them."""
+        """Make a new connection in place of those there are, unless bulk data is on them."""
         ...
 
     def addresses_of(self, peer: str) -> list[str]:

@@ -16,6 +16,7 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from datetime import timedelta
 
 from swarm.errors import SwarmError
@@ -24,6 +25,7 @@ from swarm.network.addresses import (
     data_addresses_to_try,
     host_of,
     own_addresses,
+    plain,
     to_dial,
 )
 from swarm.network.p2p.config import NetworkConfig
@@ -273,10 +275,13 @@ class Routes:
 
     async def _try(self, record: PeerRecord, punch: bool) -> None:
         """Once, to get a better path to a peer."""
-        if not punch:
-            await self._link.reconnect(record.peer_id, AGAIN_WAIT)
-            return
         try:
-            await self.puncher.punch(record)
+            if punch:
+                await self.puncher.punch(record)
+            else:
+                addresses = plain(to_dial(record, self._network_hash))
+                await self.puncher.dial(record.peer_id, addresses)
         except SwarmError as error:
-            logger.info("no hole to %s: %s", record.peer_id, error)
+            logger.info("no better path to %s: %s", record.peer_id, error)
+            with suppress(SwarmError):  # the old one may be gone
+                await self._link.connect(record.peer_id, AGAIN_WAIT)
