@@ -211,10 +211,15 @@ class LabPeer:
 
 
 class LabSwarm:
-    """Peers of one run, by the names of their hosts."""
+    """Peers of one run, by the names of their hosts.
+
+    Attributes:
+        far: whether they are far from one another; what does not depend on that is tried near by.
+    """
 
     def __init__(self, lab: Lab, directory: Path) -> None:
         self.lab = lab
+        self.far = False
         self.peers: dict[str, LabPeer] = {}
         self._directory = directory
 

@@ -55,6 +55,7 @@ def swarm(
 ) -> Iterator[LabSwarm]:
     """Four public peers and one of every kind; everybody has joined."""
     swarm = LabSwarm(lab, tmp_path_factory.mktemp("peers"))
+    swarm.far = request.param == "far"
     try:
         if (conditions := CONDITIONS[request.param]) is not None:
             lab.set_conditions(conditions)
@@ -115,34 +116,25 @@ def test_every_pair_talks_at_once_and_then_takes_its_best_path(swarm: LabSwarm) 
     eventually(lambda: wrong(swarm.peers), {}, ALL_WITHIN_S)
 
 
-@pytest.mark.parametrize(
-    ("swarm", "pair"),
-    [("near", "a-b"), ("near", "b-g"), ("near", "a-f"), ("near", "h-b"), ("far", "a-b")],
-    indirect=["swarm"],
-)
-def test_a_punched_pair_does_not_burden_the_relays(swarm: LabSwarm, pair: str) -> None:
-    one, other = (swarm[host] for host in pair.split("-"))
-    eventually(lambda: one.path_to(other), "punched", PUNCHED_WITHIN_S)
-    idle = chatter(swarm)
-    began, before = time.monotonic(), swarm.lab.traffic(*BOOTSTRAP)
-    one.fetch(other, 32 * MIB)
-    used, took_s = swarm.lab.traffic(*BOOTSTRAP) - before, time.monotonic() - began
-    assert used - max(idle, chatter(swarm)) * took_s < MIB
+def test_punched_pairs_do_not_burden_the_relays(swarm: LabSwarm) -> None:
+    for pair in ("a-b",) if swarm.far else ("a-b", "b-g", "a-f", "h-b"):
+        one, other = (swarm[host] for host in pair.split("-"))
+        eventually(lambda: one.path_to(other), "punched", PUNCHED_WITHIN_S)  # noqa: B023
+        idle = chatter(swarm)
+        began, before = time.monotonic(), swarm.lab.traffic(*BOOTSTRAP)
+        one.fetch(other, 32 * MIB)
+        used, took_s = swarm.lab.traffic(*BOOTSTRAP) - before, time.monotonic() - began
+        assert used - max(idle, chatter(swarm)) * took_s < MIB, pair
 
 
-@pytest.mark.parametrize(
-    ("swarm", "pair", "mib"),
-    [("near", "c-d", 64), ("near", "a-c", 8), ("near", "i-a", 8), ("far", "c-d", 8)],
-    indirect=["swarm"],
-)
-def test_a_pair_that_can_not_be_punched_has_the_relay_for_good(
-    swarm: LabSwarm, pair: str, mib: int
-) -> None:
-    one, other = (swarm[host] for host in pair.split("-"))
-    before = swarm.lab.traffic(*BOOTSTRAP)
-    one.fetch(other, mib * MIB)
-    assert swarm.lab.traffic(*BOOTSTRAP) - before > 2 * mib * MIB  # in, and out again
-    assert one.path_to(other) == other.path_to(one) == "relay"
+def test_pairs_that_can_not_be_punched_have_the_relay_for_good(swarm: LabSwarm) -> None:
+    moved = {"c-d": 8} if swarm.far else {"c-d": 64, "a-c": 8, "i-a": 8}
+    for pair, mib in moved.items():
+        one, other = (swarm[host] for host in pair.split("-"))
+        before = swarm.lab.traffic(*BOOTSTRAP)
+        one.fetch(other, mib * MIB)
+        assert swarm.lab.traffic(*BOOTSTRAP) - before > 2 * mib * MIB  # in, and out again
+        assert one.path_to(other) == other.path_to(one) == "relay"
 
 
 def test_two_peers_of_one_lan_do_not_leave_it(swarm: LabSwarm) -> None:

@@ -42,17 +42,14 @@ class Bridges:
             return address
         return self._far.get(int(parts[4]), address)
 
-    def to_listener(self, sock: socket.socket, listener: tuple[str, int]) -> str:
-        """Connect a far peer to where p2pd listens; takes over `sock`. Returns its multiaddr.
-
-        Raises `OSError`.
-        """
+    def to_listener(self, sock: socket.socket, listener: tuple[str, int]) -> None:
+        """Connect a far peer to where p2pd listens; takes over `sock`. Raises `OSError`."""
         near = socket.socket(socket.AF_INET6 if ":" in listener[0] else socket.AF_INET)
         try:
             near.settimeout(DIAL_WAIT_S)
             near.bind((LOOPBACK, 0))  # so that the port is known before p2pd sees it
-            port, far = near.getsockname()[1], _multiaddr_of(sock)
-            self._far[port] = far
+            port = near.getsockname()[1]
+            self._far[port] = _multiaddr_of(sock)
             near.connect(listener)
         except BaseException:
             self._far.pop(near.getsockname()[1], None)
@@ -60,7 +57,6 @@ class Bridges:
             end(sock)
             raise
         self._join(near, sock, port)
-        return far
 
     @asynccontextmanager
     async def offer(self, sock: socket.socket) -> AsyncIterator[str]:

@@ -24,6 +24,7 @@ from typing import Any
 
 from swarm.aio import in_time
 from swarm.errors import Code, SwarmError
+from swarm.network.addresses import plain
 from swarm.network.envelope import MAX_ENVELOPE_BYTES
 from swarm.network.p2p.bridge import Bridges
 from swarm.network.p2p.hivemind_parts import (
@@ -188,11 +189,11 @@ class Daemon:
             if self._changes.get(peer) is change:
                 del self._changes[peer]
 
-    async def wait_for_connection(self, peer: str, address: str, timeout: timedelta) -> None:
-        """Wait until `peer` is connected from this address, as long as that takes at most."""
+    async def wait_for_direct(self, peer: str, timeout: timedelta) -> None:
+        """Wait until `peer` is connected without a relay, as long as that takes at most."""
         deadline_s = time.monotonic() + timeout.total_seconds()
         while time.monotonic() < deadline_s:
-            if address in (await self.connections()).get(peer, ()):
+            if plain((await self.connections()).get(peer, ())):
                 return
             await asyncio.sleep(LOOK_AGAIN_S)
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from swarm.errors import Code, SwarmError
 from swarm.network.p2p.daemon import Daemon, unreachable
@@ -106,6 +106,8 @@ class Puncher:
             except (OSError, SwarmError) as error:
                 problems.append(f"{address}: {error}")
             else:
+                with suppress(SwarmError):  # so that its calls wait for the change too
+                    await self._link.call(peer, Punch(), PunchReply, CALL_LIMIT)
                 await _hand_over(self._daemon, peer, sock)
                 return
         raise unreachable(peer, "; ".join(problems) or "it has no direct address")
@@ -113,17 +115,21 @@ class Puncher:
     # ---- answering ------------------------------------------------------------------------
 
     async def answer(self, sender: str, request: Punch) -> PunchReply:
-        """Answer a `Punch`, and call the sender from then on.
+        """Answer a `Punch` and call the sender from then on; without an address, expect its call.
 
         Only at the public address that its own record vouches for, and once at a time: nobody can
         use this peer to knock at a third one's door for long. Raises `PEER_REFUSED`, `OVER_LIMIT`.
         """
         record = next((r for r in self._records() if r.peer_id == sender), None)
-        if record is None or self._daemon is None or not hides_from_strangers(self._reachability()):
-            raise SwarmError(Code.PEER_REFUSED, "no hole can be punched to this peer")
-        self._check(record, request.address)
+        daemon = self._daemon
         if sender in self._answering or len(self._answering) >= MAX_AT_ONCE:
             raise SwarmError(Code.OVER_LIMIT, "too many holes at once")
+        if daemon is not None and not request.address:
+            self._start(sender, self._await_dial(sender, daemon))
+            return PunchReply()
+        if record is None or daemon is None or not hides_from_strangers(self._reachability()):
+            raise SwarmError(Code.PEER_REFUSED, "no hole can be punched to this peer")
+        self._check(record, request.address)
         task = asyncio.current_task()
         assert task is not None
         self._answering[sender] = task  # the place is taken while this one waits
@@ -133,19 +139,23 @@ class Puncher:
         except BaseException:
             del self._answering[sender]
             raise
-        calling = asyncio.create_task(
-            self._call_back(sender, source, request.address, self._daemon)
-        )
-        self._answering[sender] = calling
-        calling.add_done_callback(lambda _: self._answering.pop(sender, None))
+        self._start(sender, self._call_back(sender, source, request.address, daemon))
         return PunchReply(address=mine)
+
+    def _start(self, sender: str, work: Coroutine[Any, Any, None]) -> None:
+        task = self._answering[sender] = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self._answering.pop(sender, None))
+
+    async def _await_dial(self, peer: str, daemon: Daemon) -> None:
+        async with daemon.changing(peer):
+            await daemon.wait_for_direct(peer, DIAL_LIMIT)
 
     async def _call_back(self, peer: str, source: Source, address: str, daemon: Daemon) -> None:
         try:
             sock = await meet(source, address, MEET_LIMIT)
             async with daemon.changing(peer):
-                far = daemon.bridges.to_listener(sock, daemon.listener)
-                await daemon.wait_for_connection(peer, far, DIAL_LIMIT)
+                daemon.bridges.to_listener(sock, daemon.listener)
+                await daemon.wait_for_direct(peer, DIAL_LIMIT)
         except (SwarmError, OSError) as error:
             logger.info("a hole was not punched: %s", error)
         finally:
