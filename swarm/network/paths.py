@@ -21,7 +21,7 @@ from swarm.wire.membership_pb2 import PeerRecord
 
 LAN, DIRECT, PUNCHED, RELAY, NONE = "lan", "direct", "punched", "relay", "none"
 PUNCHABLE = frozenset({Nat.FIREWALLED, Nat.ENDPOINT_INDEPENDENT})
-RETRIES_S = (1.0, 5.0, 12.0, 60.0, 300.0, 900.0)
+RETRIES_S = (1.0, 5.0, 12.0, 30.0, 120.0, 600.0)
 
 
 def path_of(addresses: Iterable[str], *, hidden: bool, peer_hidden: bool) -> str:
