@@ -69,6 +69,11 @@ class LabNode:
             assert time.monotonic() < deadline, f"{self.host}: no {what}: {self._told(status)}"
             time.sleep(0.1)
 
+    def interrupt(self) -> None:
+        """Ctrl-C, and wait for its end."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(STOP_S)
+
     def kill(self) -> None:
         """SIGKILL it and all it started, as when the power fails."""
         with contextlib.suppress(ProcessLookupError):
