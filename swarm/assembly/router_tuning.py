@@ -85,15 +85,17 @@ def tune_router(
     recipe: TuningRecipe,
     top_k: int | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    margin: float | None = None,
 ) -> RouterTuning:
     """Train rows and biases of the owners' experts on public text, one corpus after the other.
 
-    The base's rows stay: they are the anchor. No balance loss: the text decides. Raises `USAGE`
-    without experts or text, `DATA_EMPTY` for too short a text.
+    The base's rows stay: they are the anchor. No balance loss: the text decides. `margin` as for
+    the `mixture` to begin with. Raises `USAGE` without experts or text, `DATA_EMPTY` for too short
+    a text.
     """
     if not experts or not proxies:
         raise SwarmError(Code.USAGE, "tuning a router needs experts and proxy text")
-    model = mixture(base, experts, top_k).requires_grad_(False)
+    model = mixture(base, experts, top_k, margin).requires_grad_(False)
     own = _router_parameters(model, base.size)
     samplers = [
         Sampler(corpus, recipe.batch_size, recipe.sequence_length, recipe.seed)

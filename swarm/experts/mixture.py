@@ -20,6 +20,7 @@ from swarm.experts.base import Base
 from swarm.model.transformer import Transformer
 
 EXTRA_EXPERTS = 3  # with a dense base, FlexOlmo gains up to 4 of 8 and nothing beyond
+FULL_MARGIN = 2.5  # chosen among 0 to 4 with four and with six owners (docs/isolated.md)
 
 
 def in_order(experts: Sequence[Expert]) -> list[Expert]:
@@ -27,13 +28,29 @@ def in_order(experts: Sequence[Expert]) -> list[Expert]:
     return sorted(experts, key=lambda expert: (expert.domain, expert.id))
 
 
-def mixture(base: Base, experts: Sequence[Expert], top_k: int | None = None) -> Transformer:
+def margin_of(experts: int) -> float:
+    """By how much the base's biases are raised beside so many owners' experts.
+
+    Each owner's router says "my text or public text?" and knows nothing of the others. The more
+    there are, the more of them are wrong about a token at once: so more is left to the base. One
+    expert alone works as its owner trained it.
+    """
+    return FULL_MARGIN * (1 - 1 / experts)
+
+
+def mixture(
+    base: Base,
+    experts: Sequence[Expert],
+    top_k: int | None = None,
+    margin: float | None = None,
+) -> Transformer:
     """The model of `base` with `experts`, all of which were checked against it.
 
     `top_k`: experts that process a token; by default `EXTRA_EXPERTS` more than in the base, or all.
-    Owners train with one more: base and expert. The weights of the chosen sum to 1, as in
-    training: with a base of one expert always, else if they do in the base. Raises `USAGE` when an
-    expert comes twice or `top_k` is out of range.
+    Owners train with one more: base and expert. `margin`: added to the biases of the base's
+    experts, by default `margin_of` the number of the others, which stay as their owners made them.
+    The weights of the chosen sum to 1, as in training: with a base of one expert always, else if
+    they do in the base. Raises `USAGE` when an expert comes twice or `top_k` is out of range.
     """
     if not experts:
         return _copy(base)
@@ -55,6 +72,7 @@ def mixture(base: Base, experts: Sequence[Expert], top_k: int | None = None) -> 
     _put(model, dict(base.model.named_parameters()))
     for place, expert in enumerate(ordered, start=base.size):
         _put(model, _named(base, expert, place))
+    _raise(model, base.size, margin_of(len(ordered)) if margin is None else margin)
     return model
 
 
@@ -79,6 +97,13 @@ def _named(base: Base, expert: Expert, place: int) -> dict[str, torch.Tensor]:
 
 def _tensor(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(values, dtype=np.float32))
+
+
+@torch.no_grad()
+def _raise(model: Transformer, count: int, margin: float) -> None:
+    for moe in model.moe_layers:
+        for place in range(count):
+            moe.gate.bias[str(place)].add_(margin)
 
 
 @torch.no_grad()

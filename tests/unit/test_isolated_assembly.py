@@ -15,7 +15,7 @@ from swarm.assembly.isolated import ASSEMBLY_FILE, Choice, Offer, choose
 from swarm.assembly.router_tuning import TUNING_FILE, RouterTuning, TuningRecipe, tune_router
 from swarm.errors import Code, SwarmError
 from swarm.experts.artifact import Expert
-from swarm.experts.mixture import mixture
+from swarm.experts.mixture import FULL_MARGIN, margin_of, mixture
 from swarm.experts.withdrawals import Notices, sign_notice
 from swarm.identity import Identity
 from swarm.model.config import ModelConfig
@@ -93,6 +93,16 @@ def test_weights_of_the_chosen_experts_sum_to_one() -> None:
     model = mixture(tiny_base(), [LAW.expert, SUMS.expert], top_k=2)
     routing = model.moe_layers[0].gate(torch.randn(50, 16))
     torch.testing.assert_close(routing.weights_KN.sum(dim=0), torch.ones(50))
+
+
+def test_the_more_owners_the_more_is_left_to_the_base_and_their_biases_stay_theirs() -> None:
+    alone = mixture(tiny_base(), [LAW.expert]).moe_layers[0].gate.bias
+    beside = mixture(tiny_base(), [LAW.expert, SUMS.expert]).moe_layers[0].gate.bias
+    given = mixture(tiny_base(), [LAW.expert, SUMS.expert], margin=3.0).moe_layers[0].gate.bias
+    assert [float(bias["0"]) for bias in (alone, beside, given)] == [0.0, margin_of(2), 3.0]
+    assert margin_of(2) < margin_of(4) < margin_of(100) < FULL_MARGIN
+    for place, offer in (("1", LAW), ("2", SUMS)):
+        assert float(beside[place]) == float(offer.expert.tensors.bias(0))
 
 
 def test_choices_are_by_domain_or_id_and_a_withdrawn_expert_is_refused() -> None:

@@ -121,7 +121,8 @@ def measured(workshop: Workshop, model: Transformer, domains: Sequence[str] = ()
 
 
 def assembled(workshop: Workshop, experts: Sequence[Expert], top_k: int = TOP_K) -> Transformer:
-    return mixture(workshop.base(), experts, min(top_k, len(experts) + 1))
+    """Without a margin; what one does is an arm of its own."""
+    return mixture(workshop.base(), experts, min(top_k, len(experts) + 1), margin=0.0)
 
 
 def own_expert(workshop: Workshop) -> Result:
@@ -219,7 +220,7 @@ def tuned(workshop: Workshop) -> Result:
     steps = 2 * workshop.scale.owner_steps
     recipe = TuningRecipe(steps=steps, learning_rate=TUNING_RATE, seed=workshop.seed)
     proxies = [workshop.texts.public, *workshop.texts.proxies.values()]
-    tuning = tune_router(base, experts, proxies, recipe, TOP_K)
+    tuning = tune_router(base, experts, proxies, recipe, TOP_K, margin=0.0)
     ids = [expert.id for expert in in_order(experts)]
     return measured(workshop, tuning.apply(assembled(workshop, experts), base.id, ids))
 
