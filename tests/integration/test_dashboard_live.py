@@ -118,7 +118,7 @@ def test_the_screen_says_what_status_says_and_a_recorded_kill_is_seen_again(
             lambda s: s[0] is not None and s[0].round > after["round"] + 1, "survivors", LIMIT
         )
         shown.keys("6")
-        shown.wait_for(lambda text: "suspect" in text)
+        shown.wait_for(lambda text: "2 of 2 contributed" in text)
         shown.keys("q")
         deadline = time.monotonic() + SCREEN_LIMIT_S
         while not shown.ended():
