@@ -101,7 +101,8 @@ def _train(training: ExpertTraining, state: Path, *, quiet: bool) -> None:
                 saved = now
                 save_checkpoint(state, *training.state_dict())
     finally:
-        save_checkpoint(state, *training.state_dict())
+        if training.whole:  # else the state saved last is the one to go on from
+            save_checkpoint(state, *training.state_dict())
 
 
 def _cut(

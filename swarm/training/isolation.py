@@ -105,6 +105,7 @@ class ExpertTraining:
         self.base = base
         self.recipe = recipe
         self.step = 0
+        self.whole = True  # False while a step changes the state, and if that was interrupted
         self.loss = math.nan
         self.sampler = Sampler(corpus, recipe.batch_size, recipe.sequence_length, recipe.seed)
         start = initial_tensors(base, corpus.train, recipe)
@@ -128,6 +129,23 @@ class ExpertTraining:
 
         Raises `NON_FINITE` before anything is changed when the loss or a gradient is not finite.
         """
+        position = self.sampler.state()
+        try:
+            loss, norm = self._gradients()
+        except BaseException:
+            self.sampler.restore(position)  # also interrupted: then this step was not begun
+            raise
+        self.whole = False
+        for group in self._adam.param_groups:
+            group["lr"] = self.recipe.rate(self.step) * group["share"]
+        self._adam.step()
+        self._keep_biases_negative()
+        self.step, self.loss = self.step + 1, loss
+        self.whole = True
+        return Step(self.step, self.loss, norm)
+
+    def _gradients(self) -> tuple[float, float]:
+        """Loss and gradient norm of the next batch."""
         batch_BT = torch.from_numpy(self.sampler.next_batch()).to(self._device)
         output = self.model(batch_BT[:, :-1])
         logits_NV = output.logits_BTV.float().flatten(0, 1)
@@ -142,12 +160,7 @@ class ExpertTraining:
                 f"step {self.step + 1}: loss {loss.item()}, gradient norm {norm}",
                 "nothing was changed; lower the learning rate",
             )
-        for group in self._adam.param_groups:
-            group["lr"] = self.recipe.rate(self.step) * group["share"]
-        self._adam.step()
-        self._keep_biases_negative()
-        self.step, self.loss = self.step + 1, loss.item()
-        return Step(self.step, self.loss, norm)
+        return loss.item(), norm
 
     def tensors(self) -> ExpertTensors:
         """The expert as it is now."""
