@@ -97,7 +97,8 @@ class Puncher:
 
         p2pd would dial from its listening port, which its own tries at punching may have blocked.
         """
-        if self._daemon is None:
+        daemon = self._daemon
+        if daemon is None:
             raise unreachable(peer, "this node's p2pd has ended")
         problems = []
         for address in addresses:
@@ -106,9 +107,13 @@ class Puncher:
             except (OSError, SwarmError) as error:
                 problems.append(f"{address}: {error}")
             else:
-                with suppress(SwarmError):  # so that its calls wait for the change too
-                    await self._link.call(peer, Punch(), PunchReply, CALL_LIMIT)
-                await _hand_over(self._daemon, peer, sock)
+                try:
+                    with suppress(SwarmError):  # so that its calls wait for the change too
+                        await self._link.call(peer, Punch(), PunchReply, CALL_LIMIT)
+                except BaseException:
+                    sock.close()
+                    raise
+                await _hand_over(daemon, peer, sock)
                 return
         raise unreachable(peer, "; ".join(problems) or "it has no direct address")
 
