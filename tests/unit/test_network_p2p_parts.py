@@ -10,13 +10,18 @@ import subprocess
 import sys
 import time
 import weakref
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
+from swarm.network.admission import Admission
+from swarm.network.limits import DHT_REQUESTS, RequestLimits
 from swarm.network.p2p.bootstrap import bootstrap
 from swarm.network.p2p.daemon import (
     _LiveCalls,
@@ -26,6 +31,7 @@ from swarm.network.p2p.daemon import (
     tcp_problem,
     wait_for_port,
 )
+from swarm.network.p2p.guarded_dht import Door, door_guard
 from swarm.network.p2p.hivemind_parts import PeerID, p2pd_control, p2pd_pb2
 from swarm.network.p2p.streams import Streams, read_message, write_message
 
@@ -144,6 +150,42 @@ def test_nothing_of_a_served_call_is_kept_when_its_caller_gives_up():
     asyncio.run(story())
     gc.collect()
     assert len(served) == 1 and served[0]() is None
+
+
+def test_strangers_who_are_turned_away_at_the_dht_take_no_place_for_good():
+    """Or a few hundred vain requests would shut out every newcomer until the next restart."""
+    admitted: set[str] = set()
+    admission = cast(Admission, SimpleNamespace(admits=admitted.__contains__))
+    limits = RequestLimits(DHT_REQUESTS)
+
+    async def silent(peer: str) -> None:
+        raise SwarmError(Code.PEER_UNREACHABLE, "no answer")
+
+    async def hang(peer: str) -> None:
+        await asyncio.Event().wait()
+
+    async def story() -> None:
+        refused: Counter[str] = Counter()
+        guard = door_guard(limits, admission, Door(admission, silent), refused)
+        crowd = DHT_REQUESTS.strangers.at_once // DHT_REQUESTS.peer.at_once
+        for peer in ["newcomer", *(f"stranger {n}" for n in range(crowd))]:
+            for _ in range(DHT_REQUESTS.peer.at_once):
+                with pytest.raises(SwarmError) as caught:
+                    await guard(peer, 100)
+                assert caught.value.code is Code.NOT_ADMITTED
+        assert refused[Code.NOT_ADMITTED.value] == (crowd + 1) * DHT_REQUESTS.peer.at_once
+
+        waiting = door_guard(limits, admission, Door(admission, hang), refused)
+        asking = [asyncio.ensure_future(waiting("newcomer", 100)) for _ in range(64)]
+        await asyncio.sleep(0)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+        admitted.add("newcomer")
+        await guard("newcomer", 100)
+
+    asyncio.run(story())
 
 
 def test_port_is_waited_for_while_its_old_owner_goes():
