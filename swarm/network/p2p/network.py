@@ -115,7 +115,7 @@ class PeerNetwork:
             identity.peer_id, self._contacts, self._look_for, self._drop, time.monotonic, rng
         )
         self._publisher = Publisher(identity, run_id, self.incarnation, now, self._admission.own)
-        self.routes = Routes(self, config, run_id, self._admission.admits)
+        self.routes = Routes(self, config, run_id, self._admission.admits, self._is_member)
         self.routes.on_change = self._announce
         self._daemon: Daemon | None = None
         self._directory: Directory | None = None
