@@ -262,6 +262,11 @@ def test_dead_peer_is_reported_quickly_and_calls_have_a_limit(keys):
             frozen = alice.call(bob.peer_id, Ping(), Pong, timedelta(seconds=0.5))
             assert (await error_of(frozen)).code is Code.PEER_UNREACHABLE
             assert time.monotonic() - began < 1.5
+            bob._daemon._surely_until_s.clear()  # so that it asks its p2pd about the connection
+            began = time.monotonic()
+            asking = bob.call(alice.peer_id, Ping(), Pong, timedelta(seconds=0.5))
+            assert (await error_of(asking)).code is Code.PEER_UNREACHABLE
+            assert time.monotonic() - began < 1.5
             bob._watcher.cancel()
             os.kill(bob._daemon.p2p._child.pid, signal.SIGKILL)
             await bob._daemon.exited.wait()
