@@ -37,8 +37,10 @@ from swarm.network.limits import MESSAGES, RequestLimits
 from swarm.network.p2p.bootstrap import bootstrap
 from swarm.network.p2p.circuit import HOP
 from swarm.network.p2p.config import NetworkConfig
-from swarm.network.p2p.daemon import Daemon, unreachable, wait_for_port
+from swarm.network.p2p.daemon import Daemon, unreachable
 from swarm.network.p2p.directory import Directory
+from swarm.network.p2p.lan import LanDiscovery
+from swarm.network.p2p.places import wait_for_port
 from swarm.network.p2p.publisher import Publisher
 from swarm.network.p2p.routes import Routes
 from swarm.network.p2p.streams import Accept, Streams
@@ -64,6 +66,7 @@ logger = logging.getLogger(__name__)
 LANE_PROTOCOL = f"/expertswarm/lane/{PROTOCOL_VERSION}"
 CONNECT_WAIT = timedelta(seconds=5)
 GREET_WAIT = timedelta(seconds=3)
+LAN_WAIT = timedelta(seconds=1.5)  # to be found there, of a peer that was given nobody
 PROBE_WAIT = timedelta(seconds=2)
 FAREWELL_WAIT = timedelta(seconds=1.5)
 WATCH_INTERVAL = timedelta(seconds=1)
@@ -117,6 +120,8 @@ class PeerNetwork:
         self._publisher = Publisher(identity, run_id, self.incarnation, now, self._admission.own)
         self.routes = Routes(self, config, run_id, self._admission.admits, self._is_member)
         self.routes.on_change = self._announce
+        hides = not config.mdns or config.relay == "only"
+        self._lan = None if hides else LanDiscovery(self.peer_id, run_id, self._contacts.hint)
         self._daemon: Daemon | None = None
         self._directory: Directory | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -179,6 +184,8 @@ class PeerNetwork:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._lan is not None:
+            await self._lan.stop()
         if self._publisher.record is not None and self._directory is not None:
             farewell = PeerRecord()
             farewell.CopyFrom(self._publisher.record)
@@ -221,6 +228,7 @@ class PeerNetwork:
         self._streams = self._daemon.streams(LANE_PROTOCOL)
         if self._accept_stream is not None:
             await self.serve_streams(self._accept_stream)
+        await self._tell_lan()
 
     async def _take_down(self) -> None:
         if self._streams is not None:
@@ -238,6 +246,8 @@ class PeerNetwork:
 
     async def _bootstrap(self) -> None:
         targets = [a for a in self._targets() if peer_of(a) != self.peer_id]
+        if not targets and self._lan is not None and await self._lan.first(LAN_WAIT):
+            targets = [a for peer in self._contacts.peers() for a in self.addresses_of(peer)]
         if not targets:
             self._on_stage("bootstrap", "no peers given: the first peer of the swarm")
             return
@@ -273,9 +283,14 @@ class PeerNetwork:
 
     async def _announce(self) -> None:
         """Tell the others how to reach this peer from now on."""
+        await self._tell_lan()
         self.addresses = self.routes.addresses
         if self._publisher.record is not None:
             await self.publish(self._publisher.record)
+
+    async def _tell_lan(self) -> None:
+        if self._lan is not None:
+            await self._lan.update(self.data_hosts, self._port)
 
     async def _watch(self) -> None:
         while True:
