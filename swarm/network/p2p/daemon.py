@@ -92,7 +92,7 @@ class Daemon:
         try:
             p2p = await handle.create(
                 identity_path=str(key_file),
-                check_if_identity_free=False,  # knows RSA keys only; see network.py
+                check_if_identity_free=False,  # knows RSA keys only; see twin.py
                 host_maddrs=[f"{ip_multiaddr(host)}/tcp/{port}"],
                 no_listen=not listen,
                 nat_port_map=False,
