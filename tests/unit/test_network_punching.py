@@ -96,14 +96,14 @@ class NeverDirect:
         await asyncio.Event().wait()
 
 
-def puncher(own: Reachability = BEHIND, **record: Any) -> Puncher:
+def puncher(own: Reachability = BEHIND, *others: PeerRecord, **record: Any) -> Puncher:
     known = PeerRecord(peer_id="other", network_hash=network_hash(RUN, HOME), **record)
     made = Puncher(
         cast(Any, NoLink()),
         RUN,
         "127.0.0.1",
         lambda: own,
-        lambda: [known],
+        lambda: [*others, known],
         lambda peer: peer == "member",
     )
     made.attach(cast(Any, NeverDirect()))
@@ -217,6 +217,34 @@ def test_a_router_that_changes_ports_has_to_be_asked_about() -> None:
 
     async def story() -> str:
         reply = await asked.answer("other", Punch(address=f"{HOME}:4000"))
+        asked.detach()
+        return str(reply.address)
+
+    assert asyncio.run(story()) == "11.7.0.101:777"
+
+
+def test_those_who_were_heard_of_last_are_asked_and_not_the_dead() -> None:
+    changing = Reachability(
+        Nat.ENDPOINT_INDEPENDENT.value, observed=("11.7.0.101:999",), behind_nat=True
+    )
+
+    def public(number: int) -> PeerRecord:
+        address = f"11.7.0.{10 + number}:4800"
+        return PeerRecord(
+            peer_id=f"public {number}", nat="public", data_addresses=[address], issued_at_ms=number
+        )
+
+    def seen_from(source: Source, record: PeerRecord, limit: timedelta) -> str:
+        if record.issued_at_ms < 4:
+            raise SwarmError(Code.PEER_UNREACHABLE, "it died long ago")
+        return "11.7.0.101:777"
+
+    asked = puncher(changing, *map(public, (1, 2, 3, 4)))
+    asked.seen_from = seen_from
+    asked._call_back = hang  # type: ignore[method-assign]
+
+    async def story() -> str:
+        reply = await answered(asked, "other", f"{HOME}:4000")
         asked.detach()
         return str(reply.address)
 

@@ -216,10 +216,12 @@ class Puncher:
         return mine
 
     def _observers(self) -> list[PeerRecord]:
+        """Whom to ask: those heard of last, since records of the dead stay in the book."""
         if self.seen_from is None:
             return []
         kinds = {nat.value for nat in OPEN}
-        return [r for r in self._records() if r.nat in kinds and r.data_addresses][:MAX_ASKED]
+        able = [r for r in self._records() if r.nat in kinds and r.data_addresses]
+        return sorted(able, key=lambda r: -r.issued_at_ms)[:MAX_ASKED]
 
     def _check(self, record: PeerRecord, address: str) -> None:
         """Raises `PEER_REFUSED` unless the address is of the network that the record names."""
