@@ -20,6 +20,7 @@ import node.ending
 from node.daemon import Daemon
 from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
+from node.daemon_view import status_reply
 from node.governing import finish_round
 from node.publishing import RecordPublisher
 from node.shared_buffers import SharedBuffers
@@ -389,7 +390,7 @@ def test_status_answers_at_once_from_what_is_known_while_the_dht_hangs(tmp_path:
     async def main() -> None:
         daemon = daemon_in(tmp_path)
         publisher = publisher_in(tmp_path, FakeNetwork(), hanging, daemon.status)
-        publisher.known = frozenset({"bert"})
+        publisher.known, publisher.paths = frozenset({"bert"}), {"bert": "direct"}
         daemon.publisher = publisher
         daemon.member = SimpleNamespace(me="anna", suspects={})  # type: ignore[assignment]
         task = asyncio.create_task(publisher.run())
@@ -399,6 +400,27 @@ def test_status_answers_at_once_from_what_is_known_while_the_dht_hangs(tmp_path:
             ("bert", "Bert", True)
         ]
         task.cancel()
+        daemon.data_plane.stop()
+
+    asyncio.run(main())
+
+
+def test_a_peer_is_here_while_it_is_a_member_or_connected_whatever_its_record_still_says(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        daemon = daemon_in(tmp_path)
+        publisher = publisher_in(tmp_path, FakeNetwork(), lambda: None, daemon.status)
+        publisher.known = frozenset({"anna", "killed", "member", "relay", "suspect"})
+        publisher.paths = {"relay": "relay", "suspect": "direct"}
+        daemon.publisher = publisher
+        daemon.member = SimpleNamespace(me="anna", suspects={"suspect": "no answer"})  # type: ignore[assignment]
+        record = pb.RoundRecord(roster=["member", "suspect"])
+        daemon.ledger.memory.adopt(pb.Commit(record=record.SerializeToString()))
+        peers = {peer.peer_id: peer for peer in status_reply(daemon).peers}
+        assert {name for name, peer in peers.items() if peer.alive} == {"anna", "member", "relay"}
+        assert peers["killed"].absent == "not a member"
+        assert peers["suspect"].absent == "does not answer"
         daemon.data_plane.stop()
 
     asyncio.run(main())
