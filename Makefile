@@ -32,7 +32,8 @@ test: $(STAMP)  ## unit tests, then integration tests with real processes
 	$(BIN)/python -m pytest tests/integration -m "not heavy" $(ARGS)
 
 nat: $(STAMP)  ## peers behind routers, in network namespaces (needs root and nftables)
-	$(BIN)/python -m pytest tests/nat $(ARGS)
+	$(BIN)/python -m pytest tests/nat/test_lab.py
+	$(BIN)/python -m pytest tests/nat --ignore tests/nat/test_lab.py -n 2 --dist loadfile $(ARGS)
 
 testnet: $(STAMP)  ## peers in containers, two of them behind routers (needs a Docker engine)
 	$(BIN)/python docker/testnet.py $(ARGS)

@@ -188,6 +188,7 @@ class Daemon:
                 known_peers=load_addresses(config.directory),
                 announce=config.announce,
                 relay=config.relay,
+                mdns=config.mdns,
             ),
             on_stage=lambda name, message: self.status.report(f"{name}: {message}"),
             admission=self.admission,

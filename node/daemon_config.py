@@ -51,6 +51,9 @@ class DaemonConfig:
     relay: RelayMode = "on"
     """See `NetworkConfig.relay`."""
 
+    mdns: bool = False
+    """See `NetworkConfig.mdns`."""
+
     metrics: tuple[str, int] | None = None
     """Host and port of `/metrics` and `/healthz`; None: not served."""
 

@@ -30,6 +30,15 @@ def add_relay_mode(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_mdns(parser: argparse.ArgumentParser) -> None:
+    """Add --mdns."""
+    parser.add_argument(
+        "--mdns", choices=("on", "off"), default="on",
+        help="find peers of the run in the same LAN, and be found there, by multicast DNS; who "
+        "listens there learns this node's peer id and port (default: %(default)s)",
+    )  # fmt: skip
+
+
 def add_metrics_port(parser: argparse.ArgumentParser) -> None:
     """Add --metrics-port."""
     parser.add_argument(

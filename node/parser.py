@@ -85,6 +85,14 @@ def positive_int(text: str) -> int:
     return number
 
 
+def port_number(text: str) -> int:
+    """Argument type: a TCP port, 0 for any free one."""
+    number = int(text) if text.isascii() and text.isdecimal() else -1
+    if not 0 <= number < 2**16:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, 0 to 65535")
+    return number
+
+
 def host_and_port(text: str) -> tuple[str, int]:
     """Argument type: HOST:PORT, the host of IPv6 in brackets; port 0 picks a free one."""
     host, separator, port = text.rpartition(":")

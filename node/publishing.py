@@ -9,7 +9,7 @@ publisher.known, publisher.paths   # for `node status`, which must not wait for 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 
 from node.daemon_config import DaemonConfig
@@ -18,6 +18,7 @@ from node.known_peers import save_addresses
 from swarm import __version__
 from swarm.collective.ledger import Ledger
 from swarm.errors import SwarmError
+from swarm.network.addresses import data_addresses
 from swarm.network.data_plane import DataPlane
 from swarm.network.membership import PeerDirectory
 from swarm.network.p2p import PeerNetwork
@@ -25,19 +26,6 @@ from swarm.wire.membership_pb2 import PeerRecord
 
 RECORD_LEASE = timedelta(seconds=60)
 LOOK_EVERY_S = 1.0
-
-
-def data_addresses(multiaddrs: Iterable[str], port: int) -> list[str]:
-    """ "host:port" of the data plane on each IP address at which this node itself is reached.
-
-    IPv6 addresses are bracketed; names, and the addresses of relays, are left out.
-    """
-    found = set()
-    for multiaddr in multiaddrs:
-        _, protocol, host, *rest = multiaddr.split("/")
-        if protocol in ("ip4", "ip6") and "p2p-circuit" not in rest:
-            found.add(f"[{host}]:{port}" if protocol == "ip6" else f"{host}:{port}")
-    return sorted(found)
 
 
 class RecordPublisher:

@@ -2,8 +2,9 @@
 
     asyncio.run(run_relay(config, print))       # until cancelled, which stops it cleanly
 
-It has no model, no data plane and no torch, so it fits into the smallest rented machine. Peers
-find one another through it; the collective does not count it as a member.
+It has no model and no torch, so it fits into the smallest rented machine. Peers find one another
+through it; the collective does not count it as a member. Its data plane serves no calls: it only
+tells who opens a lane how the router in between shows the caller's port, for hole punching.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from node.company import CompanyReporter
@@ -30,6 +32,8 @@ from swarm import __version__
 from swarm.config import RunManifest
 from swarm.errors import SwarmError
 from swarm.identity import Identity
+from swarm.network.addresses import data_addresses
+from swarm.network.data_plane import DataPlane
 from swarm.network.p2p import NetworkConfig, PeerNetwork
 from swarm.network.records import RELAY
 from swarm.wire import node_pb2
@@ -38,6 +42,7 @@ from swarm.wire.membership_pb2 import PeerRecord
 LOOK_EVERY_S = 2.0
 SAVE_EVERY_LOOKS = 10
 LEASE_MS = 60_000
+LANE_LIMIT = timedelta(seconds=15)  # as long as a hole is being punched
 Report = Callable[[str], None]
 
 
@@ -56,6 +61,9 @@ class RelayConfig:
 
     network: NetworkConfig
     """Where to listen and whom to join; without the cached peers."""
+
+    data_port: int = 0
+    """TCP port of the data plane; 0 picks a free one."""
 
     metrics: tuple[str, int] | None = None
     """Host and port of `/metrics` and `/healthz`; None: not served."""
@@ -85,6 +93,7 @@ class RelayNode:
         self.status = Status(report)
         self.on_stop: Callable[[], object] = lambda: None
         self.network: PeerNetwork | None = None
+        self.data_plane: DataPlane | None = None
         self._paths: Mapping[str, str] = {}
         self._records: Mapping[str, PeerRecord] = {}
 
@@ -143,19 +152,27 @@ class RelayNode:
         config, status = self.config, self.status
         status.enter(State.STARTING, f"run {self.manifest.run_id.hex()[:16]}")
         identity = Identity.load_or_create(config.directory / "identity.key")
+        admission = load_admission(config.directory, self.manifest, identity.peer_id)
+        self.data_plane = plane = DataPlane(
+            identity, self.manifest.run_id, idle_limit=LANE_LIMIT, admission=admission
+        )
+        port = int(plane.start(config.network.host, config.data_port).rpartition(":")[2])
         cached = load_addresses(config.directory)
         network = await PeerNetwork.start(
             config.directory / "identity.key",
             self.manifest.run_id,
             dataclasses.replace(config.network, known_peers=cached, may_be_first=True),
             on_stage=lambda name, message: status.report(f"{name}: {message}"),
-            admission=load_admission(config.directory, self.manifest, identity.peer_id),
+            admission=admission,
         )
         self.network = network
+        hosts = [*network.data_hosts, *config.network.announce]
         await network.publish(
             PeerRecord(
                 display_name=config.name,
                 software_version=__version__,
+                data_addresses=data_addresses(hosts, port),
+                tls_certificate=plane.certificate_pem,
                 state=RELAY,
                 lease_ttl_ms=LEASE_MS,
             )
@@ -182,6 +199,8 @@ class RelayNode:
 
     async def _finish(self) -> None:
         self.status.enter(State.FINISHING, "leaving")
+        if self.data_plane is not None:
+            self.data_plane.stop()
         if self.network is not None:
             with contextlib.suppress(SwarmError):
                 save_addresses(self.config.directory, self.network.known_addresses)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from node.joining import add_join_arguments, joining
 from node.network_options import add_metrics_port, add_network_arguments
-from node.parser import Verbs, add_command, positive_int
+from node.parser import Verbs, add_command, port_number, positive_int
 from node.serving import reporter, serve_until_ended
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ def register(verbs: Verbs) -> None:
     add_join_arguments(parser)
     parser.add_argument("--name", default="relay", help="display name (default: %(default)s)")
     add_network_arguments(parser, port=4001)
+    parser.add_argument(
+        "--data-port", type=port_number, default=0, metavar="PORT",
+        help="where it tells peers how their routers show them, so that they can punch holes; "
+        "open it in the firewall like the other one (default: any free port)",
+    )  # fmt: skip
     add_metrics_port(parser)
     parser.add_argument(
         "--mbit", type=positive_int, default=400, metavar="N",
@@ -62,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
                 bandwidth_bps=1e6 * args.mbit, peer_bandwidth_bps=1e6 * args.mbit / 2
             ),
         ),
+        data_port=args.data_port,
         metrics=args.metrics_port,
     )
     return asyncio.run(_serve(config, as_json=args.json, stop_on_eof=args.stop_on_eof))

@@ -12,7 +12,12 @@ from node.daemon_config import DaemonConfig
 from node.joining import add_join_arguments, joining
 from node.limits import assignment, load_limits, save_limits
 from node.log_files import node_log
-from node.network_options import add_metrics_port, add_network_arguments, add_relay_mode
+from node.network_options import (
+    add_mdns,
+    add_metrics_port,
+    add_network_arguments,
+    add_relay_mode,
+)
 from node.parser import Verbs, add_command, positive_int
 from node.paths import PRIVATE_MASK, make_directory
 from node.serving import Report, reporter, serve_until_ended
@@ -51,6 +56,7 @@ def register(verbs: Verbs) -> None:
     )
     add_network_arguments(parser, port=0)
     add_relay_mode(parser)
+    add_mdns(parser)
     add_metrics_port(parser)
     parser.add_argument(
         "--threads", type=positive_int, default=1, metavar="N",
@@ -106,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         allow_solo=args.allow_solo,
         announce=tuple(args.announce),
         relay=args.relay,
+        mdns=args.mdns == "on",
         metrics=args.metrics_port,
     )
     if args.detached:

@@ -18,7 +18,7 @@ from swarm import __version__
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.network.p2p import NetworkConfig
-from swarm.network.p2p.daemon import wait_for_port
+from swarm.network.p2p.places import wait_for_port
 from swarm.wire.node_pb2 import StatusReply
 
 BYTES_PER_VALUE = {"fp32": 4.0, "bf16": 2.0, "int8": 1.004, "int4": 0.504}

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from node.experts.folder import load_notice
 from node.experts.offers import OFFERS_NAME, FoundOffers, Listed, merge_offers, pack_offers
-from node.publishing import data_addresses
 from swarm import __version__
 from swarm.errors import Code, SwarmError
 from swarm.experts.artifact import WEIGHTS_FILE, load_card
 from swarm.experts.cards import SignedCard
 from swarm.experts.withdrawals import Notice
+from swarm.network.addresses import data_addresses
 from swarm.network.data_plane import DataPlane
 from swarm.network.p2p import NetworkConfig, PeerNetwork
 from swarm.wire.membership_pb2 import PeerRecord

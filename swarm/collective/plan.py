@@ -87,7 +87,8 @@ class PlanInputs:
     peers that trained from `base_commit` are in it. `wishes` say for a fragment what is not as the
     run's `operation` and `codec`. `readers_keep_all`: every member keeps every fragment, so all of
     them compute the result and a majority of all must agree on it; else only its contributors do.
-    `upload_bps`, `download_bps`: measured bits per second, 0 or nothing when unknown.
+    `upload_bps`, `download_bps`: measured bits per second, 0 or nothing when unknown; `relayed`:
+    see `Rates`.
     """
 
     run_id: bytes
@@ -109,6 +110,7 @@ class PlanInputs:
     wishes: Mapping[str, Wish] = field(default_factory=dict)
     upload_bps: Mapping[str, float] = field(default_factory=dict)
     download_bps: Mapping[str, float] = field(default_factory=dict)
+    relayed: Mapping[str, float] = field(default_factory=dict)
 
 
 def make_plan(inputs: PlanInputs) -> pb.Plan:
@@ -138,7 +140,7 @@ def make_plan(inputs: PlanInputs) -> pb.Plan:
 
 def _share_out(plan: pb.Plan, inputs: PlanInputs) -> None:
     """Add what follows from the links' rates: the parts, the chunk size, the time limit."""
-    rates = Rates(inputs.upload_bps, inputs.download_bps)
+    rates = Rates(inputs.upload_bps, inputs.download_bps, inputs.relayed)
     reduced = [f for f in plan.fragments if f.operation != pb.AGREE]
     plan.chunk_elements = chunk_elements(
         rates, [m.peer for m in plan.members], {f.codec for f in reduced}

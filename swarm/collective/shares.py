@@ -17,7 +17,7 @@ import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from statistics import median
 
@@ -40,15 +40,23 @@ LEAST_TIMEOUT = timedelta(seconds=20)  # room for what is not transfer: connecti
 # Rates are measured to about 15 % either way (four links of 100 Mbit/s: 95 to 130). Shares that
 # follow such differences make links of one speed 15 % slower than equal ones do.
 WORTHWHILE = 1.25
+# Of a byte through a relay before anything is measured. The relay's link carries it in and out, for
+# several pairs at once. It has to be more than `WORTHWHILE`, and no more than a guess may be.
+RELAY_COST = 4.0
 UNITS = 1 << 24  # shares are rounded to 1/UNITS; from there on all arithmetic is exact
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Measured bits per second of each peer's link; what is missing or not positive is unknown."""
+    """Measured bits per second of each peer's link; what is missing or not positive is unknown.
+
+    `relayed`: the part of the others to whom a peer has only a relay, 0 to 1. It counts as long as
+    the peer's rates are unknown; measured ones have it in them.
+    """
 
     upload_bps: Mapping[str, float]
     download_bps: Mapping[str, float]
+    relayed: Mapping[str, float] = field(default_factory=dict)
 
     def known(self, peers: Iterable[str]) -> list[float]:
         """Every measured rate of `peers`, both directions."""
@@ -56,7 +64,8 @@ class Rates:
         return [v for v in values if _measured(v)]
 
     def filled(self, peers: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
-        """Upload and download rates of all `peers`: an unknown one is the mean of the known.
+        """Upload and download rates of all `peers`: an unknown one is the mean of the known, or
+        less, by what of it goes through relays.
 
         Where nothing is known of a direction, the other stands for it; where nothing is known at
         all, every rate is 1. Rates beyond `RATE_SPREAD` are clipped: a peer may claim anything.
@@ -71,16 +80,19 @@ class Rates:
             }
             tables.append(clip)
         upload, download = tables[0] or tables[1], tables[1] or tables[0]
-        return _with_mean(upload, peers), _with_mean(download, peers)
+        return self._with_mean(upload, peers), self._with_mean(download, peers)
+
+    def _with_mean(self, table: Mapping[str, float], peers: Sequence[str]) -> dict[str, float]:
+        mean = math.fsum(table.values()) / len(table) if table else 1.0
+        return {p: table.get(p, mean / self._cost(p)) for p in peers}
+
+    def _cost(self, peer: str) -> float:
+        """Of a byte of a peer of which nothing is known but its paths; 1 where all are direct."""
+        return 1 + (RELAY_COST - 1) * min(1.0, max(0.0, self.relayed.get(peer, 0.0)))
 
 
 def _measured(rate: float) -> bool:
     return rate > 0 and math.isfinite(rate)
-
-
-def _with_mean(table: Mapping[str, float], peers: Sequence[str]) -> dict[str, float]:
-    mean = math.fsum(table.values()) / len(table) if table else 1.0
-    return {p: table.get(p, mean) for p in peers}
 
 
 def chunk_elements(rates: Rates, peers: Iterable[str], codecs: Iterable[str]) -> int:

@@ -57,6 +57,19 @@ def host_of(address: str) -> str:
     return parts[2] if len(parts) > 2 else ""
 
 
+def data_addresses(multiaddrs: Iterable[str], port: int) -> list[str]:
+    """ "host:port" of the data plane on each IP address at which this node itself is reached.
+
+    IPv6 addresses are bracketed; names, and the addresses of relays, are left out.
+    """
+    found = set()
+    for multiaddr in multiaddrs:
+        _, protocol, host, *rest = multiaddr.split("/")
+        if protocol in ("ip4", "ip6") and "p2p-circuit" not in rest:
+            found.add(f"[{host}]:{port}" if protocol == "ip6" else f"{host}:{port}")
+    return sorted(found)
+
+
 def to_dial(record: PeerRecord, network_hash: bytes) -> list[str]:
     """Multiaddrs of another peer to try, the most promising first.
 

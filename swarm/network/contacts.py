@@ -25,6 +25,7 @@ JITTER = 0.25  # of a delay, or peers that lost one another together would dial 
 ENOUGH_PEERS = 16
 FORGET_AFTER = timedelta(minutes=10)
 MAX_CONTACTS = 512
+MAX_ADDRESSES = 32  # of one peer
 KEPT_PEERS = 64  # over a restart
 KEPT_ADDRESSES = 4  # of each
 
@@ -74,7 +75,15 @@ class Contacts:
             contact.addresses = announced
         else:
             contact.addresses += [a for a in announced if a not in contact.addresses]
-            del contact.addresses[32:]
+            del contact.addresses[MAX_ADDRESSES:]
+
+    def hint(self, peer: str, address: str) -> None:
+        """Take over an address that somebody else says a peer has: tried after those known."""
+        if peer not in self._contacts and not self._has_room():
+            return
+        contact = self._contact(peer)
+        if address not in contact.addresses and len(contact.addresses) < MAX_ADDRESSES:
+            contact.addresses.append(address)
 
     def forget(self, peer: str) -> None:
         """Drop a peer that said goodbye, unless the user named it."""

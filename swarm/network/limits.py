@@ -59,6 +59,18 @@ SPEED_TESTS = Policy(
     peer=Allowance(Rate(40, 0.2), Rate(32 * MIB, 0.125 * MIB), at_once=1),
     strangers=Allowance(Rate(400, 4), Rate(128 * MIB, 2 * MIB), at_once=4),
 )
+NO_VOLUME = Rate(0, 0)  # of what has no size
+# The other side's call is waited for, or made, for some seconds; an honest peer tries six times in
+# ten minutes for each pair that falls back to the relay.
+PUNCHES = Policy(
+    peer=Allowance(Rate(6, 0.1), NO_VOLUME, at_once=1),
+    strangers=Allowance(Rate(48, 2), NO_VOLUME, at_once=12),
+)
+# Up to four ports are dialled for two seconds; asked for at a start and once a minute.
+DIAL_BACKS = Policy(
+    peer=Allowance(Rate(10, 0.2), NO_VOLUME, at_once=2),
+    strangers=Allowance(Rate(200, 8), NO_VOLUME, at_once=16),
+)
 
 
 class _Budget:

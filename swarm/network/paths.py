@@ -21,6 +21,7 @@ from swarm.wire.membership_pb2 import PeerRecord
 
 LAN, DIRECT, PUNCHED, RELAY, NONE = "lan", "direct", "punched", "relay", "none"
 PUNCHABLE = frozenset({Nat.FIREWALLED, Nat.ENDPOINT_INDEPENDENT})
+_PUNCHABLE = frozenset(nat.value for nat in PUNCHABLE)  # as records say it
 RETRIES_S = (1.0, 5.0, 12.0, 30.0, 120.0, 600.0)
 
 
@@ -55,12 +56,38 @@ def punchable(own: Reachability, record: PeerRecord) -> bool:
 
     A symmetric NAT on either side has no port that the other could aim at.
     """
-    return hides_from_strangers(own) and record.nat in {nat.value for nat in PUNCHABLE}
+    return hides_from_strangers(own) and record.nat in _PUNCHABLE
 
 
 def hides_from_strangers(own: Reachability) -> bool:
     """Whether this peer is behind a router that holes can be punched through."""
     return own.nat in PUNCHABLE
+
+
+def expected_path(one: PeerRecord, other: PeerRecord) -> str:
+    """The best path that two peers can have, by what their records say of them.
+
+    Who says nothing is taken to be reached directly.
+    """
+    records = (one, other)
+    if one.network_hash and one.network_hash == other.network_hash:
+        if all(record.lan_addresses for record in records):
+            return LAN
+    if not all(is_hidden(record) for record in records):
+        return DIRECT
+    return PUNCHED if all(record.nat in _PUNCHABLE for record in records) else RELAY
+
+
+def relayed_parts(records: Mapping[str, PeerRecord]) -> dict[str, float]:
+    """Of each peer, the part of the others to whom it has only a relay, 0 to 1."""
+    others = max(1, len(records) - 1)
+    return {
+        peer: sum(
+            expected_path(record, other) == RELAY for name, other in records.items() if name != peer
+        )
+        / others
+        for peer, record in records.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -152,8 +152,8 @@ def test_record_of_a_dead_peer_expires_with_its_lease_and_a_live_one_is_renewed(
     async def story() -> None:
         async with swarm_of(keys, 2, lease_ms=2_500) as (alice, bob):
             issued_ms = (await alice.records())[alice.peer_id].issued_at_ms
-            bob._watcher.cancel()
-            await bob._take_down()  # as by SIGKILL: no farewell
+            bob.life.watcher.cancel()
+            await bob.life.take_down()  # as by SIGKILL: no farewell
             assert await eventually(lambda: sees(alice, 1)) < 5
             assert (await alice.records())[alice.peer_id].issued_at_ms > issued_ms
 
@@ -237,7 +237,7 @@ def test_hostile_messages_are_refused_and_counted_and_the_node_lives_on(keys):
 def test_forged_and_foreign_dht_entries_are_refused(keys):
     async def story() -> None:
         async with swarm_of(keys, 2) as (alice, bob):
-            node = bob._directory._node
+            node = bob.life.directory._node
             key = f"{RUN.hex()}/peers"
             expires = time.time() + 20
             assert not await node.store(key, b"junk", expires, subkey="mallory", exclude_self=True)
@@ -256,15 +256,20 @@ def test_dead_peer_is_reported_quickly_and_calls_have_a_limit(keys):
     async def story() -> None:
         async with swarm_of(keys, 2) as (alice, bob):
             await alice.call(bob.peer_id, Ping(), Pong, WAIT)
-            os.kill(bob._daemon.p2p._child.pid, signal.SIGSTOP)
-            await eventually(lambda: has_stopped(bob._daemon.p2p._child.pid))
+            os.kill(bob.life.daemon.p2p._child.pid, signal.SIGSTOP)
+            await eventually(lambda: has_stopped(bob.life.daemon.p2p._child.pid))
             began = time.monotonic()
             frozen = alice.call(bob.peer_id, Ping(), Pong, timedelta(seconds=0.5))
             assert (await error_of(frozen)).code is Code.PEER_UNREACHABLE
             assert time.monotonic() - began < 1.5
-            bob._watcher.cancel()
-            os.kill(bob._daemon.p2p._child.pid, signal.SIGKILL)
-            await bob._daemon.exited.wait()
+            bob.life.daemon._surely_until_s.clear()  # so that it asks its p2pd about the connection
+            began = time.monotonic()
+            asking = bob.call(alice.peer_id, Ping(), Pong, timedelta(seconds=0.5))
+            assert (await error_of(asking)).code is Code.PEER_UNREACHABLE
+            assert time.monotonic() - began < 1.5
+            bob.life.watcher.cancel()
+            os.kill(bob.life.daemon.p2p._child.pid, signal.SIGKILL)
+            await bob.life.daemon.exited.wait()
             began = time.monotonic()
             dead = alice.call(bob.peer_id, Ping(), Pong, timedelta(seconds=5))
             assert (await error_of(dead)).code is Code.PEER_UNREACHABLE
@@ -288,8 +293,8 @@ def test_call_in_flight_ends_when_its_peer_dies(keys):
                 error_of(alice.call(bob.peer_id, Locate(), Pong, timedelta(seconds=20)))
             )
             await asyncio.wait_for(arrived.wait(), 5)
-            bob._watcher.cancel()
-            bob._daemon.p2p._child.kill()
+            bob.life.watcher.cancel()
+            bob.life.daemon.p2p._child.kill()
             error = await asyncio.wait_for(call, 5)
             assert error.code is Code.PEER_UNREACHABLE
 
@@ -300,8 +305,8 @@ def test_p2pd_that_dies_is_started_again_under_the_same_address(keys):
     async def story() -> None:
         async with swarm_of(keys, 2) as (alice, bob):
             addresses = bob.addresses
-            bob._daemon.p2p._child.kill()
-            await bob._daemon.exited.wait()
+            bob.life.daemon.p2p._child.kill()
+            await bob.life.daemon.exited.wait()
 
             async def answers() -> bool:
                 with contextlib.suppress(SwarmError):
@@ -322,7 +327,7 @@ def test_bootstrap_peer_that_restarts_is_found_again_by_those_it_left_behind(key
         first = await join(keys / "first", [], port=port)
         bob = await PeerNetwork.start(keys / "bob", RUN, NetworkConfig(initial_peers=(address,)))
         await bob.publish(PeerRecord(display_name="bob", lease_ttl_ms=30_000))
-        await first._take_down()
+        await first.life.take_down()
         await first.shutdown()
         again = await join(keys / "first", [], port=port)
         try:
@@ -430,7 +435,7 @@ def test_shutdown_leaves_no_p2pd_and_no_socket(keys):
     async def story() -> list[int]:
         async with swarm_of(keys, 2) as networks:
             assert socket_dirs(os.getpid())
-            return [network._daemon.p2p._child.pid for network in networks]
+            return [network.life.daemon.p2p._child.pid for network in networks]
 
     pids = asyncio.run(story())
     assert not any(is_running(pid) for pid in pids)
@@ -440,7 +445,7 @@ def test_shutdown_leaves_no_p2pd_and_no_socket(keys):
 def test_ctrl_c_in_the_terminal_does_not_reach_p2pd_before_the_node(keys):
     async def story() -> None:
         async with swarm_of(keys, 1) as (alice,):
-            assert os.getpgid(alice._daemon.p2p._child.pid) != os.getpgid(0)
+            assert os.getpgid(alice.life.daemon.p2p._child.pid) != os.getpgid(0)
 
     asyncio.run(story())
 

@@ -225,7 +225,7 @@ def test_streams_are_served_again_after_p2pd_was_killed(tmp_path: Path) -> None:
     async def story(alice: Peer, bob: Peer) -> None:
         alice.plane.set_reduce_handler(echo)
         lane = await asyncio.to_thread(bob.plane.open_lane, alice.record, WAIT)
-        daemon = alice.network._daemon
+        daemon = alice.network.life.daemon
         assert daemon is not None
         os.kill(daemon.p2p._child.pid, signal.SIGKILL)
         with pytest.raises(SwarmError) as caught:

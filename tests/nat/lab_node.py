@@ -69,10 +69,11 @@ class LabNode:
             assert time.monotonic() < deadline, f"{self.host}: no {what}: {self._told(status)}"
             time.sleep(0.1)
 
-    def interrupt(self) -> None:
-        """Ctrl-C, and wait for its end."""
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait(STOP_S)
+    def peer_id(self) -> str:
+        """Its peer id; it has to answer."""
+        status = self.status()
+        assert status is not None, self.output.read_text()
+        return str(status.peer_id)
 
     def kill(self) -> None:
         """SIGKILL it and all it started, as when the power fails."""

@@ -126,7 +126,7 @@ class LabPeer:
 
     def close_holes(self) -> None:
         """End the punched connections, as a router does that forgets them."""
-        daemon = self.network._daemon
+        daemon = self.network.life.daemon
         assert daemon is not None
         for sock in list(daemon.bridges._sockets):
             with contextlib.suppress(OSError):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from swarm.network.p2p.puncher import Puncher
+from swarm.network.p2p.routes import Routes
 from tests.nat.conditions import between
 from tests.nat.lab_peer import MIB, LabPeer, LabSwarm, eventually
 from tests.nat.netlab import Lab
 
 PUBLIC = ("pub1", "pub2")  # libp2p's own punching needs four
 WITHIN_S = 15.0
-AGAIN_S = 0.02
+CALL_EVERY_S = 0.02
+AGAIN_S = 45.0
+GIVEN_UP_S = 12.0
 
 
 @pytest.fixture
@@ -42,7 +48,7 @@ class Caller(threading.Thread):
 
     def run(self) -> None:
         one, other = self._pair
-        while not self.ends.wait(AGAIN_S):
+        while not self.ends.wait(CALL_EVERY_S):
             problem = one.ping(other)
             if problem and self.calls:
                 self.problems.append(problem)
@@ -74,7 +80,48 @@ def test_a_pair_whose_hole_closes_is_back_on_the_relay_at_once_and_punches_anoth
     eventually(lambda: {one.path_to(other), other.path_to(one)}, {"punched"}, WITHIN_S)
     one.close_holes()
     eventually(lambda: one.ping(other), "", 10)
-    eventually(lambda: {one.path_to(other), other.path_to(one)}, {"punched"}, 3 * WITHIN_S)
+    eventually(lambda: {one.path_to(other), other.path_to(one)}, {"punched"}, AGAIN_S)
+
+
+@pytest.mark.parametrize("dies", ["who asks", "who was asked"])
+def test_a_peer_that_dies_between_the_request_and_the_connection_is_given_up_and_met_again(
+    swarm: LabSwarm, monkeypatch: pytest.MonkeyPatch, dies: str
+) -> None:
+    asked_puncher: list[Puncher] = []
+    agreed, dead = threading.Event(), threading.Event()
+    call_back = Puncher._call_back
+
+    async def when_dead(puncher: Puncher, *arguments: Any) -> None:
+        """The asked side calls only when one of the two is dead."""
+        asked_puncher.append(puncher)
+        agreed.set()
+        await asyncio.to_thread(dead.wait, WITHIN_S)
+        await call_back(puncher, *arguments)
+
+    with monkeypatch.context() as held:
+        held.setattr(Puncher, "_call_back", when_dead)
+        swarm.start("a", "b")
+        assert agreed.wait(WITHIN_S)
+    one, other = swarm["a"], swarm["b"]
+    asked, asking = (one, other) if routes(one).puncher is asked_puncher[0] else (other, one)
+    victim, survivor = (asking, asked) if dies == "who asks" else (asked, asking)
+    victim.kill()
+    dead.set()
+    assert not survivor.ping(swarm["pub1"])
+    eventually(lambda: (len(routes(survivor)._trying), holes(survivor)), (0, 0), GIVEN_UP_S)
+
+    swarm.start(victim.host)
+    again = swarm[victim.host]
+    eventually(lambda: {survivor.path_to(again), again.path_to(survivor)}, {"punched"}, AGAIN_S)
+
+
+def routes(peer: LabPeer) -> Routes:
+    return peer.network.routes
+
+
+def holes(peer: LabPeer) -> int:
+    """That it is punching for others."""
+    return len(routes(peer).puncher._answering)
 
 
 def relayed(swarm: LabSwarm, *hosts: str) -> tuple[LabPeer, LabPeer]:

@@ -389,3 +389,44 @@ def test_the_plan_has_the_parts_chunk_and_time_limit_that_follow_from_the_rates(
     assert reduced(plan)["slow"] == 0
     assert plan.chunk_elements == 1 << 14
     assert plan.attempt_timeout_ms == round(1000 * (4 * own_bytes_s + 6)) < 60_000
+
+
+# ---- before anything is measured ------------------------------------------------------------
+
+
+relayed_part = st.sampled_from([0.0, 0.2, 0.5, 1.0])
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.data())
+def test_who_has_only_relays_reduces_little_from_the_first_round_on(data):
+    """Behind a symmetric router, say: whatever it reduces, a relay has to carry twice."""
+    peers = PEERS[: data.draw(st.integers(4, 7))]
+    relayed = dict.fromkeys(peers, 0.0) | {"peer1": 1.0}
+    numel = data.draw(st.integers(4, 64)) * MIB
+    plan = shared([fragment("f", numel, peers)], Rates({}, {}, relayed))
+    assert reduced(plan)["peer1"] < 0.5 * numel / len(peers)
+    assert min(reduced(plan)[p] for p in peers if p != "peer1") > 0.9 * numel / len(peers)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.data())
+def test_more_relayed_paths_never_make_a_larger_share(data):
+    peers = PEERS[: data.draw(st.integers(3, 6))]
+    relayed = {p: data.draw(relayed_part) for p in peers}
+    plan = shared([fragment("f", 64 * MIB, peers)], Rates({}, {}, relayed))
+    for one, other in itertools.permutations(peers, 2):
+        if relayed[one] > relayed[other]:
+            assert reduced(plan)[one] <= reduced(plan)[other] + LEAST_ELEMENTS
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.data())
+def test_what_is_measured_counts_and_not_what_the_paths_promised(data):
+    peers = PEERS[: data.draw(st.integers(2, 6))]
+    tables = [{p: data.draw(known_rate) for p in peers} for _ in range(2)]
+    relayed = {p: data.draw(relayed_part) for p in peers}
+    fragments = [fragment("f", 16 * MIB, peers)]
+    assert shared(fragments, Rates(*tables, relayed)) == shared(fragments, Rates(*tables))
+    everybody = dict.fromkeys(peers, 0.0)
+    assert shared(fragments, Rates({}, {}, everybody)) == shared(fragments, Rates({}, {}))

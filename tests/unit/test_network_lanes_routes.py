@@ -15,7 +15,9 @@ from lane_nodes import BLOB, BLOB_HASH, SHORT, WAIT, Node, begin, error_of, exch
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
 from swarm.network import lane_pool, sockets
+from swarm.network.handshake import LENGTH
 from swarm.network.sockets import split_address
+from swarm.wire.data_pb2 import LaneHello, LaneWelcome
 from swarm.wire.membership_pb2 import PeerRecord
 
 REFUSING = "127.0.0.1:9"
@@ -214,6 +216,25 @@ def test_a_tunnel_to_another_run_is_refused_in_words(nodes):
     finally:
         stranger.plane.stop()
     assert error.code is Code.PEER_REFUSED and "MESSAGE_WRONG_RUN" in error.message
+
+
+def test_who_refuses_a_tunnel_lets_the_other_side_hang_up_first(nodes):
+    """p2pd loses what is still under way in a stream that its owner closes: here, the reason."""
+    alice, _ = nodes
+    ours, theirs = socket.socketpair()
+    with ours:
+        hello = LaneHello(token=b"of nobody", secret=bytes(32)).SerializeToString()
+        ours.sendall(LENGTH.pack(len(hello)) + hello)
+        alice.plane.accept_tunnel(Identity.generate().peer_id, theirs)
+        ours.settimeout(5)
+        (size,) = LENGTH.unpack(ours.recv(LENGTH.size, socket.MSG_WAITALL))
+        assert LaneWelcome.FromString(ours.recv(size, socket.MSG_WAITALL)).code
+        ours.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            ours.recv(1)
+        ours.shutdown(socket.SHUT_WR)
+        ours.settimeout(0.5)
+        assert ours.recv(1) == b""
 
 
 def test_a_tunnel_that_breaks_is_a_broken_lane(nodes):

@@ -9,24 +9,29 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 import weakref
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from swarm.aio import in_time
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
+from swarm.network.admission import Admission
+from swarm.network.limits import DHT_REQUESTS, RequestLimits
 from swarm.network.p2p.bootstrap import bootstrap
-from swarm.network.p2p.daemon import (
-    _LiveCalls,
-    _RunningTasks,
-    encode_multiaddr,
-    ip_multiaddr,
-    tcp_problem,
-    wait_for_port,
-)
+from swarm.network.p2p.daemon import Daemon
+from swarm.network.p2p.dialling import encode_multiaddr, ip_multiaddr, tcp_problem
+from swarm.network.p2p.guarded_dht import Door, door_guard
 from swarm.network.p2p.hivemind_parts import PeerID, p2pd_control, p2pd_pb2
+from swarm.network.p2p.places import wait_for_port
 from swarm.network.p2p.streams import Streams, read_message, write_message
 
 PEER, RELAY = Identity.generate().peer_id, Identity.generate().peer_id
@@ -73,13 +78,51 @@ def test_relay_in_an_address_is_encoded_as_p2pd_wants_it():
     assert multihash in encoded.to_bytes()
 
 
-def test_answer_to_a_call_that_was_given_up_does_not_break_the_reader():
+def framed(call: uuid.UUID, **what: object) -> bytes:
+    """What p2pd says about a call."""
+    data = p2pd_pb2.PersistentConnectionResponse(callId=call.bytes, **what).SerializeToString()
+    assert len(data) < 128  # so one byte says how many they are
+    return bytes([len(data)]) + data
+
+
+@asynccontextmanager
+async def without_process(directory: Path) -> AsyncIterator[Daemon]:
+    """A `Daemon` with hivemind's own control client, to which p2pd speaks by `feed_data`."""
+    control = p2pd_control.ControlClient(None, _initialized_with_create=True)
+
+    async def shutdown() -> None:
+        control.close()
+
+    handle = SimpleNamespace(
+        peer_id=PeerID.from_base58(PEER),
+        shutdown=shutdown,
+        _client=SimpleNamespace(control=control),
+        _child=SimpleNamespace(wait=asyncio.Event().wait),
+    )
+    daemon = Daemon(handle, directory, deque())
+    reader = asyncio.StreamReader()
+    control._read_task = asyncio.create_task(control._read_from_persistent_conn(reader))
+    daemon.spoken_to = reader.feed_data  # type: ignore[attr-defined]
+    try:
+        yield daemon
+    finally:
+        await daemon.stop()
+
+
+def test_answer_to_a_call_that_was_given_up_does_not_break_the_reader(tmp_path):
+    """As when it arrives in the same turn of the event loop in which a timeout cancels the call."""
+
     async def story() -> None:
-        loop = asyncio.get_running_loop()
-        given_up, waiting = loop.create_future(), loop.create_future()
-        given_up.cancel()
-        calls = _LiveCalls({1: given_up, 2: waiting})
-        assert 1 not in calls and 2 in calls and 3 not in calls
+        async with without_process(tmp_path / "sockets") as daemon:
+            calls = daemon._control._pending_calls
+            given_up, waiting = uuid.uuid4(), uuid.uuid4()
+            calls[given_up] = asyncio.get_running_loop().create_future()
+            calls[waiting] = asyncio.get_running_loop().create_future()
+            calls[given_up].cancel()
+            late, answer = (p2pd_pb2.CallUnaryResponse(response=text) for text in (b"late", b"ok"))
+            daemon.spoken_to(framed(given_up, callUnaryResponse=late))
+            daemon.spoken_to(framed(waiting, callUnaryResponse=answer))
+            assert await in_time(calls[waiting], 5) == b"ok"
 
     asyncio.run(story())
 
@@ -106,7 +149,7 @@ def test_message_to_p2pd_is_written_in_one_piece_as_hivemind_reads_it(size):
     assert asyncio.run(write_and_read()) == (1, message)
 
 
-def test_nothing_of_a_served_call_is_kept_when_its_caller_gives_up():
+def test_nothing_of_a_served_call_is_kept_when_its_caller_gives_up(tmp_path):
     served: list[weakref.ref[Identity]] = []
     began = asyncio.Event()
 
@@ -117,33 +160,59 @@ def test_nothing_of_a_served_call_is_kept_when_its_caller_gives_up():
         await asyncio.Event().wait()
         return data
 
-    def framed(**what: object) -> bytes:
-        data = p2pd_pb2.PersistentConnectionResponse(callId=bytes(16), **what).SerializeToString()
-        assert len(data) < 128  # so one byte says how many they are
-        return bytes([len(data)]) + data
-
     async def story() -> None:
-        hivemind_control = sys.modules["hivemind.p2p.p2p_daemon_bindings.control"]
-        control = hivemind_control.ControlClient(None, _initialized_with_create=True)
-        control._handler_tasks = _RunningTasks()
-        control.unary_handlers["/never"] = never
-        reader = asyncio.StreamReader()
-        reading = asyncio.create_task(control._read_from_persistent_conn(reader))
-        peer = PeerID.from_base58(PEER).to_bytes()
-        call = p2pd_pb2.CallUnaryRequest(peer=peer, proto="/never", data=b"request")
-        reader.feed_data(framed(requestHandling=call))
-        await asyncio.wait_for(began.wait(), 10)
-        [task] = control._handler_tasks.values()
-        reader.feed_data(framed(cancel=p2pd_pb2.Cancel()))
-        reader.feed_eof()
-        await asyncio.wait_for(reading, 10)
-        await asyncio.wait([task], timeout=10)
-        await asyncio.sleep(0)  # what is done after a task comes a turn later
-        assert task.cancelled() and not control._handler_tasks
+        async with without_process(tmp_path / "sockets") as daemon:
+            daemon._control.unary_handlers["/never"] = never
+            call = uuid.uuid4()
+            peer = PeerID.from_base58(PEER).to_bytes()
+            asked = p2pd_pb2.CallUnaryRequest(peer=peer, proto="/never", data=b"request")
+            daemon.spoken_to(framed(call, requestHandling=asked))
+            await in_time(began.wait(), 5)
+            daemon.spoken_to(framed(call, cancel=p2pd_pb2.Cancel()))
+            deadline_s = time.monotonic() + 5
+            while daemon._control._handler_tasks and time.monotonic() < deadline_s:
+                await asyncio.sleep(0.01)
+            assert not daemon._control._handler_tasks
 
     asyncio.run(story())
     gc.collect()
     assert len(served) == 1 and served[0]() is None
+
+
+def test_strangers_who_are_turned_away_at_the_dht_take_no_place_for_good():
+    """Or a few hundred vain requests would shut out every newcomer until the next restart."""
+    admitted: set[str] = set()
+    admission = cast(Admission, SimpleNamespace(admits=admitted.__contains__))
+    limits = RequestLimits(DHT_REQUESTS)
+
+    async def silent(peer: str) -> None:
+        raise SwarmError(Code.PEER_UNREACHABLE, "no answer")
+
+    async def hang(peer: str) -> None:
+        await asyncio.Event().wait()
+
+    async def story() -> None:
+        refused: Counter[str] = Counter()
+        guard = door_guard(limits, admission, Door(admission, silent), refused)
+        crowd = DHT_REQUESTS.strangers.at_once // DHT_REQUESTS.peer.at_once
+        for peer in ["newcomer", *(f"stranger {n}" for n in range(crowd))]:
+            for _ in range(DHT_REQUESTS.peer.at_once):
+                with pytest.raises(SwarmError) as caught:
+                    await guard(peer, 100)
+                assert caught.value.code is Code.NOT_ADMITTED
+        assert refused[Code.NOT_ADMITTED.value] == (crowd + 1) * DHT_REQUESTS.peer.at_once
+
+        waiting = door_guard(limits, admission, Door(admission, hang), refused)
+        asking = [asyncio.ensure_future(waiting("newcomer", 100)) for _ in range(64)]
+        await asyncio.sleep(0)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+        admitted.add("newcomer")
+        await guard("newcomer", 100)
+
+    asyncio.run(story())
 
 
 def test_port_is_waited_for_while_its_old_owner_goes():

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from swarm.network.addresses import data_addresses_to_try, own_addresses, to_dial
-from swarm.network.paths import RETRIES_S, Chance, Upgrades, chance_of, path_of, punchable
+from swarm.network.paths import (
+    RETRIES_S,
+    Chance,
+    Upgrades,
+    chance_of,
+    expected_path,
+    path_of,
+    punchable,
+    relayed_parts,
+)
 from swarm.network.reachability import Nat, Reachability
 from swarm.wire.membership_pb2 import PeerRecord
 
@@ -34,6 +43,22 @@ def test_the_best_connection_names_the_path() -> None:
     assert name(RELAYED, FAR, peer_hidden=False) == "direct"
     assert name(RELAYED, FAR, hidden=False) == "direct"
     assert name(FAR, NEAR, RELAYED) == "lan"
+
+
+def test_two_records_tell_the_best_path_of_the_pair() -> None:
+    home = record(Nat.ENDPOINT_INDEPENDENT, lan_addresses=[NEAR], network_hash=HASH)
+    public, symmetric, unknown = record(Nat.PUBLIC), record(Nat.SYMMETRIC), record(Nat.UNKNOWN)
+    assert expected_path(home, home) == "lan"
+    assert expected_path(home, record(Nat.FIREWALLED)) == "punched"
+    assert expected_path(home, symmetric) == expected_path(symmetric, home) == "relay"
+    assert expected_path(symmetric, symmetric) == "relay"
+    for other in (home, public, symmetric, unknown, PeerRecord()):
+        assert expected_path(public, other) == expected_path(other, unknown) == "direct"
+
+    swarm = {"p": public, "q": public, "s": symmetric, "t": symmetric, "h": home}
+    assert relayed_parts(swarm) == {"p": 0, "q": 0, "s": 0.5, "t": 0.5, "h": 0.5}
+    assert relayed_parts({"s": symmetric}) == {"s": 0}
+    assert relayed_parts({}) == {}
 
 
 def test_lan_addresses_are_tried_only_behind_the_same_public_address() -> None:

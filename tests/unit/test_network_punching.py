@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Any, cast
 
 import pytest
 
 from swarm.errors import Code, SwarmError
+from swarm.network.limits import PUNCHES
 from swarm.network.p2p.puncher import MAX_AT_ONCE, Puncher
 from swarm.network.punching import Source, meet
 from swarm.network.reachability import Nat, Reachability, network_hash
@@ -84,10 +85,28 @@ class NoLink:
     port = 4700
 
 
-def puncher(own: Reachability = BEHIND, **record: Any) -> Puncher:
+class NeverDirect:
+    """A p2pd to which no direct connection comes."""
+
+    @asynccontextmanager
+    async def changing(self, peer: str) -> AsyncIterator[None]:
+        yield
+
+    async def wait_for_direct(self, peer: str, timeout: timedelta) -> None:
+        await asyncio.Event().wait()
+
+
+def puncher(own: Reachability = BEHIND, *others: PeerRecord, **record: Any) -> Puncher:
     known = PeerRecord(peer_id="other", network_hash=network_hash(RUN, HOME), **record)
-    made = Puncher(cast(Any, NoLink()), RUN, "127.0.0.1", lambda: own, lambda: [known])
-    made.attach(cast(Any, object()))
+    made = Puncher(
+        cast(Any, NoLink()),
+        RUN,
+        "127.0.0.1",
+        lambda: own,
+        lambda: [*others, known],
+        lambda peer: peer == "member",
+    )
+    made.attach(cast(Any, NeverDirect()))
     return made
 
 
@@ -109,25 +128,75 @@ def test_a_symmetric_router_has_no_port_to_call_from() -> None:
     assert refusal(puncher(symmetric), "other", f"{HOME}:4000") is Code.PEER_REFUSED
 
 
-def test_one_hole_at_a_time_for_each_peer_and_not_too_many_at_all() -> None:
+def answered(asked: Puncher, sender: str, address: str = "") -> Any:
+    return asked.answer(sender, Punch(address=address))
+
+
+def test_one_hole_at_a_time_for_each_peer() -> None:
     async def story() -> None:
         asked = puncher()
-        request = Punch(address=f"{HOME}:4000")
-        asked._answering = {f"peer {n}": asyncio.ensure_future(hang()) for n in range(MAX_AT_ONCE)}
-        with pytest.raises(SwarmError) as caught:
-            await asked.answer("other", request)
-        assert caught.value.code is Code.OVER_LIMIT
-        asked.detach()
-
-        asked = puncher()
         asked._call_back = hang  # type: ignore[method-assign]
-        reply = await asked.answer("other", request)
+        reply = await answered(asked, "other", f"{HOME}:4000")
         # The router keeps port numbers, as the observed one shows.
         assert reply.address.startswith("11.7.0.101:")
-        with pytest.raises(SwarmError) as caught:
-            await asked.answer("other", request)
-        assert caught.value.code is Code.OVER_LIMIT
+        for address in (f"{HOME}:4000", ""):
+            with pytest.raises(SwarmError) as caught:
+                await answered(asked, "other", address)
+            assert caught.value.code is Code.OVER_LIMIT
         asked.detach()
+
+    asyncio.run(story())
+
+
+def test_strangers_who_let_this_peer_wait_leave_places_to_the_members() -> None:
+    async def story() -> None:
+        asked = puncher()
+        crowd = [f"stranger {number}" for number in range(MAX_AT_ONCE)]
+        taken = await asyncio.gather(*(answered(asked, s) for s in crowd), return_exceptions=True)
+        refused = [error for error in taken if isinstance(error, SwarmError)]
+        assert {error.code for error in refused} == {Code.OVER_LIMIT}
+        assert 0 < len(refused) == MAX_AT_ONCE - PUNCHES.strangers.at_once
+        await answered(asked, "member")
+        asked.detach()
+
+    asyncio.run(story())
+
+
+def test_who_asks_again_and_again_is_not_waited_for_all_the_time() -> None:
+    async def story() -> int:
+        asked = puncher()
+        waits = 0
+        for _ in range(50):
+            try:
+                await answered(asked, "member")
+            except SwarmError as error:
+                assert error.code is Code.OVER_LIMIT
+            else:
+                waits += 1
+                for task in list(asked._answering):  # its time is over
+                    task.cancel()
+                    await asyncio.wait([task])
+            await asyncio.sleep(0)
+        return waits
+
+    assert asyncio.run(story()) == PUNCHES.peer.requests.burst
+
+
+def test_a_request_that_comes_to_nothing_keeps_no_port() -> None:
+    changing = Reachability(
+        Nat.ENDPOINT_INDEPENDENT.value, observed=("11.7.0.101:999",), behind_nat=True
+    )
+
+    async def story() -> None:
+        asked = puncher(changing)
+        taken: list[Source] = []
+        bind = asked._source
+        asked._source = lambda: taken.append(bind()) or taken[-1]  # type: ignore[func-returns-value,method-assign]
+        with pytest.raises(SwarmError):
+            await answered(asked, "other", f"{HOME}:4000")
+        (source,) = taken
+        assert not source._kept
+        assert not asked._answering
 
     asyncio.run(story())
 
@@ -148,6 +217,34 @@ def test_a_router_that_changes_ports_has_to_be_asked_about() -> None:
 
     async def story() -> str:
         reply = await asked.answer("other", Punch(address=f"{HOME}:4000"))
+        asked.detach()
+        return str(reply.address)
+
+    assert asyncio.run(story()) == "11.7.0.101:777"
+
+
+def test_those_who_were_heard_of_last_are_asked_and_not_the_dead() -> None:
+    changing = Reachability(
+        Nat.ENDPOINT_INDEPENDENT.value, observed=("11.7.0.101:999",), behind_nat=True
+    )
+
+    def public(number: int) -> PeerRecord:
+        address = f"11.7.0.{10 + number}:4800"
+        return PeerRecord(
+            peer_id=f"public {number}", nat="public", data_addresses=[address], issued_at_ms=number
+        )
+
+    def seen_from(source: Source, record: PeerRecord, limit: timedelta) -> str:
+        if record.issued_at_ms < 4:
+            raise SwarmError(Code.PEER_UNREACHABLE, "it died long ago")
+        return "11.7.0.101:777"
+
+    asked = puncher(changing, *map(public, (1, 2, 3, 4)))
+    asked.seen_from = seen_from
+    asked._call_back = hang  # type: ignore[method-assign]
+
+    async def story() -> str:
+        reply = await answered(asked, "other", f"{HOME}:4000")
         asked.detach()
         return str(reply.address)
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from swarm.errors import Code, SwarmError
+from swarm.network.limits import DIAL_BACKS
+from swarm.network.p2p import observing
+from swarm.network.p2p.observing import Answers
 from swarm.network.reachability import Nat, Observation, Reachability, judge, network_hash
+from swarm.wire.control_pb2 import DialBack
 
 HOME = "192.168.1.5"
 ROUTER = "11.7.0.101"
@@ -80,3 +87,33 @@ def test_only_peers_of_one_run_and_one_public_address_have_equal_hashes() -> Non
     assert network_hash(one, ROUTER) != network_hash(other, ROUTER)
     assert network_hash(one, ROUTER) != network_hash(one, "11.7.0.102")
     assert network_hash(one, Reachability().public_host) == b""
+
+
+def test_one_peer_can_not_have_all_dial_backs(monkeypatch) -> None:
+    async def slow(host: str, ports: list[int]) -> list[int]:
+        return await asyncio.Event().wait() or [] if host == "11.7.0.66" else ports
+
+    async def connections() -> dict[str, list[str]]:
+        hosts = {"greedy": "11.7.0.66", "other": ROUTER}
+        return {peer: [f"/ip4/{host}/tcp/{PORT}"] for peer, host in hosts.items()}
+
+    async def story() -> None:
+        monkeypatch.setattr(observing, "libp2p_ports", slow)
+        answers = Answers(connections, lambda: False, lambda peer: False)
+        request = DialBack(ports=[PORT])
+        most = DIAL_BACKS.peer.at_once
+        asking = [asyncio.ensure_future(answers.dial_back("greedy", request)) for _ in range(most)]
+        await asyncio.sleep(0)
+        with pytest.raises(SwarmError) as caught:
+            await answers.dial_back("greedy", request)
+        assert caught.value.code is Code.OVER_LIMIT
+        assert (await answers.dial_back("other", request)).ports == [PORT]
+        for task in asking:
+            task.cancel()
+        await asyncio.wait(asking)
+        asking = [asyncio.ensure_future(answers.dial_back("greedy", request))]
+        await asyncio.sleep(0)
+        assert not asking[0].done()  # there is room again
+        asking[0].cancel()
+
+    asyncio.run(story())

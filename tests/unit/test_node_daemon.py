@@ -22,7 +22,7 @@ from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
 from node.daemon_view import status_reply
 from node.governing import finish_round
-from node.publishing import RecordPublisher, data_addresses
+from node.publishing import RecordPublisher
 from node.shared_buffers import SharedBuffers
 from node.status_view import render_status
 from node.tasks import together, uninterrupted
@@ -34,6 +34,7 @@ from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.files import write_atomic
 from swarm.model.config import ModelConfig
+from swarm.network.addresses import data_addresses
 from swarm.training.policy import RunPolicy
 from swarm.wire import collective_pb2 as pb
 from swarm.wire import node_pb2

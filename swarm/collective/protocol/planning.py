@@ -11,7 +11,10 @@ from swarm.collective.plan import PlanInputs, make_plan, operation_of
 from swarm.collective.protocol.rollcall import RollCall
 from swarm.collective.record import RecordInputs, build_record
 from swarm.collective.selection_bias import bias_after
+from swarm.collective.shares import Rates
+from swarm.network.paths import relayed_parts
 from swarm.wire import collective_pb2 as pb
+from swarm.wire.membership_pb2 import PeerRecord
 
 if TYPE_CHECKING:
     from swarm.collective.protocol.machine import PeerMachine
@@ -31,7 +34,7 @@ def plan_attempt(
     if unanimous:  # it is not asked to promise, so nobody may wait for it
         left_out.update(rollcall.ready.keys() - set(electorate))
     offered = collect_offers(rollcall.ready, left_out, memory.record, setup.policy)
-    upload, download = _rates(peer, rollcall, offered.weights)
+    rates = _rates(peer, rollcall, offered.weights)
     return make_plan(
         PlanInputs(
             run_id=setup.run_id,
@@ -51,25 +54,24 @@ def plan_attempt(
             equal_weights=setup.manifest.sync.weights == "equal",
             readers_keep_all=not setup.policy.open_tags and setup.manifest.sync.forward == "full",
             timeouts=setup.timeouts,
-            upload_bps=upload,
-            download_bps=download,
+            upload_bps=rates.upload_bps,
+            download_bps=rates.download_bps,
+            relayed=rates.relayed,
         )
     )
 
 
-def _rates(
-    peer: PeerMachine, rollcall: RollCall, members: Collection[str]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Upload and download of each member in bits per second, as it says itself."""
+def _rates(peer: PeerMachine, rollcall: RollCall, members: Collection[str]) -> Rates:
+    """What each member says of its own link, and what their records say of the paths."""
     upload: dict[str, float] = {}
     download: dict[str, float] = {}
+    records: dict[str, PeerRecord] = {}
     for name in members:
         ready = rollcall.ready[name]
-        record = peer.setup.note(ready.record)
-        fallback = record.bandwidth_bps if record is not None else 0.0
-        upload[name] = ready.upload_bps or fallback
-        download[name] = ready.download_bps or fallback
-    return upload, download
+        records[name] = peer.setup.note(ready.record) or PeerRecord()
+        upload[name] = ready.upload_bps or records[name].bandwidth_bps
+        download[name] = ready.download_bps or records[name].bandwidth_bps
+    return Rates(upload, download, relayed_parts(records))
 
 
 def record_of(

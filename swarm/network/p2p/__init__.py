@@ -5,8 +5,9 @@
     pong = await network.call(peer, Ping(), Pong, timedelta(seconds=3))
     await network.shutdown()
 
-`daemon` runs one p2pd process, `directory` keeps signed records in the DHT, `network` joins the
-swarm and stays in it. Every workaround of hivemind 1.1.12 lives here, beside its reason.
+`daemon` runs one p2pd process, `directory` keeps signed records in the DHT, `life` joins the swarm
+with both and stays in it, `network` is what the rest of the program sees. Every workaround of
+hivemind 1.1.12 lives here, beside its reason.
 """
 
 from swarm.network.p2p.config import NetworkConfig

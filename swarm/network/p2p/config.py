@@ -26,6 +26,8 @@ class NetworkConfig:
             of what it finds out by itself; for those who know better.
         relay: "on" to help others as a relay where this peer is public, and to be helped where it
             is not; "off" for neither; "only" to be reached through relays alone.
+        mdns: find peers in the LAN, and be found there, by multicast DNS (`lan.py`); not with
+            `relay` "only", and nothing happens where this peer has no address of a LAN.
         relay_budget: what a relay gives.
         start_timeout: limit of the p2pd stage.
         bootstrap_timeout: limit of the bootstrap stage.
@@ -38,6 +40,7 @@ class NetworkConfig:
     may_be_first: bool = False
     announce: tuple[str, ...] = ()
     relay: RelayMode = "on"
+    mdns: bool = False
     relay_budget: RelayBudget = field(default_factory=RelayBudget)
     start_timeout: timedelta = timedelta(seconds=20)
     bootstrap_timeout: timedelta = timedelta(seconds=30)

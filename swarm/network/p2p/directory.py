@@ -8,7 +8,6 @@ alone, and nothing else can be put into the DHT.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -23,7 +22,7 @@ from swarm.network import records
 from swarm.network.admission import Admission, not_admitted
 from swarm.network.limits import DHT_REQUESTS, RecordQuota, RequestLimits
 from swarm.network.p2p.daemon import Daemon, unreachable
-from swarm.network.p2p.guarded_dht import Door, start_dht
+from swarm.network.p2p.guarded_dht import Door, door_guard, start_dht
 from swarm.network.p2p.hivemind_parts import (
     DHTID,
     DHTRecord,
@@ -77,17 +76,7 @@ class Directory:
         that has not shown a permission yet, so that it shows one.
         """
         limits = RequestLimits(DHT_REQUESTS, trusted)
-        door = Door(admission, introduce)
-
-        async def guard(peer: str, size: int) -> None:
-            try:
-                limits.take(peer, size, time.monotonic())
-                if not admission.admits(peer):
-                    await door.ask(peer)
-            except SwarmError as error:
-                refused[error.code.value] += 1
-                raise
-
+        guard = door_guard(limits, admission, Door(admission, introduce), refused)
         node = await start_dht(
             guard,
             limits.done,

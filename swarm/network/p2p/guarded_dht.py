@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from swarm.errors import Code, SwarmError
 from swarm.network.admission import Admission, not_admitted
-from swarm.network.limits import over_limit
+from swarm.network.limits import RequestLimits, over_limit
 from swarm.network.p2p.hivemind_parts import DHTNode, HivemindDHTProtocol, dht_node, dht_pb2
 
 MAX_KEYS = 64  # in one request; a node of this program asks for one, and hands over few to others
@@ -105,6 +106,30 @@ class Door:
             logger.info("%s asks the DHT, but: %s", peer, error)
         finally:
             del self._asking[peer]
+
+
+def door_guard(
+    limits: RequestLimits, admission: Admission, door: Door, refused: Counter[str]
+) -> Guard:
+    """Lets a request in within the limits, and of an admitted peer only; `limits.done` ends it.
+
+    What it turns away, it counts in `refused` by error code, and has ended.
+    """
+
+    async def guard(peer: str, size: int) -> None:
+        try:
+            limits.take(peer, size, time.monotonic())
+            try:
+                if not admission.admits(peer):
+                    await door.ask(peer)
+            except BaseException:  # also when the asker gives up: its place must be free again
+                limits.done(peer)
+                raise
+        except SwarmError as error:
+            refused[error.code.value] += 1
+            raise
+
+    return guard
 
 
 async def start_dht(guard: Guard, done: Callable[[str], None], **options: Any) -> Any:

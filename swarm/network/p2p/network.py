@@ -8,15 +8,12 @@ bootstrap (BOOTSTRAP_UNREACHABLE, RUN_MISMATCH), dht, reachability.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import secrets
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from concurrent.futures import CancelledError
-from concurrent.futures import TimeoutError as FutureTimeoutError  # another one before 3.11
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -24,25 +21,23 @@ from pathlib import Path
 from google.protobuf.message import Message
 
 from swarm.aio import in_time
-from swarm.config import PROTOCOL_VERSION
 from swarm.errors import SwarmError
 from swarm.identity import Identity
 from swarm.network.admission import Admission, open_to_all
 from swarm.network.clocks import ClockOffsets
 from swarm.network.company import CompanyKeeper
-from swarm.network.contacts import Contacts, by_peer, peer_of
+from swarm.network.contacts import Contacts, by_peer
 from swarm.network.data_plane import DataPlane
 from swarm.network.isolation import PROBE_LIMIT_S, View
 from swarm.network.limits import MESSAGES, RequestLimits
-from swarm.network.p2p.bootstrap import bootstrap
 from swarm.network.p2p.circuit import HOP
 from swarm.network.p2p.config import NetworkConfig
-from swarm.network.p2p.daemon import Daemon, unreachable, wait_for_port
-from swarm.network.p2p.directory import Directory
+from swarm.network.p2p.life import Calls, Life, Parts, StageCallback
 from swarm.network.p2p.publisher import Publisher
 from swarm.network.p2p.routes import Routes
 from swarm.network.p2p.streams import Accept, Streams
-from swarm.network.p2p.twin import CONTROL_PROTOCOL, look_for_twin
+from swarm.network.p2p.tunnels import Tunnels
+from swarm.network.p2p.twin import CONTROL_PROTOCOL
 from swarm.network.reachability import Reachability
 from swarm.network.records import LEFT
 from swarm.network.speed import SpeedService
@@ -59,31 +54,22 @@ from swarm.wire.control_pb2 import (
 )
 from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
-logger = logging.getLogger(__name__)
-
-LANE_PROTOCOL = f"/expertswarm/lane/{PROTOCOL_VERSION}"
-CONNECT_WAIT = timedelta(seconds=5)
-GREET_WAIT = timedelta(seconds=3)
 PROBE_WAIT = timedelta(seconds=2)
 FAREWELL_WAIT = timedelta(seconds=1.5)
-WATCH_INTERVAL = timedelta(seconds=1)
-ROUTES_WAIT = timedelta(seconds=5)
-
-StageCallback = Callable[[str, str], None]
 
 
 class PeerNetwork:
     """A `Transport` over libp2p, with the run's directory of peers. Made by `start`.
 
-    A background task dials again whoever is missing, renews this peer's record at a third of
-    its lease, and starts p2pd again if it dies.
+    Its `life` dials again whoever is missing, renews this peer's record at a third of its lease,
+    and starts p2pd again if it dies.
 
     Attributes:
         identity: this peer's key.
         incarnation: 16 random bytes of this start; goes into the peer record.
-        refused: messages and records that were not let in, by error code.
-        addresses: multiaddrs to give to other peers.
         clocks: how far the clocks of other peers are from this one's.
+        routes: the ways between this peer and the others.
+        life: p2pd and the DHT, up or down.
     """
 
     def __init__(
@@ -96,34 +82,28 @@ class PeerNetwork:
         now: Clock,
         admission: Admission | None = None,
     ) -> None:
+        admission = admission or open_to_all(run_id)
         self.identity = identity
-        self._admission = admission or open_to_all(run_id)
         self.incarnation = secrets.token_bytes(16)
-        self.addresses: list[str] = []
         self.clocks = ClockOffsets()
-        self._key_file = key_file
-        self._run_id = run_id
-        self._config = config
-        self._port = config.port
-        self._on_stage = on_stage
         self._now = now
         limits = RequestLimits(MESSAGES, self._is_member)
-        self._endpoint = Endpoint(identity, run_id, now, limits, self._admission)
+        self._endpoint = Endpoint(identity, run_id, now, limits, admission)
         rng = random.Random()
         self._contacts = Contacts(identity.peer_id, rng)
         self._company = CompanyKeeper(
             identity.peer_id, self._contacts, self._look_for, self._drop, time.monotonic, rng
         )
-        self._publisher = Publisher(identity, run_id, self.incarnation, now, self._admission.own)
-        self.routes = Routes(self, config, run_id, self._admission.admits)
-        self.routes.on_change = self._announce
-        self._daemon: Daemon | None = None
-        self._directory: Directory | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._keepers: list[asyncio.Task[None]] = []
-        self._streams: Streams | None = None
-        self._accept_stream: Accept | None = None
-        self._loop = asyncio.get_running_loop()
+        self._publisher = Publisher(identity, run_id, self.incarnation, now, admission.own)
+        self.routes = Routes(self, config, run_id, admission.admits, self._is_member)
+        self.routes.on_change = self._tell_everybody
+        self._tunnels = Tunnels(self._connect)
+        parts = Parts(
+            identity, key_file, run_id, config, now, admission, self._endpoint, self._contacts,
+            self._company, self._publisher, self.routes, self._tunnels, self._is_member,
+        )  # fmt: skip
+        calls = Calls(self._answer, self._look_for, self._introduce, self._announce)
+        self.life = Life(parts, calls, on_stage)
         self.serve(Observe, self.routes.answers.observe)
         self.serve(DialBack, self.routes.answers.dial_back)
         self.serve(Punch, self.routes.puncher.answer)
@@ -160,165 +140,22 @@ class PeerNetwork:
                 network._contacts.learn(peer, addresses)
             for address in config.initial_peers:
                 network._contacts.add(address)
-            await network._bring_up(check_twin=not is_new)
-            await network._bootstrap()
-            await network._look_at_routes()
+            await network.life.begin(check_twin=not is_new)
         except BaseException:
             await network.shutdown()
             raise
-        network._watcher = asyncio.create_task(network._watch())
-        network._keepers = [
-            asyncio.create_task(network._company.run()),
-            asyncio.create_task(network.routes.run()),
-        ]
         return network
 
     async def shutdown(self) -> None:
         """Say goodbye, leave the DHT, end p2pd, remove its sockets. Never raises for peers."""
-        tasks = [task for task in (self._watcher, *self._keepers) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._publisher.record is not None and self._directory is not None:
+        await self.life.rest()
+        if self._publisher.record is not None and self.life.directory is not None:
             farewell = PeerRecord()
             farewell.CopyFrom(self._publisher.record)
             farewell.state = LEFT
             with suppress(SwarmError, asyncio.TimeoutError):
                 await in_time(self.publish(farewell), FAREWELL_WAIT.total_seconds())
-        await self._take_down()
-
-    async def _bring_up(self, *, check_twin: bool) -> None:
-        config = self._config
-        if self._port:
-            await wait_for_port(config.host, self._port)
-            self._on_stage("port", f"{config.host}:{self._port} is free")
-        if check_twin:
-            await look_for_twin(
-                self.peer_id,
-                self._run_id,
-                self._targets(),
-                config.start_timeout,
-                self._admission,
-            )
-        self._daemon = await Daemon.start(
-            self._key_file, config.host, self._port, listen=True, timeout=config.start_timeout
-        )
-        listening = await self._daemon.addresses()
-        _, self._port = self._daemon.listener
-        self._on_stage("p2pd", f"listening on {', '.join(listening)}")
-        await self.routes.attach(self._daemon)
-        self.addresses = self.routes.addresses
-        self._directory = await Directory.start(
-            self._daemon,
-            self._run_id,
-            self._now,
-            self._endpoint.refused,
-            self._is_member,
-            self._admission,
-            lambda peer: self.call(peer, Ping(), Pong, PROBE_WAIT),
-        )
-        await self._daemon.serve(CONTROL_PROTOCOL, self._answer)
-        self._streams = self._daemon.streams(LANE_PROTOCOL)
-        if self._accept_stream is not None:
-            await self.serve_streams(self._accept_stream)
-
-    async def _take_down(self) -> None:
-        if self._streams is not None:
-            self._streams.stop()
-            self._streams = None
-        self.routes.detach()
-        daemon, directory = self._daemon, self._directory
-        self._daemon = self._directory = None
-        if daemon is not None:
-            if directory is not None and not daemon.exited.is_set():
-                await directory.stop()
-            await daemon.stop()
-
-    # ---- joining and staying connected ----
-
-    async def _bootstrap(self) -> None:
-        targets = [a for a in self._targets() if peer_of(a) != self.peer_id]
-        if not targets:
-            self._on_stage("bootstrap", "no peers given: the first peer of the swarm")
-            return
-        required = bool(self._config.initial_peers) and not self._config.may_be_first
-        limit = self._config.bootstrap_timeout if required else GREET_WAIT
-        met = await bootstrap(
-            lambda address: self._greet(peer_of(address), [address]),
-            targets,
-            limit,
-            required=required,
-        )
-        self._on_stage("bootstrap", f"{met} of {len(targets)} peers answered")
-        assert self._directory is not None
-        await self._directory.explore()
-        self._on_stage("dht", f"{len(self._directory.known())} peers known")
-
-    async def _greet(self, peer: str, addresses: Sequence[str]) -> None:
-        """Connect, check that both are of one run, and enter each other's routing table."""
-        daemon, directory = self._running()
-        await daemon.connect(peer, addresses, CONNECT_WAIT)
-        await self._look_for(peer)
-        await directory.meet(peer)
-        self._contacts.met(peer, time.monotonic())
-
-    async def _look_at_routes(self) -> None:
-        """Find out who reaches this peer before it tells anybody where it is."""
-        with suppress(SwarmError, asyncio.TimeoutError):
-            await in_time(self.routes.look(), ROUTES_WAIT.total_seconds())
-        self.addresses = self.routes.addresses
-        reach = self.reachability
-        through = f"; reached through {len(reach.relays)} relays" if reach.relays else ""
-        self._on_stage("reachability", f"{reach.kind}: {reach.reason}{through}")
-
-    async def _announce(self) -> None:
-        """Tell the others how to reach this peer from now on."""
-        self.addresses = self.routes.addresses
-        if self._publisher.record is not None:
-            await self.publish(self._publisher.record)
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(WATCH_INTERVAL.total_seconds())
-            try:
-                await self._mend()
-                await self._dial_missing()
-                if (record := self._publisher.due()) is not None:
-                    await self.publish(record)
-            except SwarmError as error:
-                logger.warning("network watch: %s", error)
-            except Exception:
-                logger.exception("network watch")  # it must go on whatever hivemind throws
-
-    async def _mend(self) -> None:
-        """Start p2pd and the DHT again, on the same port, if p2pd has died."""
-        if self._daemon and self._directory and not self._daemon.exited.is_set():
-            return
-        logger.warning("p2pd has ended; starting it again")
-        await self._take_down()
-        await self._bring_up(check_twin=False)
-        if self._publisher.record is not None:
-            await self.publish(self._publisher.record)
-
-    async def _dial_missing(self) -> None:
-        daemon, directory = self._running()
-        silent = self._company.silent
-        connected = set(await daemon.connections()) - silent
-        due = self._contacts.due(directory.known() - silent, connected, time.monotonic())
-        if any(await asyncio.gather(*(self._dial(peer) for peer in due))):
-            await directory.explore()
-            if self._publisher.record is not None:
-                await self.publish(self._publisher.record)
-
-    async def _dial(self, peer: str) -> bool:
-        try:
-            await self._greet(peer, self._contacts.addresses(peer))
-        except SwarmError as error:
-            logger.debug("dialling %s: %s", peer, error)
-            self._contacts.failed(peer, time.monotonic())
-            return False
-        logger.info("connected to %s", peer)
-        return True
+        await self.life.take_down()
 
     # ---- control messages ----
 
@@ -335,7 +172,12 @@ class PeerNetwork:
     @property
     def port(self) -> int:
         """TCP port of p2pd."""
-        return self._port
+        return self.life.port
+
+    @property
+    def addresses(self) -> list[str]:
+        """Multiaddrs to give to other peers."""
+        return self.routes.addresses
 
     @property
     def reachability(self) -> Reachability:
@@ -351,7 +193,7 @@ class PeerNetwork:
             answer = await self._endpoint.answer(peer, data)
             return self._endpoint.open_reply(peer, answer, reply_type)
         deadline_s = time.monotonic() + timeout.total_seconds()
-        daemon, _ = self._running()
+        daemon, _ = self.life.running()
         # By its announced addresses: p2pd alone may try stale ones, for 10 s and more.
         await daemon.connect(peer, self._contacts.addresses(peer), timeout)
         left = timedelta(seconds=max(0.05, deadline_s - time.monotonic()))
@@ -387,37 +229,18 @@ class PeerNetwork:
 
         Raises `P2P_START_FAILED`.
         """
-        self._accept_stream = accept
-        if self._streams is not None:
-            await asyncio.to_thread(self._streams.serve, accept)
+        await self._tunnels.serve(accept)
 
     def open_stream(self, record: PeerRecord, limit: timedelta) -> socket.socket:
         """A raw stream to the peer of a record by any way that libp2p finds; blocking.
 
         To be called in a thread, never in the event loop. Raises `PEER_UNREACHABLE`.
         """
-        peer, deadline_s = record.peer_id, time.monotonic() + limit.total_seconds()
-        connecting = self._connect(record, limit)
-        try:
-            work = asyncio.run_coroutine_threadsafe(connecting, self._loop)
-        except RuntimeError as error:
-            connecting.close()
-            raise unreachable(peer, "this node is stopping") from error
-        try:
-            streams = work.result(limit.total_seconds())
-        except (FutureTimeoutError, CancelledError) as error:
-            work.cancel()
-            raise unreachable(peer, "no connection in time") from error
-        left_s = max(0.05, deadline_s - time.monotonic())
-        return streams.open(peer, timedelta(seconds=left_s))
+        return self._tunnels.open(record, limit)
 
-    async def _connect(self, record: PeerRecord, limit: timedelta) -> Streams:
-        daemon, _ = self._running()
+    async def _connect(self, record: PeerRecord, limit: timedelta) -> None:
         self.learn(record)
-        peer = record.peer_id
-        await daemon.connect(peer, self._contacts.addresses(peer), limit)
-        assert self._streams is not None
-        return self._streams
+        await self.connect(record.peer_id, limit)
 
     # ---- paths ----------------------------------------------------------------------------
 
@@ -452,9 +275,12 @@ class PeerNetwork:
         pong = await self.call(peer, Ping(), Pong, timedelta(seconds=PROBE_LIMIT_S))
         self.clocks.note(peer, sent_s, self._now(), pong.now_ms)
 
+    async def _introduce(self, peer: str) -> None:
+        await self.call(peer, Ping(), Pong, PROBE_WAIT)
+
     async def _drop(self, peer: str) -> None:
-        if self._daemon is not None:
-            await self._daemon.disconnect(peer)
+        if self.life.daemon is not None:
+            await self.life.daemon.disconnect(peer)
 
     @property
     def data_hosts(self) -> list[str]:
@@ -469,7 +295,8 @@ class PeerNetwork:
     @property
     def peers_known(self) -> set[str]:
         """Peers in the DHT's routing table; empty means alone or cut off."""
-        return self._directory.known() if self._directory is not None else set()
+        directory = self.life.directory
+        return directory.known() if directory is not None else set()
 
     async def _answer_ping(self, sender: str, request: Ping) -> Pong:
         return Pong(
@@ -481,7 +308,7 @@ class PeerNetwork:
     async def _answer_locate(self, sender: str, request: Locate) -> LocateReply:
         if request.peer_id == self.peer_id:
             return LocateReply(alive=True)
-        daemon, _ = self._running()
+        daemon, _ = self.life.running()
         if not self._contacts.addresses(request.peer_id):
             if request.peer_id not in await daemon.connections():
                 return LocateReply(alive=False)
@@ -500,7 +327,16 @@ class PeerNetwork:
         Raises `IDENTITY_IN_USE` if another process publishes under this id since our start.
         """
         self.routes.describe(record)
-        await self._publisher.publish(self._running()[1], record, self.addresses)
+        await self._publisher.publish(self.life.running()[1], record, self.addresses)
+
+    async def _announce(self) -> None:
+        if self._publisher.record is not None:
+            await self.publish(self._publisher.record)
+
+    async def _tell_everybody(self) -> None:
+        """Others reach this peer in another way from now on."""
+        await self.life.tell_lan()
+        await self._announce()
 
     async def records(self) -> dict[str, PeerRecord]:
         """Valid records of all peers that are in the run now, this one's included."""
@@ -524,15 +360,15 @@ class PeerNetwork:
 
         It is not renewed: store it again before `lease` (1 hour at most) ends.
         """
-        await self._publisher.store_value(self._running()[1], name, value, lease)
+        await self._publisher.store_value(self.life.running()[1], name, value, lease)
 
     async def get_values(self, name: str) -> dict[str, bytes]:
         """Each peer's value under `name`, by peer id; signatures and leases are checked."""
-        found = await self._running()[1].values(name)
+        found = await self.life.running()[1].values(name)
         return {peer: value.value for peer, value in found.items()}
 
     async def _present(self) -> dict[str, tuple[SignedRecord, PeerRecord]]:
-        found = await self._running()[1].peers()
+        found = await self.life.running()[1].peers()
         for peer, (_, record) in list(found.items()):
             if record.state == LEFT:
                 self._contacts.forget(peer)
@@ -545,16 +381,16 @@ class PeerNetwork:
 
     async def connections(self) -> dict[str, list[str]]:
         """Remote multiaddrs of the live connections of each connected peer."""
-        return await self._running()[0].connections()
+        return await self.life.running()[0].connections()
 
     async def connect(self, peer: str, limit: timedelta) -> None:
         """Make sure of a connection. Raises `PEER_UNREACHABLE`."""
-        await self._running()[0].connect(peer, self._contacts.addresses(peer), limit)
+        await self.life.running()[0].connect(peer, self._contacts.addresses(peer), limit)
 
     async def reconnect(self, peer: str, limit: timedelta) -> None:
         """Make a new connection in place of those there are, unless bulk data is on them."""
         if peer not in self.routes.busy():
-            await self._running()[0].disconnect(peer)
+            await self.life.running()[0].disconnect(peer)
             with suppress(SwarmError):
                 await self.connect(peer, limit)
 
@@ -565,14 +401,4 @@ class PeerNetwork:
     @property
     def hop(self) -> Streams:
         """Streams to relays."""
-        return self._running()[0].streams(HOP)
-
-    # ---- small helpers ----
-
-    def _running(self) -> tuple[Daemon, Directory]:
-        if self._daemon is None or self._directory is None:
-            raise unreachable(self.peer_id, "this node's network is not running")
-        return self._daemon, self._directory
-
-    def _targets(self) -> list[str]:
-        return list(dict.fromkeys((*self._config.initial_peers, *self._config.known_peers)))
+        return self.life.running()[0].streams(HOP)

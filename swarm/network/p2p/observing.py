@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,8 +16,9 @@ from typing import Protocol
 
 from google.protobuf.message import Message
 
-from swarm.errors import Code, SwarmError
+from swarm.errors import SwarmError
 from swarm.network.addresses import host_of, plain
+from swarm.network.limits import DIAL_BACKS, RequestLimits
 from swarm.network.p2p.looking import libp2p_ports, local_host_towards, local_port_towards
 from swarm.network.reachability import PUNCH_OBSERVERS, Observation, is_public
 from swarm.network.transport import Reply
@@ -24,10 +26,9 @@ from swarm.wire.control_pb2 import DialBack, DialBackReply, Observe, ObserveRepl
 
 OBSERVE_WAIT = timedelta(seconds=2)
 DIAL_BACK_WAIT = timedelta(seconds=3)  # the other side tries for 2
-DIAL_BACKS = 2  # peers that are asked for one
+MAX_DIAL_BACKS = 2  # peers that are asked for one
 MAX_OBSERVERS = PUNCH_OBSERVERS + 2
 MAX_PORTS = 4
-MAX_DIALS = 16  # dial-backs at once, for all peers
 
 Connections = Mapping[str, Sequence[str]]
 
@@ -84,7 +85,8 @@ async def ask_observers(
     )
     answers = [answer for answer in seen if answer is not None]
     ports = {listen_port, *(o.port for answer in answers for o in answer.observations)}
-    tried = [a for a in answers if any(is_public(o.host) for o in a.observations)][:DIAL_BACKS]
+    tried = [a for a in answers if any(is_public(o.host) for o in a.observations)]
+    tried = tried[:MAX_DIAL_BACKS]
     replies = await asyncio.gather(
         *(_dial_back(call, answer.peer, sorted(ports)[:MAX_PORTS]) for answer in tried)
     )
@@ -132,11 +134,14 @@ class Answers:
     """The other side: says what it sees, and dials back."""
 
     def __init__(
-        self, connections: Callable[[], Awaitable[Connections]], relays: Callable[[], bool]
+        self,
+        connections: Callable[[], Awaitable[Connections]],
+        relays: Callable[[], bool],
+        trusted: Callable[[str], bool],
     ) -> None:
         self._connections = connections
         self._relays = relays
-        self._dials = 0
+        self._limits = RequestLimits(DIAL_BACKS, trusted)
 
     async def observe(self, sender: str, request: Observe) -> ObserveReply:
         """Answer an `Observe`."""
@@ -147,9 +152,7 @@ class Answers:
         """Answer a `DialBack`: only at hosts from which the sender is connected, so that nobody
         can use this peer to knock at a third one's door. Raises `OVER_LIMIT`.
         """
-        if self._dials >= MAX_DIALS:
-            raise SwarmError(Code.OVER_LIMIT, "too many dial-backs at once")
-        self._dials += 1
+        self._limits.take(sender, 0, time.monotonic())
         try:
             addresses = plain((await self._connections()).get(sender, ()))
             hosts = sorted({host_of(address) for address in addresses})[:1]
@@ -157,4 +160,4 @@ class Answers:
             found = [port for host in hosts for port in await libp2p_ports(host, ports)]
             return DialBackReply(ports=found)
         finally:
-            self._dials -= 1
+            self._limits.done(sender)

@@ -1,6 +1,6 @@
 """Makes direct connections for p2pd: punches holes where both sides are behind routers.
 
-    puncher = Puncher(link, run_id, host, ...)
+    puncher = Puncher(link, run_id, host, ...)   # `trusted`: see `RequestLimits`
     puncher.attach(daemon)                   # a p2pd has come up; `detach` when it goes
     await puncher.punch(record)              # this side leads
     await puncher.answer(sender, request)    # the other side, which this peer then calls back
@@ -14,14 +14,17 @@ that connection (`swarm.network.p2p.bridge`).
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeAlias
 
 from swarm.errors import Code, SwarmError
+from swarm.network.limits import PUNCHES, RequestLimits, over_limit
 from swarm.network.p2p.daemon import Daemon, unreachable
 from swarm.network.p2p.reach import Link
 from swarm.network.paths import hides_from_strangers
@@ -38,7 +41,7 @@ CALL_LIMIT = timedelta(seconds=5)  # the other side asks how it is seen before i
 SEEN_LIMIT = timedelta(seconds=1.5)
 DIAL_LIMIT = timedelta(seconds=3)
 MAX_ASKED = 2  # peers that are asked how they see a port
-MAX_AT_ONCE = 16
+MAX_AT_ONCE = 32
 SeenFrom: TypeAlias = Callable[[Source, PeerRecord, timedelta], str]
 
 
@@ -56,6 +59,7 @@ class Puncher:
         host: str,
         reachability: Callable[[], Reachability],
         records: Callable[[], Iterable[PeerRecord]],
+        trusted: Callable[[str], bool],
     ) -> None:
         self.seen_from: SeenFrom | None = None
         self._link = link
@@ -64,7 +68,8 @@ class Puncher:
         self._reachability = reachability
         self._records = records
         self._daemon: Daemon | None = None
-        self._answering: dict[str, asyncio.Task[None]] = {}
+        self._limits = RequestLimits(PUNCHES, trusted)
+        self._answering: set[asyncio.Task[Any]] = set()
 
     def attach(self, daemon: Daemon) -> None:
         """Work for this p2pd from now on."""
@@ -73,7 +78,7 @@ class Puncher:
     def detach(self) -> None:
         """The p2pd ends."""
         self._daemon = None
-        for task in self._answering.values():
+        for task in self._answering:
             task.cancel()
 
     # ---- leading --------------------------------------------------------------------------
@@ -125,31 +130,48 @@ class Puncher:
         Only at the public address that its own record vouches for, and once at a time: nobody can
         use this peer to knock at a third one's door for long. Raises `PEER_REFUSED`, `OVER_LIMIT`.
         """
-        record = next((r for r in self._records() if r.peer_id == sender), None)
+        if len(self._answering) >= MAX_AT_ONCE:
+            raise over_limit("too many holes at once")
+        self._limits.take(sender, 0, time.monotonic())
+        asking = asyncio.current_task()
+        assert asking is not None
+        self._answering.add(asking)  # the place is taken while this one waits
+        try:
+            work, reply = await self._agree(sender, request)
+        except BaseException:
+            self._limits.done(sender)
+            raise
+        finally:
+            self._answering.discard(asking)
+        task = asyncio.create_task(work)
+        self._answering.add(task)
+        task.add_done_callback(functools.partial(self._answered, sender))
+        return reply
+
+    async def _agree(
+        self, sender: str, request: Punch
+    ) -> tuple[Coroutine[Any, Any, None], PunchReply]:
+        """What is to be done, and what is said before."""
         daemon = self._daemon
-        if sender in self._answering or len(self._answering) >= MAX_AT_ONCE:
-            raise SwarmError(Code.OVER_LIMIT, "too many holes at once")
         if daemon is not None and not request.address:
-            self._start(sender, self._await_dial(sender, daemon))
-            return PunchReply()
+            return self._await_dial(sender, daemon), PunchReply()
+        record = next((r for r in self._records() if r.peer_id == sender), None)
         if record is None or daemon is None or not hides_from_strangers(self._reachability()):
             raise SwarmError(Code.PEER_REFUSED, "no hole can be punched to this peer")
         self._check(record, request.address)
-        task = asyncio.current_task()
-        assert task is not None
-        self._answering[sender] = task  # the place is taken while this one waits
+        source = self._source()
         try:
-            source = self._source()
             mine = await self._outside(source, sender)
         except BaseException:
-            del self._answering[sender]
+            source.close()
             raise
-        self._start(sender, self._call_back(sender, source, request.address, daemon))
-        return PunchReply(address=mine)
+        return self._call_back(sender, source, request.address, daemon), PunchReply(address=mine)
 
-    def _start(self, sender: str, work: Coroutine[Any, Any, None]) -> None:
-        task = self._answering[sender] = asyncio.create_task(work)
-        task.add_done_callback(lambda _: self._answering.pop(sender, None))
+    def _answered(self, sender: str, task: asyncio.Task[None]) -> None:
+        self._answering.discard(task)
+        self._limits.done(sender)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a hole for %s", sender, exc_info=error)
 
     async def _await_dial(self, peer: str, daemon: Daemon) -> None:
         async with daemon.changing(peer):
@@ -194,10 +216,12 @@ class Puncher:
         return mine
 
     def _observers(self) -> list[PeerRecord]:
+        """Whom to ask: those heard of last, since records of the dead stay in the book."""
         if self.seen_from is None:
             return []
         kinds = {nat.value for nat in OPEN}
-        return [r for r in self._records() if r.nat in kinds and r.data_addresses][:MAX_ASKED]
+        able = [r for r in self._records() if r.nat in kinds and r.data_addresses]
+        return sorted(able, key=lambda r: -r.issued_at_ms)[:MAX_ASKED]
 
     def _check(self, record: PeerRecord, address: str) -> None:
         """Raises `PEER_REFUSED` unless the address is of the network that the record names."""

@@ -16,6 +16,7 @@ import logging
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -30,7 +31,8 @@ from swarm.wire import circuit_pb2 as pb
 logger = logging.getLogger(__name__)
 
 HANDSHAKE = timedelta(seconds=8)
-MAX_HALF_OPEN = 64
+MAX_HALF_OPEN = 128  # requests that are being answered
+MAX_HALF_OPEN_PER_PEER = 16
 CHUNK_BYTES = 2**16
 LONGEST_PAUSE_S = 5.0  # what is owed beyond it is paid by the next bytes
 
@@ -51,7 +53,7 @@ class RelayService:
         self._stop = stop
         self._meter = meter
         self._lock = threading.Lock()
-        self._half_open = 0
+        self._half_open: Counter[str] = Counter()  # by peer
         self._circuits: set[tuple[socket.socket, socket.socket]] = set()
         self._stopped = threading.Event()
 
@@ -76,13 +78,29 @@ class RelayService:
 
     def _accept(self, peer: str, sock: socket.socket) -> None:
         with self._lock:
-            if self._half_open >= MAX_HALF_OPEN or self._stopped.is_set():
+            full = (
+                self._half_open[peer] >= MAX_HALF_OPEN_PER_PEER
+                or self._half_open.total() >= MAX_HALF_OPEN
+            )
+            if full or self._stopped.is_set():
                 sock.close()
                 return
-            self._half_open += 1
-        threading.Thread(
-            target=self._serve, args=(peer, sock), name="relay-request", daemon=True
-        ).start()
+            self._half_open[peer] += 1
+        try:
+            threading.Thread(
+                target=self._serve, args=(peer, sock), name="relay-request", daemon=True
+            ).start()
+        except RuntimeError as error:  # the system gives no more threads
+            logger.warning("relay: %s", error)
+            self._leave(peer)
+            sock.close()
+
+    def _leave(self, peer: str) -> None:
+        """A request of `peer` has been answered."""
+        with self._lock:
+            self._half_open[peer] -= 1
+            if not self._half_open[peer]:
+                del self._half_open[peer]
 
     def _serve(self, peer: str, sock: socket.socket) -> None:
         circuit: tuple[str, socket.socket] | None = None
@@ -95,8 +113,7 @@ class RelayService:
         except (OSError, ValueError) as error:
             logger.debug("relay: a request of %s came to nothing: %s", peer, error)
         finally:
-            with self._lock:
-                self._half_open -= 1
+            self._leave(peer)
             if circuit is None:
                 sock.close()
         if circuit is not None:
@@ -119,12 +136,15 @@ class RelayService:
             return None
         called = PeerID(request.peer.id).to_base58()
         self._grant(peer, lambda: self._meter.open(peer, called, time.monotonic()), sock)
+        out: socket.socket | None = None
         try:
             out = self._call(peer, called, deadline_s)
             write_message(sock, _status(pb.CIRCUIT_OK))
         except (SwarmError, OSError, ValueError):
             with self._lock:
                 self._meter.close(peer, called)
+            if out is not None:
+                out.close()
             with suppress(OSError):
                 write_message(sock, _status(pb.CIRCUIT_CONNECTION_FAILED))
             raise

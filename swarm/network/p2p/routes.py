@@ -1,6 +1,6 @@
 """The ways between this peer and the others: its addresses, its relays, the path to each peer.
 
-    routes = Routes(link, config, run_id, admits)
+    routes = Routes(link, config, run_id, admits, trusted)     # `trusted`: see `RequestLimits`
     await routes.attach(daemon)          # a p2pd has come up; `detach` when it goes
     await routes.look()                  # once at the start, then `run` until cancelled
     routes.describe(record)              # fills in what others need to reach this peer
@@ -62,7 +62,12 @@ class Routes:
     """
 
     def __init__(
-        self, link: Link, config: NetworkConfig, run_id: bytes, admits: Callable[[str], bool]
+        self,
+        link: Link,
+        config: NetworkConfig,
+        run_id: bytes,
+        admits: Callable[[str], bool],
+        trusted: Callable[[str], bool],
     ) -> None:
         self.own = OwnAddresses()
         self.meter = RelayMeter(config.relay_budget)
@@ -83,9 +88,14 @@ class Routes:
         self._announced: tuple[object, ...] = ()
         self._trying: dict[str, asyncio.Task[None]] = {}
         self.puncher = Puncher(
-            link, run_id, config.host, lambda: self.reachability, lambda: self._records.values()
+            link,
+            run_id,
+            config.host,
+            lambda: self.reachability,
+            lambda: self._records.values(),
+            trusted,
         )
-        self.answers = Answers(link.connections, lambda: self.relaying)
+        self.answers = Answers(link.connections, lambda: self.relaying, trusted)
 
     # ---- life -----------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
 from swarm.network.admission import Admission
 from swarm.network.contacts import peer_of
-from swarm.network.p2p.daemon import Daemon, tcp_problem
+from swarm.network.p2p.daemon import Daemon
+from swarm.network.p2p.dialling import tcp_problem
 from swarm.network.transport import Endpoint
 from swarm.wire.control_pb2 import Locate, LocateReply
 
