@@ -20,6 +20,8 @@ BallotKey = tuple[int, str]
 Verifier = Callable[[str, bytes, bytes], bool]  # (peer, data, signature) -> valid
 
 NO_BALLOT: BallotKey = (0, "")
+MAX_RECORD_BYTES = 2 << 20  # half of a control message: a commit has the votes beside it
+MAX_ELECTORS = 4096  # each has a signature to be checked
 
 
 def ballot_key(ballot: pb.Ballot) -> BallotKey:
@@ -155,6 +157,8 @@ def verify_commit(commit: pb.Commit, run_id: bytes, verify: Verifier) -> pb.Roun
     electorate = set(record.electorate)
     if not electorate or len(electorate) != len(record.electorate):
         raise SwarmError(Code.COMMIT_INVALID, "electorate is empty or names a peer twice")
+    if len(electorate) > MAX_ELECTORS or len(record.resignations) > len(electorate):
+        raise SwarmError(Code.COMMIT_INVALID, "too many electors, or too many that resigned")
     resigned = {
         r.peer
         for r in record.resignations
@@ -177,6 +181,8 @@ def verify_commit(commit: pb.Commit, run_id: bytes, verify: Verifier) -> pb.Roun
 
 def parse_record(data: bytes) -> pb.RoundRecord:
     """Parse a serialized record. Raises `COMMIT_INVALID`."""
+    if len(data) > MAX_RECORD_BYTES:
+        raise SwarmError(Code.COMMIT_INVALID, f"a record of {len(data)} bytes")
     try:
         return pb.RoundRecord.FromString(data)
     except Exception as error:  # protobuf raises different types by backend

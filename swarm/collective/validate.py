@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 from swarm.collective.changes import MAX_CHANGE_BYTES
 from swarm.collective.codecs import ALIGNMENT, CODECS
 from swarm.collective.plan import UNSCALED
 from swarm.collective.shares import LARGEST_CHUNK_BYTES, LARGEST_CHUNK_ELEMENTS
-from swarm.collective.state import Results
+from swarm.collective.state import Planned, Results
 from swarm.collective.tags import MAX_TAG_WEIGHT, MAX_TAGS, is_tag
 from swarm.collective.tallies import MAX_ROUND_BYTES
 from swarm.errors import Code, SwarmError
+from swarm.network.records import MAX_RECORD_BYTES
 from swarm.wire import collective_pb2 as pb
 
 MIN_CHUNK_ELEMENTS = 1 << 12  # smaller chunks cost more messages than they are worth
@@ -24,6 +25,10 @@ MAX_TOP_K = 1 << 10
 MAX_PEERS = 4096
 MAX_ATTEMPT_JUMP = 1000  # ballots beyond the highest promised one
 MAX_DOMAIN_BYTES = 64
+MAX_RATE_BPS = 1e15  # of a link
+MAX_SECONDS = 1e9  # that anything took; about thirty years
+MAX_LOSS = 1e9
+MAX_SIGNED_BYTES = MAX_RECORD_BYTES + 256  # of a peer's record with its signature
 
 
 def _require(condition: bool, problem: str) -> None:
@@ -52,19 +57,22 @@ def check_ready(
     norms = [c.norm for c in ready.contributions]
     _require(all(math.isfinite(n) and n >= 0 for n in norms), "impossible norm")
     rates = (ready.upload_bps, ready.download_bps)
-    _require(all(math.isfinite(r) and r >= 0 for r in rates), "impossible bandwidth")
+    _require(all(0 <= r <= MAX_RATE_BPS for r in rates), "impossible bandwidth")
     _require(ready.tokens <= max_tokens and ready.steps <= max_tokens, "impossible token count")
     _require(len(ready.routed_tokens) in (0, routing_width), "wrong number of routing counts")
     counts = ready.routed_tokens
     _require(all(n <= max_tokens * MAX_TOP_K for n in counts), "impossible routing count")
-    _require(math.isfinite(ready.loss), "the loss is not finite")
+    _require(abs(ready.loss) <= MAX_LOSS, "impossible loss")
     served = max(ready.served_bytes, ready.relayed_bytes)
     _require(served <= MAX_ROUND_BYTES, "impossible count of bytes")
     _require(len(ready.change.payload) <= MAX_CHANGE_BYTES, "a change of the run is too long")
     able = ready.capability
     times = (ready.train_seconds, able.seconds_per_step)
-    _require(all(math.isfinite(t) and t >= 0 for t in times), "impossible training time")
+    _require(all(0 <= t <= MAX_SECONDS for t in times), "impossible training time")
     _require(len(able.domain.encode()) <= MAX_DOMAIN_BYTES, "the domain's name is too long")
+    _require(ready.record.ByteSize() <= MAX_SIGNED_BYTES, "the peer's record is too long")
+    named = max(len(ready.suspects), len(ready.declined))
+    _require(named <= MAX_PEERS, "too many peers are named")
 
 
 def check_plan(
@@ -183,12 +191,28 @@ def check_record(
     _require(sorted(set(record.roster)) == list(record.roster), "the roster is not sorted")
     _require(bool(record.roster), "the roster is empty")
     _require(set(record.roster) <= roster | set(record.joined), "the roster has strangers")
-    _check_duties(record, names)
+    advanced = any(o.advanced for o in record.fragments)
+    is_first, is_skipped = record.outcome == pb.FOUNDED, record.outcome == pb.SKIPPED
+    _require(is_first == (previous is None), "only the first commit founds the run")
+    _require(is_first or is_skipped != advanced, "the outcome is not what advanced")
     _require(grows_plausibly(record, previous, max_tokens), "impossible token count")
 
 
-def _check_duties(record: pb.RoundRecord, fragments: Collection[str]) -> None:
-    """Assignments: of members, each once, to experts that exist."""
+def check_made_as_planned(record: pb.RoundRecord, planned: Planned | None) -> None:
+    """What advanced was made from the updates that the plan of its attempt names.
+
+    `planned` None: that plan is not known here.
+    """
+    for outcome in record.fragments if planned is not None else ():
+        said = (list(outcome.contributors), list(outcome.weights))
+        name = outcome.state.fragment
+        fits = not outcome.advanced or planned.get(name) == said
+        _require(fits, f"{name} was planned with other updates")
+
+
+def check_duties(record: pb.RoundRecord, max_steps: int) -> None:
+    """Assignments: of members, each once, to experts that exist, with possible figures."""
+    fragments = {o.state.fragment for o in record.fragments}
     peers = [a.peer for a in record.assignments]
     _require(sorted(set(peers)) == peers, "the assignments are not sorted")
     _require(set(peers) <= set(record.roster), "something is assigned to a stranger")
@@ -197,6 +221,11 @@ def _check_duties(record: pb.RoundRecord, fragments: Collection[str]) -> None:
         known = all(f"expert.{e}" in fragments for e in a.experts)
         _require(known, "an expert that does not exist is assigned")
         _require(len(a.since) in (0, len(a.experts)), "impossible assignment")
+        _require(a.steps <= max_steps, "impossible number of steps")
+        _require(0 <= a.seconds_per_step <= MAX_SECONDS, "impossible time of a step")
+    figures = [s.trained_tokens for s in record.experts] + [abs(record.loss)]
+    figures += [d.share for s in record.experts for d in s.served]
+    _require(all(math.isfinite(f) and f >= 0 for f in figures), "impossible figures")
 
 
 def grows_plausibly(

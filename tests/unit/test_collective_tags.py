@@ -97,7 +97,7 @@ def test_what_is_new_to_all_waits_for_a_newcomer_that_has_said_nothing_or_takes_
 @pytest.mark.parametrize("weights", [[], [1.0], [0.5, math.nan]])
 def test_a_record_that_does_not_say_whose_result_it_is_gets_no_vote(weights):
     previous = pb.RoundRecord(roster="ab")
-    record = pb.RoundRecord(roster="ab", electorate="ab")
+    record = pb.RoundRecord(roster="ab", electorate="ab", outcome=pb.FULL)
     outcome = record.fragments.add(advanced=True, numel=4, contributors="ab", weights=weights)
     outcome.state.CopyFrom(
         pb.FragmentVersion(fragment="x", version=1, theta_hash=bytes(32), momentum_hash=bytes(32))
