@@ -1,13 +1,20 @@
 """Nobody waits for what nobody gives, and a long run with many short lives does not grow."""
 
+from datetime import timedelta
+from types import SimpleNamespace
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from swarm.collective import ledger
 from swarm.collective.changes import sign_change
+from swarm.collective.exchange import ExchangeRegistry
 from swarm.collective.protocol import effects, events
 from swarm.collective.protocol.health import FORGET_S
+from swarm.errors import SwarmError
 from swarm.identity import Identity, public_key_of
 from swarm.wire import collective_pb2 as pb
+from swarm.wire.data_pb2 import ReduceHello
 from tests.unit.test_collective_machine import NAMES, TIMEOUTS, Net, leader_of
 
 KEY = Identity(Ed25519PrivateKey.from_private_bytes(b"k" * 32))
@@ -151,3 +158,27 @@ def test_the_word_on_disk_is_of_the_open_round_only(net):
         net.round()
     sizes = [len(e.word.acceptors) for _, e in net.done if isinstance(e, effects.PersistWord)]
     assert len(sizes) >= 5 * 2 * len(NAMES) and set(sizes) == {1}
+
+
+def test_a_branch_in_lower_rounds_is_not_what_is_forgotten_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "KEPT_COMMITS", 3)
+
+    def save(branch, round_index):
+        record = pb.RoundRecord(branch=branch, round=round_index)
+        ledger.Ledger(tmp_path).save_commit(pb.Commit(record=record.SerializeToString()))
+
+    for round_index in range(90, 95):
+        save(b"left", round_index)
+    for round_index in range(40, 43):
+        save(b"better", round_index)
+    kept = [pb.Commit.FromString(p.read_bytes()) for p in (tmp_path / "commits").iterdir()]
+    assert {pb.RoundRecord.FromString(c.record).branch for c in kept} == {b"better"}
+
+
+def test_who_came_before_its_plan_is_not_remembered():
+    registry = ExchangeRegistry(timedelta(seconds=0.01))
+    for number in range(10):
+        hello = ReduceHello(round=1)
+        with pytest.raises(SwarmError, match="no such attempt"):
+            registry.handle(f"guest{number}", SimpleNamespace(send=lambda kind: None), hello)
+    assert not registry._early
