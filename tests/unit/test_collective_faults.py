@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from swarm.collective.consensus import commit_id, verify_commit, vote_text
-from swarm.collective.validate import check_record
+from swarm.collective.validate_record import check_record
 from swarm.config import TimeoutPolicy
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity, verify

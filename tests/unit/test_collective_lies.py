@@ -11,7 +11,8 @@ from swarm.collective.protocol import effects
 from swarm.collective.record import MAX_REASON
 from swarm.collective.selection_bias import check_bias
 from swarm.collective.tallies import MAX_TALLIES, add_tallies, check_tallies
-from swarm.collective.validate import MAX_SIGNED_BYTES, check_made_as_planned, check_ready
+from swarm.collective.validate import MAX_SIGNED_BYTES, check_ready
+from swarm.collective.validate_record import check_made_as_planned
 from swarm.errors import Code, SwarmError
 from swarm.experts.assignment import AssignmentRules
 from swarm.experts.capability import Sizes

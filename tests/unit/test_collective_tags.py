@@ -16,7 +16,8 @@ from swarm.collective.record import RecordInputs, build_record
 from swarm.collective.shared_state import pack, unpack
 from swarm.collective.tags import MAX_TAG_WEIGHT, MAX_TAGS
 from swarm.collective.tensors import TensorPolicy
-from swarm.collective.validate import check_ready, check_record
+from swarm.collective.validate import check_ready
+from swarm.collective.validate_record import check_record
 from swarm.errors import Code, SwarmError
 from swarm.wire import collective_pb2 as pb
 

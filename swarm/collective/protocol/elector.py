@@ -22,12 +22,8 @@ from swarm.collective.protocol.effects import PersistWord
 from swarm.collective.selection_bias import check_bias
 from swarm.collective.state import version_message
 from swarm.collective.tallies import check_tallies
-from swarm.collective.validate import (
-    check_duties,
-    check_made_as_planned,
-    check_plan,
-    check_record,
-)
+from swarm.collective.validate import check_plan
+from swarm.collective.validate_record import check_duties, check_made_as_planned, check_record
 from swarm.wire import collective_pb2 as pb
 
 if TYPE_CHECKING:
