@@ -104,7 +104,7 @@ class Gathered(Generic[T]):
 
 
 def shared_state(found: TagResult, header: bytes) -> SharedState:
-    """The state that a group agreed on. Raises `STATE_MISMATCH` for another layout than `header`'s."""
+    """The state that a group agreed on. Raises `STATE_MISMATCH` if its layout is not `header`."""
     tensors, revision = unpack(found.values, header)
     return SharedState(tensors, revision, sorted(found.weights))
 

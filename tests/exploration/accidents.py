@@ -90,7 +90,8 @@ class Accidents:
         if luck < 0.92:
             return ("change", at, who, rng.random() < 0.5)
         if luck < 0.95:
-            return ("exodus", at, tuple(rng.sample(self._names, len(self._names) // 2 + 1)), lasts)
+            most = tuple(rng.sample(self._names, len(self._names) // 2 + 1))
+            return ("exodus", at, most, lasts, rng.choice(("are cut off", "leave too")))
         return ("join", at)
 
     def training_time(self, rng: random.Random) -> float:
@@ -191,11 +192,19 @@ class Accidents:
         if peer is not None:
             self._world.steering.tell(peer, paused)
 
-    def _exodus(self, leavers: tuple[str, ...], lasts: float) -> None:
-        """A majority leaves at once, and is back a moment later while the others are cut off."""
+    def _exodus(self, leavers: tuple[str, ...], lasts: float, others: str) -> None:
+        """A majority leaves at once, and is back a moment later when something befalls the others.
+
+        Who is back in the same round has no vote, and must not let the others give up theirs.
+        """
         for who in leavers:
             self._leave(who, lasts, True)
-        self._world.after(lasts / 2, self._happen, "cut", leavers, 2 * lasts, "both")
+        if others == "are cut off":
+            self._world.after(lasts / 2, self._happen, "cut", leavers, 2 * lasts, "both")
+            return
+        for who in self._names:
+            if who not in leavers:
+                self._world.after(lasts + 0.1, self._happen, "leave", who, lasts, True)
 
     def _join(self) -> None:
         newcomer = self._world.lives.newcomer()
