@@ -157,12 +157,11 @@ def verify_commit(commit: pb.Commit, run_id: bytes, verify: Verifier) -> pb.Roun
     electorate = set(record.electorate)
     if not electorate or len(electorate) != len(record.electorate):
         raise SwarmError(Code.COMMIT_INVALID, "electorate is empty or names a peer twice")
-    if len(electorate) > MAX_ELECTORS or len(record.resignations) > len(electorate):
-        raise SwarmError(Code.COMMIT_INVALID, "too many electors, or too many that resigned")
+    if len(electorate) > MAX_ELECTORS:
+        raise SwarmError(Code.COMMIT_INVALID, f"{len(electorate)} electors")
+    words = {r.peer: r for r in record.resignations if r.peer in electorate}  # one check for each
     resigned = {
-        r.peer
-        for r in record.resignations
-        if r.peer in electorate and verify_resignation(r, run_id, record.previous, verify)
+        p for p, r in words.items() if verify_resignation(r, run_id, record.previous, verify)
     }
     by_ballot: dict[BallotKey, set[str]] = {}
     for vote in commit.votes:

@@ -115,7 +115,16 @@ def test_a_commit_does_not_make_others_check_one_resignation_again_and_again():
 
     commit = pb.Commit(record=record.SerializeToString())
     assert is_refused(verify_commit, commit, b"", verify, code=Code.COMMIT_INVALID)
-    assert not asked
+    assert asked == ["a"]
+
+
+def test_a_branch_may_name_more_who_resigned_than_found_it():
+    record = pb.RoundRecord(electorate=["a"], unanimous=True, outcome=pb.SKIPPED, round=1)
+    record.resignations.extend(pb.Resignation(peer=p) for p in "bcd")
+    data = record.SerializeToString()
+    vote = pb.Vote(voter="a", ballot=pb.Ballot(attempt=1), record_sha256=commit_id(data))
+    commit = pb.Commit(record=data, votes=[vote])
+    assert verify_commit(commit, b"", lambda *_: True) == record
 
 
 # ---- a leader that lies ---------------------------------------------------------------------
