@@ -14,85 +14,41 @@ More in docs/collective.md.
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from swarm.collective.codecs import CODECS, F32, Codec, get_codec
 from swarm.collective.feedback import quantized
+from swarm.collective.handles import (
+    Array,
+    Gathered,
+    Handle,
+    Reduced,
+    SharedState,
+    T,
+    reduced,
+    shared_state,
+)
 from swarm.collective.loop_thread import LoopThread
-from swarm.collective.operations import Operation, TagResult
+from swarm.collective.operations import Operation
 from swarm.collective.session import GroupConfig, Session
-from swarm.collective.shared_state import pack, unpack
+from swarm.collective.shared_state import pack
 from swarm.collective.state import hash_of
 from swarm.collective.tags import MAX_TAG_WEIGHT, is_tag
 from swarm.config import TimeoutPolicy
 from swarm.errors import Code, SwarmError
 from swarm.wire import collective_pb2 as pb
 
-T = TypeVar("T")
-Array = npt.NDArray[Any]
 OPERATIONS = {
     name: int(pb.Operation.Value(name.upper()))
     for name in ("mean", "clipped_mean", "trimmed_mean", "median", "sum", "max", "min")
 }
 STATE_TAG = "shared-state"
-
-
-class Handle(Generic[T]):
-    """Something under way. Errors of the group are raised as `SwarmError`."""
-
-    def __init__(self, future: concurrent.futures.Future[T]) -> None:
-        self._future = future
-
-    def wait(self, timeout: timedelta | None = None) -> T:
-        """Block until it is done. Raises `TimeoutError`; it goes on all the same."""
-        try:
-            return self._future.result(None if timeout is None else timeout.total_seconds())
-        except concurrent.futures.TimeoutError:
-            raise TimeoutError("not done yet; wait again, or close the communicator") from None
-
-    def done(self) -> bool:
-        """True when `wait` returns at once."""
-        return self._future.done()
-
-    def __await__(self) -> Generator[Any, None, T]:
-        # Who gives up waiting, by `asyncio.wait_for` say, does not end it for the others.
-        return asyncio.shield(asyncio.wrap_future(self._future)).__await__()
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """A committed all-reduce.
-
-    Attributes:
-        tensors: results in the shapes that were given; read-only.
-        weights: normalized weight of each contributor, by tensor.
-        missing: members of the group that are not in it, and why.
-        round: the group's round that decided it.
-    """
-
-    tensors: Mapping[str, F32]
-    weights: Mapping[str, Mapping[str, float]]
-    missing: Mapping[str, str]
-    round: int
-
-
-@dataclass(frozen=True)
-class SharedState:
-    """The state that the group agreed on: arrays as they were given, and its revision."""
-
-    tensors: Mapping[str, Array]
-    revision: int
-    sources: Sequence[str]
 
 
 class Communicator:
@@ -247,7 +203,7 @@ class Communicator:
                     f"weight of {name!r} is not a positive number",
                     f"it may be up to {MAX_TAG_WEIGHT:g}",
                 )
-        gathered = _Gathered(list(arrays), lambda found: _reduced(found, arrays))
+        gathered = Gathered(list(arrays), lambda found: reduced(found, arrays))
         chosen = get_codec(codec)
         tags = {name: f"{tag}/{name}" if tag else name for name in arrays}
         for name, values in arrays.items():
@@ -277,7 +233,7 @@ class Communicator:
             raise SwarmError(Code.USAGE, "the revision of a shared state is not a count")
         values, header = pack(state, revision)
         _check_tag(tag, values.size)
-        gathered = _Gathered([tag], lambda found: _shared(found[tag], header))
+        gathered = Gathered([tag], lambda found: shared_state(found[tag], header))
         operation = Operation(
             tag=tag,
             values=values,
@@ -318,36 +274,6 @@ class Communicator:
             raise _closed() from None
 
 
-class _Gathered(Generic[T]):
-    """One future for the results of several tags."""
-
-    def __init__(self, names: Sequence[str], build: Callable[[Mapping[str, TagResult]], T]) -> None:
-        self.future: concurrent.futures.Future[T] = concurrent.futures.Future()
-        self.future.set_running_or_notify_cancel()  # only the group ends it
-        self._waiting = set(names)
-        self._found: dict[str, TagResult] = {}
-        self._build = build
-
-    def slot(self, name: str) -> Callable[[TagResult | SwarmError], None]:
-        """Where the result of one of them goes; called in the loop's thread."""
-
-        def done(result: TagResult | SwarmError) -> None:
-            if self.future.done():
-                return
-            if isinstance(result, SwarmError):
-                self.future.set_exception(result)
-                return
-            self._found[name] = result
-            self._waiting.discard(name)
-            if not self._waiting:
-                try:
-                    self.future.set_result(self._build(self._found))
-                except SwarmError as error:
-                    self.future.set_exception(error)
-
-        return done
-
-
 def _as_fp32(name: str, values: npt.ArrayLike) -> F32:
     array = np.asarray(values)
     if array.dtype != np.float32:
@@ -370,25 +296,6 @@ def _closed() -> SwarmError:
     return SwarmError(Code.USAGE, "the communicator is closed", "open a new one")
 
 
-def _shared(found: TagResult, header: bytes) -> SharedState:
-    tensors, revision = unpack(found.values, header)
-    return SharedState(tensors, revision, sorted(found.weights))
-
-
 def _prepared(values: F32, codec: Codec, op: str) -> F32:
     """What is offered; a declared norm must be that of what the codec keeps."""
     return quantized(values, codec) if op == "clipped_mean" and not codec.lossless else values
-
-
-def _reduced(found: Mapping[str, TagResult], arrays: Mapping[str, F32]) -> Reduced:
-    tensors = {}
-    for name, result in found.items():
-        tensors[name] = result.values.reshape(arrays[name].shape)
-        tensors[name].flags.writeable = False
-    missing = {peer: why for result in found.values() for peer, why in result.missing.items()}
-    return Reduced(
-        tensors=tensors,
-        weights={name: dict(result.weights) for name, result in found.items()},
-        missing=missing,
-        round=max(result.round for result in found.values()),
-    )

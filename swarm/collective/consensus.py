@@ -20,6 +20,8 @@ BallotKey = tuple[int, str]
 Verifier = Callable[[str, bytes, bytes], bool]  # (peer, data, signature) -> valid
 
 NO_BALLOT: BallotKey = (0, "")
+MAX_RECORD_BYTES = 2 << 20  # half of a control message: a commit has the votes beside it
+MAX_ELECTORS = 4096  # each has a signature to be checked
 
 
 def ballot_key(ballot: pb.Ballot) -> BallotKey:
@@ -155,10 +157,11 @@ def verify_commit(commit: pb.Commit, run_id: bytes, verify: Verifier) -> pb.Roun
     electorate = set(record.electorate)
     if not electorate or len(electorate) != len(record.electorate):
         raise SwarmError(Code.COMMIT_INVALID, "electorate is empty or names a peer twice")
+    if len(electorate) > MAX_ELECTORS:
+        raise SwarmError(Code.COMMIT_INVALID, f"{len(electorate)} electors")
+    words = {r.peer: r for r in record.resignations if r.peer in electorate}  # one check for each
     resigned = {
-        r.peer
-        for r in record.resignations
-        if r.peer in electorate and verify_resignation(r, run_id, record.previous, verify)
+        p for p, r in words.items() if verify_resignation(r, run_id, record.previous, verify)
     }
     by_ballot: dict[BallotKey, set[str]] = {}
     for vote in commit.votes:
@@ -177,6 +180,8 @@ def verify_commit(commit: pb.Commit, run_id: bytes, verify: Verifier) -> pb.Roun
 
 def parse_record(data: bytes) -> pb.RoundRecord:
     """Parse a serialized record. Raises `COMMIT_INVALID`."""
+    if len(data) > MAX_RECORD_BYTES:
+        raise SwarmError(Code.COMMIT_INVALID, f"a record of {len(data)} bytes")
     try:
         return pb.RoundRecord.FromString(data)
     except Exception as error:  # protobuf raises different types by backend

@@ -244,4 +244,4 @@ class ExchangeRegistry:
                 lane.send(Kind.PULSE)
         finally:
             with self._changed:
-                self._early[peer] -= 1
+                self._early -= Counter([peer])  # forgets who has none left

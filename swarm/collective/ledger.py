@@ -41,7 +41,7 @@ class Ledger:
 
     def _load_history(self, directory: Path) -> None:
         """Earlier commits, which let a peer show where its branch comes from."""
-        for path in sorted(directory.glob("*.bin")):
+        for path in _by_age(directory):
             try:
                 self.memory.adopt(pb.Commit.FromString(path.read_bytes()))
             except Exception:  # a damaged link only shortens what can be shown
@@ -79,8 +79,7 @@ class Ledger:
         data = commit.SerializeToString()
         write_atomic(self._path(commit), data)
         write_atomic(self._directory / "commit.bin", data)
-        paths = sorted((self._directory / "commits").glob("*.bin"))
-        for path in paths[:-KEPT_COMMITS]:
+        for path in _by_age(self._directory / "commits")[:-KEPT_COMMITS]:
             path.unlink(missing_ok=True)
 
     def _path(self, commit: pb.Commit) -> Path:
@@ -156,6 +155,11 @@ class Ledger:
         """Give up the vote in the open round; on disk before it returns."""
         self.memory.abstain()
         self.save_word(self.memory.word())
+
+
+def _by_age(directory: Path) -> list[Path]:
+    """Commits, oldest first. A better branch may be in a lower round than the one before it."""
+    return sorted(directory.glob("*.bin"), key=lambda p: (p.stat().st_mtime_ns, p.name))
 
 
 def _pack(word: Word) -> bytes:

@@ -16,6 +16,8 @@ from swarm.collective.state import version_message
 from swarm.collective.tallies import add_tallies
 from swarm.wire import collective_pb2 as pb
 
+MAX_REASON = 200  # characters of why a peer is missing; it may be what another peer said
+
 
 @dataclass(frozen=True)
 class RecordInputs:
@@ -141,7 +143,7 @@ def _missing(inputs: RecordInputs) -> list[pb.Suspect]:
         reasons[peer] = "has just joined" if joining else "came after the plan"
     reasons.update({p: why for p, why in inputs.excluded.items() if p in reasons})
     reasons.update({p: why for p, why in inputs.dead.items() if p in reasons})
-    return [pb.Suspect(peer=p, reason=reasons[p]) for p in sorted(reasons)]
+    return [pb.Suspect(peer=p, reason=reasons[p][:MAX_REASON]) for p in sorted(reasons)]
 
 
 def _routed(inputs: RecordInputs) -> list[int]:

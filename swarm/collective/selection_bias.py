@@ -46,5 +46,7 @@ def check_bias(
     record: pb.RoundRecord, previous: pb.RoundRecord | None, manifest: RunManifest
 ) -> None:
     """Raise `MESSAGE_MALFORMED` when a record carries another bias than follows from its counts."""
+    if len(record.routed_tokens) not in (0, manifest.model.num_layers * manifest.model.num_experts):
+        raise SwarmError(Code.MESSAGE_MALFORMED, "wrong number of routing counts")
     if list(record.selection_bias) != bias_after(record, previous, manifest):
         raise SwarmError(Code.MESSAGE_MALFORMED, "the selection bias does not follow the counts")

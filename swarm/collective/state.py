@@ -17,6 +17,8 @@ from swarm.wire import collective_pb2 as pb
 
 # (fragment, contributors) -> hashes of parameters and momentum
 Results = dict[tuple[str, tuple[str, ...]], tuple[bytes, bytes]]
+# fragment -> contributors and their weights
+Planned = dict[str, tuple[list[str], list[float]]]
 EMPTY_HASH = bulk_hash(b"")  # of the momentum of a tensor that has none
 MAX_SHADOWS = 4  # results of different attempts of one round; an older one is fetched again
 

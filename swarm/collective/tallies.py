@@ -6,12 +6,12 @@ as all of it is, and outlive whoever gave something. Nothing is paid for them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from swarm.errors import Code, SwarmError
 from swarm.wire import collective_pb2 as pb
 
-MAX_TALLIES = 4096
+MAX_TALLIES = 1024  # about 100 KB of each record, and the last 256 records are kept
 MAX_ROUND_BYTES = 1 << 44  # that a peer may say of one round
 
 
@@ -47,8 +47,10 @@ def check_tallies(record: pb.RoundRecord, previous: pb.RoundRecord | None, max_t
         raise SwarmError(Code.MESSAGE_MALFORMED, "the sums of contributions are not sorted")
     before = {t.peer: t for t in previous.tallies} if previous is not None else {}
     counted = _counted(record)
-    if len(before) + len(counted) <= MAX_TALLIES and not before.keys() <= set(names):
-        raise SwarmError(Code.MESSAGE_MALFORMED, "the contributions of somebody are gone")
+    _check_nobody_is_gone(record, before.keys() | counted, before)
+    grown = [t.tokens - before.get(t.peer, pb.Tally()).tokens for t in record.tallies]
+    if sum(grown) > record.committed_tokens - (previous.committed_tokens if previous else 0):
+        raise SwarmError(Code.MESSAGE_MALFORMED, "the contributions are more than the round's")
     for tally in record.tallies:
         old = before.get(tally.peer, pb.Tally(peer=tally.peer))
         possible = (
@@ -60,6 +62,17 @@ def check_tallies(record: pb.RoundRecord, previous: pb.RoundRecord | None, max_t
         )
         if not possible if tally.peer in counted else tally != old:
             raise SwarmError(Code.MESSAGE_MALFORMED, f"impossible contributions of {tally.peer}")
+
+
+def _check_nobody_is_gone(
+    record: pb.RoundRecord, expected: Collection[str], before: Mapping[str, pb.Tally]
+) -> None:
+    """Only where there are more than fit, those go who gave least."""
+    kept = {t.peer: t.tokens for t in record.tallies}
+    least = min(kept.values()) if len(kept) == MAX_TALLIES else -1
+    gone = [before.get(peer, pb.Tally()).tokens for peer in expected if peer not in kept]
+    if any(tokens > least for tokens in gone):
+        raise SwarmError(Code.MESSAGE_MALFORMED, "the contributions of somebody are gone")
 
 
 def _counted(record: pb.RoundRecord) -> set[str]:

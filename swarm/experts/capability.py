@@ -47,9 +47,9 @@ def places_in_memory(sizes: Sizes, memory_bytes: int) -> int:
 
 def places_in_time(sizes: Sizes, upload_bps: float, round_s: float) -> int:
     """Experts whose updates can be sent beside the trunk's while a round is trained; may be 0."""
-    values = upload_bps / 8 / SENT_BYTES * round_s
-    left = values - sizes.trunk
-    return max(0, min(sizes.num_experts, int(left // max(1, sizes.expert))))
+    each = max(1, sizes.expert)
+    values = min(upload_bps / 8 / SENT_BYTES * round_s, sizes.trunk + each * sizes.num_experts)
+    return max(0, int((values - sizes.trunk) // each))
 
 
 def places(sizes: Sizes, machine: Machine) -> int:

@@ -83,10 +83,15 @@ class Accidents:
         if luck < 0.82:
             side = tuple(n for n in self._names if rng.random() < 0.5)
             return ("cut", at, side, lasts, rng.choice(("both", "both", "in", "out")))
-        if luck < 0.9:
+        if luck < 0.88:
             return ("leave", at, who, lasts, rng.random() < 0.5)
+        if luck < 0.9:
+            return ("rest", at, who, lasts)
+        if luck < 0.92:
+            return ("change", at, who, rng.random() < 0.5)
         if luck < 0.95:
-            return ("exodus", at, tuple(rng.sample(self._names, len(self._names) // 2 + 1)), lasts)
+            most = tuple(rng.sample(self._names, len(self._names) // 2 + 1))
+            return ("exodus", at, most, lasts, rng.choice(("are cut off", "leave too")))
         return ("join", at)
 
     def training_time(self, rng: random.Random) -> float:
@@ -171,11 +176,35 @@ class Accidents:
         if not (peer.lost or self._world.healed):
             self._world.lives.boot(peer)
 
-    def _exodus(self, leavers: tuple[str, ...], lasts: float) -> None:
-        """A majority leaves at once, and is back a moment later while the others are cut off."""
+    def _rest(self, who: str, lasts: float) -> None:
+        """Who leaves for a moment only may be back before it has left."""
+        peer = self._peer(who)
+        if peer is not None:
+            self._world.lives.rest(peer)
+            self._world.after(lasts, self._stay, peer, peer.life)
+
+    def _stay(self, peer: Peer, life: int) -> None:
+        if not self._world.lives.later(peer, life, self._stay):
+            self._world.lives.stay(peer)
+
+    def _change(self, who: str, paused: bool) -> None:
+        peer = self._peer(who)
+        if peer is not None:
+            self._world.steering.tell(peer, paused)
+
+    def _exodus(self, leavers: tuple[str, ...], lasts: float, others: str) -> None:
+        """A majority leaves at once, and is back a moment later when something befalls the others.
+
+        Who is back in the same round has no vote, and must not let the others give up theirs.
+        """
         for who in leavers:
             self._leave(who, lasts, True)
-        self._world.after(lasts / 2, self._happen, "cut", leavers, 2 * lasts, "both")
+        if others == "are cut off":
+            self._world.after(lasts / 2, self._happen, "cut", leavers, 2 * lasts, "both")
+            return
+        for who in self._names:
+            if who not in leavers:
+                self._world.after(lasts + 0.1, self._happen, "leave", who, lasts, True)
 
     def _join(self) -> None:
         newcomer = self._world.lives.newcomer()
@@ -217,6 +246,7 @@ class Accidents:
         world.network.cut.clear()
         for peer in list(world.peers.values()):
             world.lives.thaw(peer)
+            world.lives.stay(peer)
             if peer.leaving:
                 world.lives.crash(peer, "as its user wants it to stay")
         down = [p for p in world.peers.values() if p.life and not p.alive]

@@ -28,7 +28,9 @@ def is_whole(world: World) -> bool:
     if len(names) != 1 or not names <= world.oracle.new:
         return False
     roster = set(world.oracle.records[names.pop()].roster)
-    return all(p.id in roster and p.machine.level for p in living)
+    if not all(p.id in roster and p.machine.level for p in living):
+        return False
+    return world.steering.is_in_effect()
 
 
 def explain(world: World) -> None:
@@ -44,6 +46,8 @@ def explain(world: World) -> None:
         rule = "no round ends though a majority lives"
     elif not all(p.machine.level for p in living):
         rule = "a peer does not get level"
+    elif not world.steering.is_in_effect():
+        rule = "a change that a living peer knows is not put into effect"
     else:
         rule = "a living peer does not get into the roster"
     raise Violation(rule, world)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from peer import Peer
 from rules import FRAGMENTS, NAMES, Rules, initial
 
+from swarm.collective.changes import in_effect
 from swarm.collective.protocol import events as ev
 from swarm.collective.protocol.machine import PeerMachine
 from swarm.collective.protocol.memory import Memory
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from world import World
 
 LOOK_S = 1.0  # how often a peer looks for better histories
+IDLE_S = 0.1  # between two rounds of a paused run
 
 
 class Lives:
@@ -39,7 +41,8 @@ class Lives:
             return
         world = self._world
         peer.life += 1
-        peer.alive, peer.frozen, peer.gone, peer.leaving = True, False, False, False
+        peer.alive, peer.frozen, peer.gone = True, False, False
+        peer.leaving = peer.resting = False
         peer.backlog, peer.attempt, peer.wake = [], None, None
         peer.calls.clear()
         peer.prepared = peer.levelling = None
@@ -127,7 +130,9 @@ class Lives:
         peer.prepared = memory.commit_id
         member = memory.record is not None and peer.id in memory.record.roster
         train_s = 0.0
-        if member:
+        if in_effect(memory.record).paused:
+            member, train_s = False, IDLE_S
+        elif member:
             draw = self._world.accidents.training_time
             train_s = self._world.ask(("train", peer.id), 0.1, draw)
         self._world.after(train_s, self._offer, peer, peer.life, memory.commit_id, member)
@@ -151,7 +156,9 @@ class Lives:
         usual = self._world.tokens[0]
         tokens = self._world.ask(("tokens", peer.id), usual, lambda r: r.choice(self._world.tokens))
         self._world.engine.contents[(peer.id, peer.memory.commit_id)] = peer.life
+        routed = self._world.ask(("routed", peer.id), 0, lambda r: r.choice((0, 0, tokens)))
         ready = pb.Ready(steps=1, tokens=tokens, loss=1.0)
+        ready.routed_tokens.extend((tokens - routed, routed))
         for fragment in Rules().trains(peer.memory.record, peer.id):
             ready.contributions.add(
                 fragment=fragment,
@@ -168,6 +175,23 @@ class Lives:
                 self._world.tell(f"{peer.id} is asked to LEAVE")
             peer.leaving = True
             self._world.handle(peer, ev.LeaveAsked())
+
+    def rest(self, peer: Peer) -> None:
+        """Ask a peer to leave in good order for a while; it goes on living."""
+        if peer.alive and not (peer.frozen or peer.leaving):
+            peer.resting = True
+            self._world.handle(peer, ev.Withdrawn())
+            self.leave(peer)
+
+    def stay(self, peer: Peer) -> None:
+        """It takes part again."""
+        if peer.alive and peer.resting:
+            if self._world.telling:
+                self._world.tell(f"{peer.id} STAYS")
+            peer.leaving = peer.resting = False
+            peer.prepared = None
+            self._world.seen["stayed"] += 1
+            self._world.handle(peer, ev.StayAsked())
 
     def _look(self, peer: Peer, life: int) -> None:
         """Look for better histories now and then."""

@@ -15,8 +15,17 @@ from typing import Any
 from unittest.mock import patch
 
 from swarm.collective import consensus
+from swarm.collective import record as drafting
 from swarm.collective.consensus import BallotKey, quorum
-from swarm.collective.protocol import elector, history, leading, machine, voting
+from swarm.collective.protocol import (
+    elector,
+    history,
+    leading,
+    leaving,
+    machine,
+    planning,
+    voting,
+)
 from swarm.collective.protocol.effects import Answer, PersistWord
 from swarm.collective.protocol.memory import Memory
 from swarm.collective.state import CanonicalState
@@ -199,9 +208,55 @@ def _resigns_late() -> Iterator[None]:
         yield
 
 
+@mutation("one that has no vote says that it stays")
+def _stays_without_vote() -> Iterator[None]:
+    answer = leaving.Leaving.on_resignation
+
+    def stays(self: Any, *arguments: Any) -> pb.ResignationReply:
+        answer(self, *arguments)
+        return pb.ResignationReply(staying=self._stage is leaving.Stage.STAYING)
+
+    with patch.object(leaving.Leaving, "on_resignation", stays):
+        yield
+
+
 @mutation("a peer with damaged promises goes on as if it had given none")
 def _no_doubt() -> Iterator[None]:
     with patch.object(Memory, "doubt", lambda self: self._acceptors.clear()):
+        yield
+
+
+# ---- what records carry on ----------------------------------------------------------------
+
+
+@mutation("a change of the run lasts for one round")
+def _forgets_the_change() -> Iterator[None]:
+    newest = planning.newest_change
+
+    def only_new(previous: Any, *arguments: Any) -> pb.SignedChange:
+        found = newest(previous, *arguments)
+        return found if previous is None or found != previous.change else pb.SignedChange()
+
+    with (
+        patch.object(planning, "newest_change", only_new),
+        patch.object(elector, "check_change", lambda *arguments: None),
+    ):
+        yield
+
+
+@mutation("a contribution is written down twice")
+def _doubled() -> Iterator[None]:
+    add = drafting.add_tallies
+
+    def twice(draft: pb.RoundRecord, previous: Any, ready: Any) -> None:
+        add(draft, previous, ready)
+        for tally in draft.tallies:
+            tally.tokens *= 2
+
+    with (
+        patch.object(drafting, "add_tallies", twice),
+        patch.object(elector, "check_tallies", lambda *arguments: None),
+    ):
         yield
 
 
@@ -233,9 +288,7 @@ def _minority() -> Iterator[None]:
         with patch.object(consensus, "quorum", lambda electors, unanimous=False: 1):
             return results(plan, reports)
 
-    from swarm.collective import record
-
-    with patch.object(record, "fragment_results", any_result):
+    with patch.object(drafting, "fragment_results", any_result):
         yield
 
 

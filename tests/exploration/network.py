@@ -164,6 +164,8 @@ class Network:
     def answer(self, peer: Peer, effect: fx.Answer) -> None:
         """Send a reply."""
         hop = self._take_request(peer, effect.call_id)
+        if hop.kind == "Plan" and effect.message.helps:
+            self._world.seen["helped without a vote"] += 1
         self._world.oracle.note_answer(peer, hop.message, effect.message)
         self._send_back(hop, effect.message, "")
 

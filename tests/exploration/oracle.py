@@ -8,8 +8,10 @@
   the record names, on the base that the record before names;
 - a peer that calls itself level has exactly the state that its newest commit names;
 - nobody goes back on a promise, and a promise or vote is on disk before it is told;
+- a commit adds to the sums of contributions and to the bias what its round gave, and keeps the
+  change of the run that is in effect, or has a newer one that the coordinator made;
 - who resigned, or does not know any more what it promised, gives no word in that round, and nobody
-  resigns that gave its word (the two lemmas of docs/adr/0001).
+  resigns that gave its word (the two lemmas of docs/adr/0001); somebody keeps the vote.
 
 What must come about in the end is in ending.py.
 """
@@ -21,6 +23,7 @@ import itertools
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from ledger_rules import wrong_sums
 from rules import FRAGMENTS, RUN_ID, SIGNATURE, initial
 
 from swarm.collective.consensus import decision_key, vote_text
@@ -111,6 +114,11 @@ class Oracle:
         given = decision in dict(word.acceptors)
         self._require(not given, f"{peer.id} resigns though it gave its word")
         self._silent[(peer.id, decision)] = "resigned"
+        resigned = {
+            n for (n, d), why in self._silent.items() if d == decision and why == "resigned"
+        }
+        somebody = not set(self.records[base].roster) <= resigned
+        self._require(somebody, "all have given up their votes in one round")
 
     def note_doubt(self, peer: Peer) -> None:
         """A peer starts and can not read what it promised."""
@@ -248,6 +256,7 @@ class Oracle:
                       "in one branch")  # fmt: skip
         self._check_ancestry(record)
         self._check_fragments(record)
+        self._check_carried_on(record)
         self.records[name] = record
         self.new.add(name)
         self._count(record)
@@ -293,6 +302,20 @@ class Oracle:
                     makers[holders].add(maker)
             enough = any(len(m) >= len(holders) // 2 + 1 for holders, m in makers.items())
             self._require(enough, f"{state.fragment} is not what its contributors make it")
+
+    def _check_carried_on(self, record: pb.RoundRecord) -> None:
+        """The sums, and the change of the run that is in effect."""
+        before = self.records.get(record.previous) if record.previous else None
+        wrong = wrong_sums(record, before)
+        self._require(not wrong, wrong)
+        old = before.change if before is not None else pb.SignedChange()
+        if record.change == old:
+            return
+        payload = record.change.payload
+        self._require(payload in self.world.steering.made, "a change that nobody made")
+        numbers = [pb.RunChange.FromString(data).number for data in (old.payload, payload)]
+        self._require(numbers[0] < numbers[1], "an older change takes the place of a newer one")
+        self.world.seen["commit with a change"] += 1
 
     def _count(self, record: pb.RoundRecord) -> None:
         seen = self.world.seen

@@ -23,6 +23,8 @@ class Peer:
         self.gone = False  # it stays away
         self.lost = False  # its identity is lost with its disk
         self.leaving = False
+        self.resting = False  # it leaves for a while, and goes on living
+        self.change = pb.SignedChange()  # the newest of the run that it was told of
         self.disk_word: Word | None = None
         self.disk_commits: list[pb.Commit] = []
         self.disk_damaged = False

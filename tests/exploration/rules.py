@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from types import SimpleNamespace
 from typing import Any
 
 from swarm.collective.consensus import commit_id, vote_text
 from swarm.collective.state import FragmentState, version_message
-from swarm.config import TimeoutPolicy
+from swarm.config import (
+    BalanceConfig,
+    MembershipConfig,
+    ModelConfig,
+    RunManifest,
+    SyncConfig,
+    TimeoutPolicy,
+    TrainingConfig,
+)
 from swarm.wire import collective_pb2 as pb
 
 RUN_ID = hashlib.sha256(b"exploration").digest()
@@ -17,23 +24,32 @@ FRAGMENTS = {"expert.0": 1, "trunk.0": 1}
 NAMES = ("ann", "bob", "cyd", "dan", "eve", "fay", "gus", "hal", "ida")
 SIGNATURE = b"signed"  # stands for every signature; the world knows who has signed what
 MAX_TOKENS = 1000  # of one peer in a round
+EXPERTS = 2  # that tokens are routed to; the second has no fragment of its own here
+BIAS_RATE = 0.25  # sums of it are exact
 TIMEOUTS = TimeoutPolicy(
     heartbeat_s=0.5, chunk_s=1.0, attempt_s=2.0, round_s=3.0, join_s=3.5, lease_s=4.0
 )
 
 
+class ExploredRun(RunManifest):
+    """A manifest whose id is not hashed again for each message."""
+
+    @property
+    def run_id(self) -> bytes:
+        return RUN_ID
+
+
 @functools.cache
-def manifest(policy: str, min_peers: int) -> Any:
-    """What the machine reads of a RunManifest, without hashing it again for each message."""
-    training = SimpleNamespace(inner_steps=1, batch_size=1, sequence_length=MAX_TOKENS // 4)
-    return SimpleNamespace(
-        run_id=RUN_ID,
+def manifest(policy: str, min_peers: int, run_public_key: str) -> RunManifest:
+    """A model of one layer with two experts, and short time limits."""
+    return ExploredRun(
+        run_public_key=run_public_key,
         timeouts=TIMEOUTS,
-        training=training,
-        model=SimpleNamespace(num_layers=1),
-        balance=SimpleNamespace(bias_rate=0.0),
-        sync=SimpleNamespace(codec="fp32", aggregation="mean", weights="tokens", forward="full"),
-        membership=SimpleNamespace(min_peers=min_peers, on_majority_lost=policy),
+        model=ModelConfig(num_layers=1, num_experts=EXPERTS, context_length=MAX_TOKENS),
+        training=TrainingConfig(inner_steps=1, batch_size=1, sequence_length=MAX_TOKENS // 4),
+        balance=BalanceConfig(bias_rate=BIAS_RATE),
+        sync=SyncConfig(trunk_fragments=1, aggregation="mean", error_feedback=False),
+        membership=MembershipConfig(min_peers=min_peers, on_majority_lost=policy),
     )
 
 
@@ -70,7 +86,7 @@ class Rules:
 
     numel = FRAGMENTS
     open_tags = False
-    routing_width = 0
+    routing_width = EXPERTS
 
     def wanted(self, record):
         return self.numel.keys()

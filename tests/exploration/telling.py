@@ -27,6 +27,9 @@ def describe_message(message: Any) -> str:
         return "Vote" if message.vote.voter else f"no Vote ({message.reason})"
     if isinstance(message, pb.Commit):
         return f"Commit of {record_text(message.record)}"
+    if isinstance(message, pb.Resignation):
+        how = "(back)" if message.back else "" if message.signature else "(asks who stays)"
+        return f"Resignation of {message.peer} {how}".strip()
     if isinstance(message, pb.Ready):
         return f"Ready for round {message.round}" + " (joining)" * message.joining
     if isinstance(message, pb.ReadyReply):

@@ -26,11 +26,13 @@ from oracle import Oracle, Violation
 from peer import Peer
 from rules import FRAGMENTS, NAMES, SIGNATURE, Rules, fork, manifest
 from schedule import Schedule
+from steering import KEY, Steering
 from telling import describe
 
 from swarm.collective.protocol import effects as fx
 from swarm.collective.protocol import events as ev
 from swarm.collective.protocol.setup import Setup
+from swarm.identity import public_key_of
 from swarm.wire import collective_pb2 as pb
 
 HEALED_S = 90.0  # virtual time within which a healed world commits
@@ -66,6 +68,7 @@ class World:
         self.lives = Lives(self)
         self.oracle = Oracle(self)
         self.engine = Engine(self)
+        self.steering = Steering(self)
         self._begin()
 
     def _begin(self) -> None:
@@ -74,7 +77,8 @@ class World:
         policy = self.ask(("policy",), "continue", lambda r: r.choice(("continue", "wait")))
         self.faulty = self.ask(("faulty",), "", lambda r: _draw_faulty(r, names))
         self.tokens = self.ask(("tokens",), TOKENS, lambda r: r.choice((TOKENS,) * 7 + ((0,),)))
-        self._manifest = manifest(policy, count)
+        key = public_key_of(KEY.peer_id).public_bytes_raw().hex()
+        self._manifest = manifest(policy, count, key)
         for name in names:
             self.make(name)
         if self.ask(("founded",), True, lambda r: r.random() < 0.9):
@@ -112,6 +116,7 @@ class World:
             verify=self.network.verify,
             note=self.network.note,
             signed=self.network.signed_record,
+            change=lambda: peer.change,
         )
         peer = self.peers[name] = Peer(name, setup)
         self.network.publish_record(name, None, b"")
@@ -282,9 +287,12 @@ class World:
             self.handle(peer, ev.RecordsSeen(self.network.visible(peer)))
 
     def _left(self, peer: Peer, effect: fx.Left) -> None:
-        self.lives.crash(peer, "no: it leaves in good order")
-        peer.gone = True
-        self.seen["left"] += 1
+        if not peer.leaving:
+            return  # it changed its mind before
+        self.seen["rested" if peer.resting else "left"] += 1
+        if not peer.resting:
+            self.lives.crash(peer, "no: it leaves in good order")
+            peer.gone = True
 
     def _emit(self, peer: Peer, effect: fx.Emit) -> None:
         self.seen[effect.event.name] += 1

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from swarm.collective.consensus import commit_id, verify_commit, vote_text
-from swarm.collective.validate import check_record
+from swarm.collective.validate_record import check_record
 from swarm.config import TimeoutPolicy
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity, verify
@@ -434,7 +434,7 @@ def test_a_voter_compares_a_record_only_with_what_it_computed_from_the_same_upda
     previous = pb.RoundRecord(roster=["p"], round=1)
     for name in numel:
         previous.fragments.add().state.CopyFrom(pb.FragmentVersion(fragment=name))
-    record = pb.RoundRecord(roster=["p"], electorate=["p"], round=2)
+    record = pb.RoundRecord(roster=["p"], electorate=["p"], round=2, outcome=pb.FULL)
     for name in numel:
         outcome = record.fragments.add(advanced=True, contributors=["p", "q"], numel=1)
         outcome.state.CopyFrom(

@@ -16,7 +16,8 @@ from swarm.collective.record import RecordInputs, build_record
 from swarm.collective.shared_state import pack, unpack
 from swarm.collective.tags import MAX_TAG_WEIGHT, MAX_TAGS
 from swarm.collective.tensors import TensorPolicy
-from swarm.collective.validate import check_ready, check_record
+from swarm.collective.validate import check_ready
+from swarm.collective.validate_record import check_record
 from swarm.errors import Code, SwarmError
 from swarm.wire import collective_pb2 as pb
 
@@ -97,7 +98,7 @@ def test_what_is_new_to_all_waits_for_a_newcomer_that_has_said_nothing_or_takes_
 @pytest.mark.parametrize("weights", [[], [1.0], [0.5, math.nan]])
 def test_a_record_that_does_not_say_whose_result_it_is_gets_no_vote(weights):
     previous = pb.RoundRecord(roster="ab")
-    record = pb.RoundRecord(roster="ab", electorate="ab")
+    record = pb.RoundRecord(roster="ab", electorate="ab", outcome=pb.FULL)
     outcome = record.fragments.add(advanced=True, numel=4, contributors="ab", weights=weights)
     outcome.state.CopyFrom(
         pb.FragmentVersion(fragment="x", version=1, theta_hash=bytes(32), momentum_hash=bytes(32))

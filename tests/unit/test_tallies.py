@@ -16,10 +16,10 @@ from swarm.wire import collective_pb2 as pb
 MAX_TOKENS = 1000
 
 
-def record(number: int, *counted: str) -> pb.RoundRecord:
+def record(number: int, tokens: int, *counted: str) -> pb.RoundRecord:
     outcome = pb.FragmentOutcome(advanced=True, contributors=counted)
     left = pb.FragmentOutcome(advanced=False, contributors=["nobody"])
-    return pb.RoundRecord(round=number, fragments=[outcome, left])
+    return pb.RoundRecord(round=number, committed_tokens=tokens, fragments=[outcome, left])
 
 
 def said(tokens: int, served: int = 0, relayed: int = 0) -> pb.Ready:
@@ -27,9 +27,9 @@ def said(tokens: int, served: int = 0, relayed: int = 0) -> pb.Ready:
 
 
 def two_rounds() -> tuple[pb.RoundRecord, pb.RoundRecord]:
-    first = record(1, "a", "b")
+    first = record(1, 150, "a", "b")
     add_tallies(first, None, {"a": said(100, 10, 1), "b": said(50)})
-    second = record(2, "a")
+    second = record(2, 420, "a")
     add_tallies(second, first, {"a": said(200, 20, 2), "b": said(70, 5)})
     return first, second
 
@@ -51,6 +51,7 @@ def test_no_vote_is_given_to_sums_that_can_not_be(lie: str) -> None:
     one, other = second.tallies
     if lie == "tokens":
         one.tokens = 100 + MAX_TOKENS + 1
+        second.committed_tokens = 10 * MAX_TOKENS
     elif lie == "rounds":
         one.rounds = 3
     elif lie == "bytes":

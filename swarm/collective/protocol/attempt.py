@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from swarm.collective.consensus import NO_BALLOT, BallotKey, ballot_key
 from swarm.collective.protocol.effects import EndAttempt, StartAttempt
-from swarm.collective.state import Results
+from swarm.collective.state import Planned, Results
 from swarm.wire import collective_pb2 as pb
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 RETRY_S = 0.3
 REPORTS = 3  # calls to hand over one report
+KEPT_PLANS = 16
 
 
 class Attempt:
@@ -23,10 +24,12 @@ class Attempt:
 
     Attributes:
         results: what this peer computed in the attempts of the open round, by ballot.
+        planned: what the last plans that it promised were to reduce, by ballot.
     """
 
     def __init__(self, peer: PeerMachine) -> None:
         self.results: dict[BallotKey, Results] = {}
+        self.planned: dict[BallotKey, Planned] = {}
         self._peer = peer
         self._plan: pb.Plan | None = None
         self._report: pb.Report | None = None  # not taken by the leader yet
@@ -37,6 +40,14 @@ class Attempt:
     def ballot(self) -> BallotKey:
         """Of the attempt that runs."""
         return ballot_key(self._plan.ballot) if self._plan is not None else NO_BALLOT
+
+    def promised(self, plan: pb.Plan) -> None:
+        """Remember what a record of this attempt may have advanced, and from whose updates."""
+        self.planned[ballot_key(plan.ballot)] = {
+            f.fragment: (list(f.contributors), list(f.weights)) for f in plan.fragments
+        }
+        while len(self.planned) > KEPT_PLANS:
+            del self.planned[next(iter(self.planned))]
 
     def start(self, plan: pb.Plan) -> None:
         """Take part in the attempt of `plan`; a repeated plan changes nothing."""
@@ -51,6 +62,7 @@ class Attempt:
             self._peer.out.append(EndAttempt(reason))
         self._plan = self._report = None
         self.results = {}
+        self.planned = {}
 
     def ended(self, report: pb.Report) -> None:
         """The running attempt came to its end here."""

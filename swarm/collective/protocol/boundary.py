@@ -83,6 +83,8 @@ class Boundary:
         self._doubts.clear()
         self._vouched.clear()
         self._unanswered = 0
+        now = self._peer.now
+        self.petitions = {p: until for p, until in self.petitions.items() if until >= now}
 
     def records_seen(self) -> None:
         """The directory answered."""

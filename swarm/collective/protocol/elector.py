@@ -22,7 +22,8 @@ from swarm.collective.protocol.effects import PersistWord
 from swarm.collective.selection_bias import check_bias
 from swarm.collective.state import version_message
 from swarm.collective.tallies import check_tallies
-from swarm.collective.validate import check_plan, check_record
+from swarm.collective.validate import check_plan
+from swarm.collective.validate_record import check_duties, check_made_as_planned, check_record
 from swarm.wire import collective_pb2 as pb
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Elector:
                 granted=False, promised=make_ballot(before), reason="promised a higher ballot"
             )
         peer.out.append(PersistWord(memory.word()))
+        peer.attempt.promised(plan)
         if takes_part:
             peer.attempt.start(plan)
         acceptor = memory.acceptor(decision)
@@ -143,16 +145,18 @@ class Elector:
         if not legitimate:
             reason = "no vote was promised for it here"
             return pb.AcceptReply(promised=make_ballot(promised), reason=reason)
+        made_in = (record.attempts, record.proposer)  # a later attempt may have had other updates
         check_record(
             record,
             memory.record,
             lambda name: version_message(name, setup.policy.initial(name)),
             setup.policy.numel,
-            # Of the attempt that it is made from; a later one may have had other updates.
-            peer.attempt.results.get((record.attempts, record.proposer), {}),
+            peer.attempt.results.get(made_in, {}),
             setup.max_round_tokens,
             setup.policy.open_tags,
         )
+        check_made_as_planned(record, peer.attempt.planned.get(made_in))
+        check_duties(record, setup.max_round_steps)
         check_tallies(record, memory.record, setup.max_round_tokens)
         check_change(record, memory.record, setup.manifest)
         check_bias(record, memory.record, setup.manifest)

@@ -121,7 +121,7 @@ class LeaveAsked:
 
 @dataclass(frozen=True)
 class StayAsked:
-    """Take part again after `LeaveAsked`; a leaving that is not over is given up."""
+    """Take part again after `LeaveAsked`; a leaving that is not over ends here, with `Left`."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ MAX_SILENCE_S = 1.0  # who is waited for, and was not heard of for so long, is p
 MIN_PROBE_S = 0.5  # a busy machine answers late
 AGAIN_S = 0.2  # between a missed probe and the next
 MISSES = 2
+FORGET_S = 60.0  # silence of one that is no member
 
 
 @dataclass
@@ -108,8 +109,12 @@ class Health:
             self.suspects.setdefault(peer, "does not answer")
 
     def round_is_over(self) -> None:
-        """A commit was adopted."""
+        """A commit was adopted: verdicts of its round are void, and strangers are forgotten."""
         self._died.clear()
+        members, horizon = set(self._peer.roster), self._peer.now - FORGET_S
+        self.heard = {p: at for p, at in self.heard.items() if p in members or at >= horizon}
+        known = members | self.heard.keys()
+        self.suspects = {p: why for p, why in self.suspects.items() if p in known}
 
     def is_dead(self, peer: str) -> bool:
         """True when `peer` was found dead a short while ago."""

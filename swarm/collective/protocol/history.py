@@ -25,7 +25,7 @@ from swarm.collective.consensus import (
 from swarm.collective.context import RoundEvent
 from swarm.collective.protocol.effects import Adopt, Answer, Learn, PersistCommit
 from swarm.collective.protocol.memory import KEPT_COMMITS, Link
-from swarm.collective.validate import grows_plausibly
+from swarm.collective.validate_record import grows_plausibly
 from swarm.errors import SwarmError
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import PeerRecord

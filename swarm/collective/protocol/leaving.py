@@ -40,7 +40,8 @@ class Leaving:
         self._stage = Stage.STAYING
         self._awaiting: set[int] = set()
         self._somebody_stays = False
-        self._deadline = 0.0
+        self._deadline: float | None = None
+        self._asked_after = b""  # the commit whose roster was asked who stays
         self._passed_on: set[tuple[str, str]] = set()  # (leader, who resigned)
         self._passed_for = b""  # the commit that those resignations follow
 
@@ -62,7 +63,8 @@ class Leaving:
                 peer.health.suspects[sender] = "left"
                 if peer.leading is not None and not peer.leading.finished:
                     peer.leading.rollcall.standing.dead[sender] = "left"
-        return pb.ResignationReply(staying=self._stage is Stage.STAYING)
+        # One that has no vote can not keep it for those who leave.
+        return pb.ResignationReply(staying=self._stage is Stage.STAYING and not memory.abstains)
 
     def pass_on(self, leader: str, base_commit: bytes) -> None:
         """Tell the leader of the open round whose resignations are known here, once."""
@@ -88,7 +90,12 @@ class Leaving:
         """Ask, by a resignation without a signature, which nobody takes for one."""
         if self._stage not in (Stage.STAYING, Stage.DONE):
             return
+        self._deadline = None
+        self._ask()
+
+    def _ask(self) -> None:
         self._stage = Stage.ASKING
+        self._asked_after = self._peer.memory.commit_id
         self._somebody_stays = False
         self._tell_all(pb.Resignation(peer=self._peer.setup.me))
 
@@ -97,8 +104,9 @@ class Leaving:
 
         What it signed for the open round holds all the same.
         """
+        if self._stage not in (Stage.STAYING, Stage.DONE):
+            self._done()
         self._stage = Stage.STAYING
-        self._awaiting = set()
 
     def _tell_all(self, word: pb.Resignation) -> None:
         me = self._peer.setup.me
@@ -110,6 +118,8 @@ class Leaving:
         }
 
     def _on_reply(self, sender: str, reply: Message | None, call: Pending) -> None:
+        if call.call_id not in self._awaiting:
+            return  # of a leaving that was given up: who stayed then may have left
         self._awaiting.discard(call.call_id)
         if self._stage is Stage.ASKING and isinstance(reply, pb.ResignationReply):
             self._somebody_stays = self._somebody_stays or reply.staying
@@ -121,7 +131,8 @@ class Leaving:
                 self._done()
                 return
             self._stage = Stage.WAITING
-            self._deadline = self._peer.now + RESIGN_LIMIT_S
+            if self._deadline is None:
+                self._deadline = self._peer.now + RESIGN_LIMIT_S
         if self._stage is Stage.WAITING:
             self._resign_when_free()
         if self._stage is Stage.TELLING and not self._awaiting:
@@ -129,9 +140,13 @@ class Leaving:
 
     def _resign_when_free(self) -> None:
         peer, memory = self._peer, self._peer.memory
+        assert self._deadline is not None
         if peer.setup.me not in peer.roster:
             self._done()
-        elif not memory.has_promised:
+        elif memory.commit_id != self._asked_after and peer.now < self._deadline:
+            self._ask()  # those who stayed may have left, and not be members any more
+            peer.dirty = True
+        elif memory.commit_id == self._asked_after and not memory.has_promised:
             memory.abstain()
             peer.out.append(PersistWord(memory.word()))
             self._stage = Stage.TELLING

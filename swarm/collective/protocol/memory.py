@@ -87,6 +87,8 @@ class Memory:
         self.commit_id = commit_id(commit.record)
         self.resignations = {}
         self.recalled = frozenset()
+        # Histories only get better, so nobody comes back to a decision that is behind this commit.
+        self._acceptors.clear()
         self._commits[self.commit_id] = (commit, parsed)
         self._commits.move_to_end(self.commit_id)
         while len(self._commits) > KEPT_COMMITS:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from statistics import median
 from typing import TYPE_CHECKING
 
+from swarm.collective.changes import in_effect
 from swarm.collective.context import READY_INTERVAL
 from swarm.collective.offers import awaited_peers
 from swarm.collective.standing import Standing
@@ -93,10 +94,10 @@ class RollCall:
         sure = {p: ready for p, ready in self.ready.items() if p not in self._doubted}
         if not awaited_peers(sure, roster, dead, peer.memory.record, peer.setup.policy):
             return True
-        offered = self._offer_times()
-        if not offered:
+        since = self._offer_times() or self._idle_times()
+        if not since:
             return False
-        deadline = min(offered) + self._deadline_s()
+        deadline = min(since) + self._deadline_s()
         self._peer.wake_by(deadline)
         return self._peer.now >= deadline and not self._doubted
 
@@ -109,6 +110,16 @@ class RollCall:
 
     def _offer_times(self) -> list[float]:
         return [self._arrived[p] for p, ready in self.ready.items() if ready.contributions]
+
+    def _idle_times(self) -> list[float]:
+        """When members came that have nothing to offer, as nobody trains in a paused run.
+
+        Without a deadline one that hangs, but answers, would keep the run paused for ever.
+        """
+        effect = in_effect(self._peer.memory.record)
+        if not (effect.paused or effect.ended):
+            return []
+        return [self._arrived[p] for p, ready in self.ready.items() if not ready.joining]
 
     def spread_s(self) -> float | None:
         """Seconds between the first and the last offer; None without offers."""

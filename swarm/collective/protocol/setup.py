@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from swarm.collective.changes import MAX_STEPS_FACTOR
 from swarm.collective.consensus import Verifier
 from swarm.collective.context import Policy
 from swarm.config import RunManifest, TimeoutPolicy
@@ -60,7 +61,12 @@ class Setup:
     def max_round_tokens(self) -> int:
         """Tokens of one peer in a round, at most; weights are clipped to 4 times the median too."""
         training = self.manifest.training
-        return 4 * training.inner_steps * training.batch_size * training.sequence_length
+        return self.max_round_steps * training.batch_size * training.sequence_length
+
+    @cached_property
+    def max_round_steps(self) -> int:
+        """Inner steps of one peer in a round, at most, also after a change of the run."""
+        return MAX_STEPS_FACTOR * self.manifest.training.inner_steps
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Setup:
         return self
