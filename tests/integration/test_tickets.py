@@ -68,6 +68,9 @@ class Swarm:
         output = (self.place / f"output-{number}.txt").read_text()
         raise AssertionError(f"{what}: {output}")
 
+    def peer_id(self, number: int) -> str:
+        return self.wait(number, lambda s: True, "its status").peer_id
+
     def stop(self) -> None:
         for process in self._processes:
             process.terminate()
@@ -86,7 +89,9 @@ def test_two_with_tickets_train_and_a_third_with_the_manifest_alone_does_not(swa
     swarm.start(0, "--join", swarm.ticket())
     status = swarm.wait(0, lambda s: bool(s.addresses), "its address")
     address = status.addresses[0]
-    swarm.start(1, "--join", swarm.ticket("--peer", address))  # the manifest is in the ticket
+    file = str(swarm.place / "second.ticket")
+    swarm.ticket("--peer", address, "--out", file)
+    swarm.start(1, "--join", file)  # the manifest is in the ticket
     swarm.wait(1, lambda s: s.last_counted_round >= 1, "a round with its update")
     assert (swarm.directory(1) / "ticket.txt").stat().st_mode & 0o077 == 0
 
@@ -99,6 +104,11 @@ def test_two_with_tickets_train_and_a_third_with_the_manifest_alone_does_not(swa
     again = run_node(*words, "--join", used)  # somebody else's, good for one peer
     assert again.returncode == exit_codes.IDENTITY
     assert "NOT_ADMITTED" in again.stderr
+
+    here = ["--dir", str(swarm.directory(0))]
+    revoked = run_node("run", "revoke", str(swarm.manifest), swarm.peer_id(1), *here)
+    assert revoked.returncode == exit_codes.OK, revoked.stderr
+    swarm.wait(0, lambda s: sum(p.in_roster for p in s.peers) == 1, "a roster without the revoked")
 
 
 def test_a_ticket_of_another_run_or_a_cut_one_is_refused_before_anything_starts(
