@@ -29,7 +29,8 @@ demo: $(STAMP)  ## train a small swarm of four peers here, kill one, assemble, c
 
 test: $(STAMP)  ## unit tests, then integration tests with real processes
 	$(BIN)/python -m pytest tests/unit tests/exploration tests/fuzz tests/chaos -m "not heavy" -n 2 $(ARGS)
-	$(BIN)/python -m pytest tests/integration -m "not heavy" $(ARGS)
+	$(BIN)/python -m pytest tests/integration -m "not heavy and not alone" -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest tests/integration -m "alone and not heavy" $(ARGS)
 
 nat: $(STAMP)  ## peers behind routers, in network namespaces (needs root and nftables)
 	$(BIN)/python -m pytest tests/nat $(ARGS)
