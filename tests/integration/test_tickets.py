@@ -16,6 +16,7 @@ from node import exit_codes
 from node.commands.run import found_run
 from node.control_client import ControlClient
 from swarm.errors import SwarmError
+from swarm.identity import Identity
 from swarm.wire.node_pb2 import StatusReply
 
 LIMIT_S = 60
@@ -68,9 +69,6 @@ class Swarm:
         output = (self.place / f"output-{number}.txt").read_text()
         raise AssertionError(f"{what}: {output}")
 
-    def peer_id(self, number: int) -> str:
-        return self.wait(number, lambda s: True, "its status").peer_id
-
     def stop(self) -> None:
         for process in self._processes:
             process.terminate()
@@ -105,10 +103,12 @@ def test_two_with_tickets_train_and_a_third_with_the_manifest_alone_does_not(swa
     assert again.returncode == exit_codes.IDENTITY
     assert "NOT_ADMITTED" in again.stderr
 
+    stranger = Identity.load_or_create(swarm.directory(2) / "identity.key").peer_id
     here = ["--dir", str(swarm.directory(0))]
-    revoked = run_node("run", "revoke", str(swarm.manifest), swarm.peer_id(1), *here)
+    revoked = run_node("run", "revoke", str(swarm.manifest), stranger, *here)
     assert revoked.returncode == exit_codes.OK, revoked.stderr
-    swarm.wait(0, lambda s: sum(p.in_roster for p in s.peers) == 1, "a roster without the revoked")
+    for number in (0, 1):
+        swarm.wait(number, lambda s: list(s.revoked) == [stranger], "that it is revoked")
 
 
 def test_a_ticket_of_another_run_or_a_cut_one_is_refused_before_anything_starts(

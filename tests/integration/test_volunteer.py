@@ -128,6 +128,7 @@ def test_a_pause_frees_the_memory_and_the_others_go_on_within_a_round(
 
 
 def test_a_limit_of_the_threads_holds_for_the_worker_at_once(volunteer: Volunteer) -> None:
+    seconds_until(lambda: bool(volunteer.control.status().worker_pid), "its worker")
     worker = psutil.Process(volunteer.control.status().worker_pid)
     all_cpus = worker.cpu_affinity()
     volunteer.command("limits", "set", "cpu-threads=1")
