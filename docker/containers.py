@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 HERE = Path(__file__).resolve().parent
 BASE = "debian:bookworm-slim"
 OFFLINE_BASE = "expertswarm-base"
-IMAGE = "expertswarm"
+WHEELS = "build/wheels"  # by wheels.sh
+IMAGE, DEPENDENCIES = "expertswarm", "expertswarm-dependencies"
 LABEL = "org.opencontainers.image.title=expertswarm"
 PROJECT = "expertswarm-testnet"
 PULL_LIMIT_S = 120.0
@@ -48,6 +49,7 @@ class Containers:
         host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         socket = {"DOCKER_SOCKET": host.removeprefix("unix://")}
         self._environment = {**os.environ, **socket, **(variables or {})}
+        self._ids: dict[str, str] = {}
 
     def compose(self, *arguments: str, limit_s: float = 60.0) -> str:
         """Run a compose command and return what it prints. Raises `StepError`."""
@@ -55,7 +57,19 @@ class Containers:
 
     def inside(self, service: str, *command: str, limit_s: float = 60.0) -> str:
         """Run a command in a container and return what it prints. Raises `StepError`."""
-        return self.compose("exec", "-T", service, *command, limit_s=limit_s)
+        return output_of(["docker", "exec", self.id_of(service), *command], limit_s)
+
+    def id_of(self, service: str) -> str:
+        """Id of a service's container, the same until `down`. Raises `StepError`.
+
+        It is asked for once: compose takes a second of processor time to start.
+        """
+        if service not in self._ids:
+            found = self.compose("ps", "--quiet", service).strip()
+            if not found:
+                raise StepError(f"there is no container of {service}")
+            self._ids[service] = found
+        return self._ids[service]
 
     def status(self, service: str) -> dict[str, Any]:
         """What a node says of itself, with its last rounds. Raises `StepError`."""
@@ -66,6 +80,7 @@ class Containers:
 
     def down(self) -> None:
         """Remove all containers, networks and volumes. Raises `StepError`."""
+        self._ids.clear()
         self.compose("down", "--volumes", "--remove-orphans", limit_s=120.0)
 
     def wait_for(self, what: str, look: Callable[[], T | None], limit_s: float) -> T:
@@ -117,13 +132,13 @@ def build_image(say: Say) -> None:
         output_of(["docker", "pull", "--quiet", BASE], PULL_LIMIT_S)
     except StepError:
         say("no image registry: base image by debootstrap, wheels by pip on this machine")
-        if not output_of(["docker", "images", "--quiet", OFFLINE_BASE], 60.0):
-            output_of([str(HERE / "base-image.sh"), OFFLINE_BASE], 300.0)
-        try:
-            output_of([str(HERE / "wheels.sh"), sys.executable], 300.0)
-            build_from(OFFLINE_BASE)
-        finally:  # a later build is not to take this version's
-            shutil.rmtree(HERE / "wheels", ignore_errors=True)
+        with ThreadPoolExecutor() as pool:
+            wheels = pool.submit(output_of, [str(HERE / "wheels.sh"), sys.executable], 300.0)
+            if not output_of(["docker", "images", "--quiet", OFFLINE_BASE], 60.0):
+                output_of([str(HERE / "base-image.sh"), OFFLINE_BASE], 300.0)
+            wheels.result()
+        say("base image and wheels are there")
+        build_from(OFFLINE_BASE, "--build-arg", f"WHEELS={WHEELS}")
     else:
         build_from(BASE)
 
@@ -133,8 +148,12 @@ def prune() -> None:
     output_of(["docker", "image", "prune", "--force", "--filter", f"label={LABEL}"], PRUNE_LIMIT_S)
 
 
-def build_from(base: str) -> None:
-    """Build the image on another. Raises `StepError`."""
+def build_from(base: str, *options: str) -> None:
+    """Build the image on another. Raises `StepError`.
+
+    Its dependencies have a name of their own, by which their layers survive `prune`.
+    """
     command = ["docker", "build", "--file", str(HERE / "Dockerfile")]
-    command += ["--build-arg", f"BASE={base}", "--tag", IMAGE, str(HERE.parent)]
-    output_of(command, BUILD_LIMIT_S)
+    command += ["--build-arg", f"BASE={base}", *options]
+    for target in (["--target", "dependencies", "--tag", DEPENDENCIES], ["--tag", IMAGE]):
+        output_of([*command, *target, str(HERE.parent)], BUILD_LIMIT_S)

@@ -26,8 +26,11 @@ up() {
     done
     mkdir -p "$dir"
     rm -f "$dir/docker.pid"  # of an engine that was killed
-    nohup dockerd --host "$socket" --data-root "$dir/data" --exec-root "$dir/exec" \
-        --pidfile "$dir/docker.pid" > "$dir/dockerd.log" 2>&1 < /dev/null &
+    # It outlives this shell, so it must not hold what a caller has open: a lock, or a pipe.
+    start-stop-daemon --start --background --output "$dir/dockerd.log" \
+        --pidfile "$dir/docker.pid" --startas "$(command -v dockerd)" -- \
+        --host "$socket" --data-root "$dir/data" --exec-root "$dir/exec" \
+        --pidfile "$dir/docker.pid"
     for _ in $(seq 60); do
         if docker --host "$socket" info > /dev/null 2>&1; then
             echo "export DOCKER_HOST=$socket"

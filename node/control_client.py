@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import grpc
 
+from node.control_errors import REFUSED, error_in
 from node.paths import socket_path
 from swarm.errors import Code, SwarmError
 from swarm.wire import node_pb2, node_pb2_grpc, volunteer_pb2, volunteer_pb2_grpc
@@ -55,12 +56,15 @@ class ControlClient:
         return reply.stopping
 
     def pause(self, seconds: float = 0.0) -> volunteer_pb2.VerdictReply:
-        """Train no more for so long; 0 is until `resume`. Errors as for `status`."""
+        """Train no more for so long; 0 is until `resume`.
+
+        Errors as for `status`, and those of `Governor.pause`.
+        """
         request = volunteer_pb2.PauseRequest(seconds=seconds)
         return cast(volunteer_pb2.VerdictReply, self._call(self._volunteer.Pause, request))
 
     def resume(self) -> volunteer_pb2.VerdictReply:
-        """Train again, as far as the limits allow. Errors as for `status`."""
+        """Train again, as far as the limits allow. Errors as for `pause`."""
         request = volunteer_pb2.ResumeRequest()
         return cast(volunteer_pb2.VerdictReply, self._call(self._volunteer.Resume, request))
 
@@ -69,7 +73,10 @@ class ControlClient:
         self._call(self._volunteer.Finish, volunteer_pb2.FinishRequest())
 
     def limit(self, texts: Mapping[str, str]) -> volunteer_pb2.LimitsReply:
-        """Set limits (`off` clears one) and return all of them. Errors as for `status`."""
+        """Set limits (`off` clears one) and return all of them.
+
+        Errors as for `status`, and those of `Governor.set_limits`.
+        """
         request = volunteer_pb2.LimitRequest(set=texts)
         return cast(volunteer_pb2.LimitsReply, self._call(self._volunteer.Limit, request))
 
@@ -101,6 +108,8 @@ class ControlClient:
 
     def _translated(self, error: Any) -> SwarmError:
         code = error.code()
+        if code is REFUSED:
+            return error_in(error.details())
         if code is grpc.StatusCode.UNAVAILABLE:
             return SwarmError(
                 Code.NODE_NOT_RUNNING,

@@ -21,6 +21,8 @@ from typing import Any
 from node.limits import Limits, load_limits, save_limits
 from node.sensors import measure
 from node.verdict import Conditions, Verdict, Wish, decide
+from node.wishes import load_wish, save_wish
+from swarm.errors import Code, SwarmError
 
 LOOK_EVERY_S = 0.5
 Sensors = Callable[[Limits], Conditions]
@@ -51,7 +53,7 @@ class Governor:
         self._directory = directory
         self._sensors = sensors
         self._now = now
-        self._wish = Wish()
+        self._wish = load_wish(directory)
         self._conditions = Conditions()
         self._changed = asyncio.Condition()
         self._decide()
@@ -71,15 +73,26 @@ class Governor:
     # ---- what the volunteer says ----------------------------------------------------------
 
     async def pause(self, seconds: float) -> Verdict:
-        """Do not train for so long; 0 is until `resume`."""
-        until = self._now() + timedelta(seconds=seconds) if seconds else None
+        """Do not train for so long, other starts included; 0 is until `resume`.
+
+        Raises as `save_wish`; the pause holds all the same, but ends with the process. Raises
+        `CONFIG_INVALID` for an end that no calendar has.
+        """
+        try:
+            until = self._now() + timedelta(seconds=seconds) if seconds else None
+        except OverflowError:
+            raise SwarmError(
+                Code.CONFIG_INVALID, "too long a pause", "without a time it lasts until node resume"
+            ) from None
         self._wish = Wish(paused=True, until=until)
         await self._decide_and_tell()
+        await asyncio.to_thread(save_wish, self._directory, self._wish)
         return self.verdict
 
     async def resume(self) -> Verdict:
-        """Train again, as far as the limits allow it."""
+        """Train again, as far as the limits allow it. Raises as `save_wish`."""
         self._wish = Wish()
+        await asyncio.to_thread(save_wish, self._directory, self._wish)
         return await self.look()
 
     async def set_limits(self, texts: Mapping[str, str]) -> Verdict:

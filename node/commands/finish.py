@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 from node.control_client import ControlClient
@@ -13,6 +12,7 @@ from node.parser import Verbs, add_command
 from node.paths import find_directory
 from node.processes import is_alive
 from node.units import parse_duration
+from node.waiting import wait_for
 from swarm.errors import Code, SwarmError
 
 EXAMPLES = """\
@@ -20,7 +20,6 @@ EXAMPLES = """\
   node finish --timeout 10min    wait no longer for it; the node finishes all the same
   node finish --dir ~/nodes/law
 `node stop` stops at once; what was trained in the open round is lost then."""
-POLL_S = 0.2
 
 
 def register(verbs: Verbs) -> None:
@@ -40,15 +39,12 @@ def run(args: argparse.Namespace) -> int:
     with ControlClient(find_directory(args.dir)) as control:
         before = control.status()
         control.finish()
-    deadline_s = time.monotonic() + args.timeout
-    while is_alive(before.pid):
-        if time.monotonic() > deadline_s:
-            raise SwarmError(
-                Code.STAGE_TIMEOUT,
-                f"the node (process {before.pid}) is still in its round",
-                "it stops by itself after it; node stop ends it at once",
-            )
-        time.sleep(POLL_S)
+    late = SwarmError(
+        Code.STAGE_TIMEOUT,
+        f"the node (process {before.pid}) is still in its round",
+        "it stops by itself after it; node stop ends it at once",
+    )
+    wait_for(lambda: not is_alive(before.pid), args.timeout, late)
     facts = {"finished": True, "pid": before.pid}
     print(json.dumps(facts) if args.json else f"finished (process {before.pid})")
     return OK

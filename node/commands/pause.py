@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 from node.control_client import ControlClient
@@ -12,7 +11,9 @@ from node.exit_codes import OK
 from node.parser import Verbs, add_command
 from node.paths import find_directory
 from node.units import parse_duration
+from node.waiting import wait_for
 from swarm.errors import Code, SwarmError
+from swarm.wire.node_pb2 import StatusReply
 
 EXAMPLES = """\
   node pause                    until node resume
@@ -21,7 +22,6 @@ EXAMPLES = """\
 The training process ends, so its memory is free. The node stays in the network, serves what it
 has, and the others go on without it."""
 WAIT_S = 10.0
-POLL_S = 0.1
 
 
 def register(verbs: Verbs) -> None:
@@ -36,17 +36,18 @@ def register(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Pause, and return when the node has."""
     seconds = parse_duration(args.time) if args.time is not None else 0.0
+    late = SwarmError(
+        Code.STAGE_TIMEOUT,
+        f"the node has not paused in {WAIT_S:g} s",
+        "it may still be starting; see: node status",
+    )
     with ControlClient(find_directory(args.dir)) as control:
         reply = control.pause(seconds)
-        deadline_s = time.monotonic() + WAIT_S
-        while (status := control.status()).state != "PAUSED" or status.worker_pid:
-            if time.monotonic() > deadline_s:
-                raise SwarmError(
-                    Code.STAGE_TIMEOUT,
-                    f"the node has not paused in {WAIT_S:g} s",
-                    "it may still be starting; see: node status",
-                )
-            time.sleep(POLL_S)
+        wait_for(lambda: _has_paused(control.status()), WAIT_S, late)
     facts = {"paused": True, "reason": reply.reason}
     print(json.dumps(facts) if args.json else f"paused: {reply.reason}")
     return OK
+
+
+def _has_paused(status: StatusReply) -> bool:
+    return status.state == "PAUSED" and not status.worker_pid

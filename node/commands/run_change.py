@@ -13,14 +13,15 @@ from node.control_client import ControlClient
 from node.exit_codes import OK
 from node.parser import Verbs, add_command
 from node.paths import find_directory
+from node.waiting import wait_for
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 
 if TYPE_CHECKING:
     from swarm.identity import Identity
     from swarm.wire import collective_pb2 as pb
+    from swarm.wire.node_pb2 import StatusReply
 
-POLL_S = 0.25
 WAIT_S = 120
 TAKES_EFFECT = """\
 It needs RUN.key beside RUN.toml, and a node of the run on this machine, which one does not matter.
@@ -149,19 +150,19 @@ def _change(args: argparse.Namespace, edit: Callable[..., None]) -> int:
 
 def _wait(control: ControlClient, number: int, limit_s: float) -> int:
     """Wait until the change is in effect; the newest round then. 0 when that is not waited for."""
-    deadline = time.monotonic() + limit_s
-    while limit_s > 0:
+    if limit_s <= 0:
+        return 0
+    late = SwarmError(
+        Code.STAGE_TIMEOUT,
+        f"no commit has change {number} after {limit_s:g} s",
+        "it is not lost while the node runs: `node status` shows when it is in effect",
+    )
+
+    def in_effect() -> StatusReply | None:
         status = control.status()
-        if status.change_number >= number:
-            return int(status.round)
-        if time.monotonic() > deadline:
-            raise SwarmError(
-                Code.STAGE_TIMEOUT,
-                f"no commit has change {number} after {limit_s:g} s",
-                "it is not lost while the node runs: `node status` shows when it is in effect",
-            )
-        time.sleep(POLL_S)
-    return 0
+        return status if status.change_number >= number else None
+
+    return int(wait_for(in_effect, limit_s, late).round)
 
 
 def _run_key(manifest_path: Path) -> Identity:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 from node.control_client import ControlClient
@@ -12,6 +11,7 @@ from node.exit_codes import OK
 from node.parser import Verbs, add_command, positive_int
 from node.paths import find_directory
 from node.processes import is_alive
+from node.waiting import wait_for
 from swarm.errors import Code, SwarmError
 
 EXAMPLES = """\
@@ -35,14 +35,11 @@ def run(args: argparse.Namespace) -> int:
     with ControlClient(directory) as control:
         pid = control.status().pid
         control.stop("node stop")
-    deadline = time.monotonic() + args.timeout
-    while is_alive(pid):
-        if time.monotonic() > deadline:
-            raise SwarmError(
-                Code.STAGE_TIMEOUT,
-                f"the node (process {pid}) has not ended in {args.timeout} s",
-                f"end it with: kill {pid}",
-            )
-        time.sleep(0.1)
+    late = SwarmError(
+        Code.STAGE_TIMEOUT,
+        f"the node (process {pid}) has not ended in {args.timeout} s",
+        f"end it with: kill {pid}",
+    )
+    wait_for(lambda: not is_alive(pid), args.timeout, late)
     print(json.dumps({"stopped": True, "pid": pid}) if args.json else f"stopped (process {pid})")
     return OK

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from node.control_server import StatusSource
 from node.daemon_status import State
@@ -22,6 +24,7 @@ from swarm.errors import Code, SwarmError
 from swarm.wire.node_pb2 import StatusReply
 
 ANSWER_LIMIT_S = 5.0
+MOST_CLIENTS = 16
 POLL_S = 0.05  # longest that the end of the server holds up the daemon
 UNHEALTHY = (State.FINISHING.value, State.STOPPED.value)
 
@@ -90,11 +93,33 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
+    """Closes at once what comes while `MOST_CLIENTS` are being answered: each costs a thread."""
+
     daemon_threads = True
 
     def __init__(self, address: tuple[str, int], source: Source) -> None:
         self.source = source
+        self._free = threading.Semaphore(MOST_CLIENTS)
         super().__init__(address, Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Called by the server for each connection."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Called in the connection's thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no news; all else goes to standard error."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 @contextlib.contextmanager

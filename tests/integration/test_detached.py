@@ -26,12 +26,30 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state" / "expertswarm"
 
 
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
 def node(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "node", *words],
         cwd=place, capture_output=True, text=True, timeout=LIMIT_S,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env=environment(),
     )  # fmt: skip
+
+
+def followed_log(place: Path, until: str) -> str:
+    """What `node logs -f` prints up to a line with these words."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "node", "logs", "-f"],
+        cwd=place, env=environment(), stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        shown = ""
+        while until not in shown and (line := process.stdout.readline()):
+            shown += line
+        process.terminate()
+    return shown
 
 
 def test_a_ticket_alone_starts_a_node_that_outlives_its_terminal(
@@ -58,6 +76,7 @@ def test_a_ticket_alone_starts_a_node_that_outlives_its_terminal(
                 time.sleep(0.05)
         assert status.domain == "law" and len(status.display_name.split("-")) == 3
         assert "round 1 full" in node(tmp_path, "logs").stdout
+        assert "round 3 full" in followed_log(tmp_path, until="round 3 full")
         assert Path(facts["log"]).stat().st_mode & 0o077 == 0
         second = node(tmp_path, "start", "--dir", str(home / "tiny"), "--detach")
         assert second.returncode == exit_codes.WORKER

@@ -68,6 +68,7 @@ def train(place: Path, name: str) -> list[str]:
     return [
         "expert", "train", "--base", f"{place}/base", "--data", f"{place}/text-0", "--domain", name,
         "--out", f"{place}/{name}", "--steps", f"{STEPS}", "--batch-size", "4",
+        "--licence", "CC-BY-4.0",
     ]  # fmt: skip
 
 
@@ -154,6 +155,24 @@ def test_an_expert_is_fetched_assembled_withdrawn_and_offered_again(
 
     done("expert", "withdraw", f"{place}/law", "--undo")
     done("assemble", *base, "--expert", f"{place}/law", "--out", f"{tmp_path}/model")
+
+
+@pytest.mark.heavy
+def test_every_study_of_an_assembly_has_its_numbers_and_plots(place: Path, tmp_path: Path) -> None:
+    done("assemble", "--base", f"{place}/base", "--expert", f"{place}/law", "--out",
+         f"{tmp_path}/model")  # fmt: skip
+    shown = done(
+        "eval", f"{tmp_path}/model", "--data", f"law={place}/text-0",
+        "--unseen", f"other={place}/text-1", "--leave-one-out", "--top-k", "1", "--rank", "1",
+        "--size", "2", "--switch", "--extract", "--max-tokens", "500",
+        "--plots", f"{tmp_path}/plots", "--json",
+    )  # fmt: skip
+    result = json.loads(shown.splitlines()[-1])
+    assert result["domains"]["other"]["unseen"] and not result["domains"]["law"]["unseen"]
+    for study in ("leave_one_out", "top_k", "rank", "size", "switch"):
+        assert result[study], study
+    assert result["extraction"]["law"]["training"]["pieces"] > 0
+    assert list((tmp_path / "plots").glob("*.png"))
 
 
 def test_only_the_owner_withdraws(place: Path) -> None:

@@ -16,6 +16,7 @@ from node import exit_codes
 from node.commands.run import found_run
 from node.control_client import ControlClient
 from swarm.errors import SwarmError
+from swarm.identity import Identity
 from swarm.wire.node_pb2 import StatusReply
 
 LIMIT_S = 60
@@ -86,7 +87,9 @@ def test_two_with_tickets_train_and_a_third_with_the_manifest_alone_does_not(swa
     swarm.start(0, "--join", swarm.ticket())
     status = swarm.wait(0, lambda s: bool(s.addresses), "its address")
     address = status.addresses[0]
-    swarm.start(1, "--join", swarm.ticket("--peer", address))  # the manifest is in the ticket
+    file = str(swarm.place / "second.ticket")
+    swarm.ticket("--peer", address, "--out", file)
+    swarm.start(1, "--join", file)  # the manifest is in the ticket
     swarm.wait(1, lambda s: s.last_counted_round >= 1, "a round with its update")
     assert (swarm.directory(1) / "ticket.txt").stat().st_mode & 0o077 == 0
 
@@ -99,6 +102,13 @@ def test_two_with_tickets_train_and_a_third_with_the_manifest_alone_does_not(swa
     again = run_node(*words, "--join", used)  # somebody else's, good for one peer
     assert again.returncode == exit_codes.IDENTITY
     assert "NOT_ADMITTED" in again.stderr
+
+    stranger = Identity.load_or_create(swarm.directory(2) / "identity.key").peer_id
+    here = ["--dir", str(swarm.directory(0))]
+    revoked = run_node("run", "revoke", str(swarm.manifest), stranger, *here)
+    assert revoked.returncode == exit_codes.OK, revoked.stderr
+    for number in (0, 1):
+        swarm.wait(number, lambda s: list(s.revoked) == [stranger], "that it is revoked")
 
 
 def test_a_ticket_of_another_run_or_a_cut_one_is_refused_before_anything_starts(

@@ -19,6 +19,8 @@ from node.control_client import ControlClient
 from node.testnet import LocalTestnet
 from swarm.wire.node_pb2 import StatusReply
 
+pytestmark = pytest.mark.alone
+
 ACT_S = 2.0
 LIMIT = timedelta(seconds=60)
 POLL_S = 0.05
@@ -126,6 +128,7 @@ def test_a_pause_frees_the_memory_and_the_others_go_on_within_a_round(
 
 
 def test_a_limit_of_the_threads_holds_for_the_worker_at_once(volunteer: Volunteer) -> None:
+    seconds_until(lambda: bool(volunteer.control.status().worker_pid), "its worker")
     worker = psutil.Process(volunteer.control.status().worker_pid)
     all_cpus = worker.cpu_affinity()
     volunteer.command("limits", "set", "cpu-threads=1")
@@ -180,6 +183,22 @@ def test_a_pause_of_a_second_ends_by_itself(volunteer: Volunteer) -> None:
     said = volunteer.command("pause", "1s")
     assert str(said["reason"]).startswith("you asked it to pause until")
     volunteer.goes_on_in_time()
+
+
+def test_a_pause_outlives_a_kill_and_the_next_start(volunteer: Volunteer) -> None:
+    reason = volunteer.command("pause", "2h")["reason"]
+    volunteer.control.close()
+    volunteer.testnet.kill(2)
+    volunteer.testnet.restart(2)
+    *_, status = volunteer.testnet.wait_until(
+        lambda statuses: statuses[-1] is not None and statuses[-1].state == "PAUSED",
+        "the pause of the one that was killed",
+        LIMIT,
+    )
+    assert status is not None and status.reason == reason and not status.worker_pid
+    volunteer.control = ControlClient(volunteer.directory)
+    assert volunteer.control.resume().may_train
+    volunteer.counts_again()
 
 
 def test_a_node_that_finishes_hands_its_last_round_in(volunteer: Volunteer) -> None:

@@ -44,6 +44,10 @@ def test_the_key_is_private_and_belongs_to_the_manifest(tmp_path: Path) -> None:
     assert manifest.run_public_key == public.hex()
 
 
+def test_a_closed_run_wants_tickets(tmp_path: Path) -> None:
+    assert init(tmp_path, "--closed").membership.admission == "ticket"
+
+
 def test_two_runs_of_the_same_numbers_are_different_runs(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

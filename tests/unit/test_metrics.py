@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import json
 import re
+import socket
+import threading
+import time
 import urllib.error
 import urllib.request
 from http import HTTPStatus
@@ -97,6 +102,38 @@ def test_they_are_served_over_http_while_the_daemon_runs() -> None:
         with pytest.raises(urllib.error.URLError):
             await asyncio.to_thread(get, url)
 
+    asyncio.run(scrape())
+
+
+def test_clients_that_send_nothing_cost_a_bounded_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("node.metrics.server.MOST_CLIENTS", 3)
+    said: list[str] = []
+
+    def crowd(address: tuple[str, int]) -> None:
+        with contextlib.ExitStack() as open_ones:
+            silent = [
+                open_ones.enter_context(socket.create_connection(address, 5)) for _ in range(6)
+            ]
+            refused = silent[3:]
+            assert [one.recv(1) for one in refused] == [b"", b"", b""]
+            assert threading.active_count() - before <= 3
+
+    async def scrape() -> None:
+        with metrics_server(("127.0.0.1", 0), snapshot, said.append):
+            url = said[0].removeprefix("metrics: ")
+            host, _, port = url.removeprefix("http://").removesuffix("/metrics").partition(":")
+            await asyncio.to_thread(crowd, (host, int(port)))
+            deadline_s = time.monotonic() + 10
+            while True:  # the silent ones have hung up, which their threads notice
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    code, _, _ = await asyncio.to_thread(get, url)
+                    assert code == 200
+                    return
+                assert time.monotonic() < deadline_s
+
+    before = threading.active_count() + 2  # the server's thread, and the one that crowds
     asyncio.run(scrape())
 
 

@@ -12,15 +12,20 @@ from pathlib import Path
 import pytest
 
 from node import log_files, sensors
+from node.control_client import ControlClient
+from node.control_server import NodeControl, control_server
+from node.daemon_status import Status
 from node.daily_traffic import SAVE_EVERY_BYTES, DailyTraffic
 from node.governor import Governor
 from node.limits import Limits, load_limits
 from node.log_files import LogReader, log_path, node_log, set_aside_if_long
 from node.names import friendly_name
-from node.verdict import Conditions
+from node.verdict import Conditions, Verdict
+from node.volunteer_server import VolunteerControl
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.network.tickets import make_ticket, read_ticket
+from swarm.wire.node_pb2 import StatusReply
 
 
 class Machine:
@@ -96,6 +101,61 @@ def test_a_timed_pause_and_a_changed_machine_are_noticed_without_being_told(
 
     play(scenario)
     assert load_limits(tmp_path).shown() == {"mains": "yes"}
+
+
+def test_a_pause_outlives_the_process_until_its_end_or_until_it_is_ended(tmp_path: Path) -> None:
+    machine = Machine()
+
+    def restarted() -> Verdict:
+        return machine.governor(tmp_path).verdict
+
+    async def scenario() -> None:
+        governor = machine.governor(tmp_path)
+        await governor.pause(7200)
+        assert restarted().reason == "you asked it to pause until 14:00"
+        machine.now += timedelta(hours=2)
+        assert restarted().may_train
+        await governor.pause(0)
+        machine.now += timedelta(days=400)
+        assert restarted().reason == "you asked it to pause; node resume ends that"
+        await governor.resume()
+        assert restarted().may_train
+        (tmp_path / "pause.json").write_text("{]")
+        assert not restarted().may_train
+
+    play(scenario)
+
+
+def test_a_pause_that_can_not_be_saved_holds_all_the_same(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        directory = tmp_path / "node"
+        governor = Machine().governor(directory)
+        directory.write_text("a file where the directory should be")
+        with pytest.raises(SwarmError) as caught:
+            await governor.pause(0)
+        assert caught.value.code is Code.DIR_NOT_WRITABLE
+        assert not governor.verdict.may_train
+
+    play(scenario)
+
+
+def test_what_the_daemon_refuses_is_the_error_of_the_command(tmp_path: Path) -> None:
+    machine = Machine()
+
+    async def scenario() -> None:
+        governor = machine.governor(tmp_path)
+        servicer = NodeControl(Status(lambda line: None), unasked, lambda reason: None)
+        volunteer = VolunteerControl(governor, lambda: None)
+        async with control_server(tmp_path, servicer, volunteer):
+            with ControlClient(tmp_path) as control, pytest.raises(SwarmError) as caught:
+                await asyncio.to_thread(control.pause, 1e12)
+        assert caught.value.code is Code.CONFIG_INVALID and "node resume" in caught.value.hint
+        assert governor.verdict.may_train
+
+    async def unasked() -> StatusReply:
+        raise AssertionError
+
+    play(scenario)
 
 
 def test_a_wrong_limit_changes_nothing(tmp_path: Path) -> None:
