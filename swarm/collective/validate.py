@@ -23,6 +23,7 @@ MIN_CHUNK_ELEMENTS = 1 << 12  # smaller chunks cost more messages than they are 
 MAX_TOP_K = 1 << 10
 MAX_PEERS = 4096
 MAX_ATTEMPT_JUMP = 1000  # ballots beyond the highest promised one
+MAX_ATTEMPT_STEP = MAX_ATTEMPT_JUMP // 2  # that a leader believes at once of who refuses its ballot
 MAX_DOMAIN_BYTES = 64
 MAX_RATE_BPS = 1e15  # of a link
 MAX_SECONDS = 1e9  # that anything took; about thirty years

@@ -20,15 +20,12 @@ def check_record(
     previous: pb.RoundRecord | None,
     initial: Callable[[str], pb.FragmentVersion],
     numel: Mapping[str, int],
-    own_results: Results,
     max_tokens: int,
     open_tags: bool = False,
 ) -> None:
     """A record to vote for: it may change only what a round changes.
 
-    `initial` gives a fragment's version at genesis. `own_results`: what this peer computed from the
-    same contributors' updates. A record that agrees with less than half of it is not the outcome of
-    those attempts; a single difference may be this peer's own fault. `max_tokens`: of one peer.
+    `initial` gives a fragment's version at genesis. `max_tokens`: of one peer.
     """
     names = [o.state.fragment for o in record.fragments]
     before = {o.state.fragment: o.state for o in previous.fragments} if previous else {}
@@ -37,7 +34,6 @@ def check_record(
     require(required <= set(names), "the record does not name every fragment")
     require(open_tags or required == set(names), "the record names an unknown fragment")
     require(len(names) <= max(MAX_TAGS, len(numel)), "the record names too many fragments")
-    compared = agreeing = 0
     for outcome in record.fragments:
         name, state = outcome.state.fragment, outcome.state
         if open_tags:  # each peer tells its caller whose result it is
@@ -52,11 +48,6 @@ def check_record(
         require(fits, f"{name} has another size")
         require(state.version == old.version + 1, f"{name} advanced by more than one version")
         require(len(state.theta_hash) == len(state.momentum_hash) == 32, f"{name} has no hash")
-        own = own_results.get((name, tuple(outcome.contributors)))
-        if own is not None:
-            compared += 1
-            agreeing += own == (state.theta_hash, state.momentum_hash)
-    require(2 * agreeing >= compared, "it is not the outcome of the attempts made here")
     roster = set(previous.roster) if previous is not None else set(record.electorate)
     require(sorted(set(record.roster)) == list(record.roster), "the roster is not sorted")
     require(bool(record.roster), "the roster is empty")
@@ -68,12 +59,29 @@ def check_record(
     require(grows_plausibly(record, previous, max_tokens), "impossible token count")
 
 
+def check_as_computed(record: pb.RoundRecord, own_results: Results) -> None:
+    """The record agrees with what this peer computed from the same contributors' updates.
+
+    One that agrees with less than half of it is not the outcome of those attempts; a single
+    difference may be this peer's own fault.
+    """
+    pairs = [
+        (own, (o.state.theta_hash, o.state.momentum_hash))
+        for o in record.fragments
+        if o.advanced and (own := own_results.get((o.state.fragment, tuple(o.contributors))))
+    ]
+    agreeing = sum(own == said for own, said in pairs)
+    require(2 * agreeing >= len(pairs), "it is not the outcome of the attempts made here")
+
+
 def check_made_as_planned(record: pb.RoundRecord, planned: Planned | None) -> None:
     """What advanced was made from the updates that the plan of its attempt names.
 
     `planned` None: that plan is not known here.
     """
-    for outcome in record.fragments if planned is not None else ():
+    if planned is None:
+        return
+    for outcome in record.fragments:
         said = (list(outcome.contributors), list(outcome.weights))
         name = outcome.state.fragment
         fits = not outcome.advanced or planned.get(name) == said

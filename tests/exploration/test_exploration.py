@@ -2,8 +2,9 @@
 
 A schedule is a run of two to five real protocol machines and newcomers through messages that are
 late, lost, doubled and overtaken, through crashes between any two effects, freezes, cuts, damaged
-and full disks, and members who leave and come back; after which all is healed (see world.py,
-accidents.py, oracle.py). A failure prints its seed; its story is told by
+and full disks, members who leave and come back, or change their minds, and a run that is changed
+and paused; after which all is healed (see world.py, accidents.py, oracle.py). A failure prints its
+seed; its story is told by
 
     python tests/exploration/explore.py --story SEED
 """
@@ -34,6 +35,9 @@ COVERED = {
     "crash": 300,
     "damaged disk": 20,
     "left": 80,
+    "stayed": 5,
+    "helped without a vote": 20,
+    "commit with a change": 20,
 }
 
 

@@ -127,6 +127,74 @@ def test_a_branch_may_name_more_who_resigned_than_found_it():
     assert verify_commit(commit, b"", lambda *_: True) == record
 
 
+# ---- an elector that lies --------------------------------------------------------------------
+
+
+def promising(net, change):
+    """One elector's promises are changed on their way to the leader."""
+    carry_out, liar = net.carry_out, next(n for n in NAMES if n != leader_of(net))
+    told = []
+
+    def lie(name, effect):
+        if isinstance(effect, effects.Answer) and isinstance(effect.message, pb.Promise):
+            if name == liar:
+                change(net.machines[liar], effect.message)
+                told.append(effect.message)
+        carry_out(name, effect)
+
+    net.carry_out = lie
+    return told
+
+
+def has_promised_the_last_ballot(machine, promise):
+    promise.granted = False
+    promise.promised.attempt = 2**32 - 1
+
+
+def has_voted_for_noise(machine, promise):
+    promise.accepted_ballot.attempt = 1
+    promise.accepted_record = b"noise"
+
+
+def has_voted_in_a_later_ballot(machine, promise):
+    promise.accepted_ballot.attempt = 2**32 - 1
+    promise.accepted_record = machine.memory.commit.record
+
+
+def has_voted_for_a_record_of_another_round(machine, promise):
+    promise.accepted_ballot.attempt = 1
+    promise.accepted_record = machine.memory.commit.record
+
+
+def has_voted_for_the_impossible(machine, promise):
+    record = pb.RoundRecord()
+    record.CopyFrom(machine.memory.record)
+    record.previous, record.round = machine.memory.commit_id, record.round + 1
+    record.electorate[:] = record.roster
+    record.unanimous, record.committed_tokens = False, 2**60
+    promise.accepted_ballot.attempt = 1
+    promise.accepted_ballot.leader = "a"
+    promise.accepted_record = record.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        has_promised_the_last_ballot,
+        has_voted_for_noise,
+        has_voted_in_a_later_ballot,
+        has_voted_for_a_record_of_another_round,
+        has_voted_for_the_impossible,
+    ],
+)
+def test_what_an_elector_can_not_have_promised_or_voted_for_does_not_stop_the_round(net, lie):
+    told = promising(net, lie)
+    began = net.now
+    record = net.round()
+    assert told and record.outcome != pb.SKIPPED and net.now - began < 20.0
+    assert record.round == 1 and not record.unanimous
+
+
 # ---- a leader that lies ---------------------------------------------------------------------
 
 

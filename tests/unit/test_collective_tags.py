@@ -108,7 +108,7 @@ def test_a_record_that_does_not_say_whose_result_it_is_gets_no_vote(weights):
         return pb.FragmentVersion(fragment=name)
 
     def vote():
-        check_record(record, previous, unused, {}, {}, MAX_TOKENS, open_tags=True)
+        check_record(record, previous, unused, {}, MAX_TOKENS, open_tags=True)
 
     assert "weights" in refusal_of(vote).message
     outcome.weights[:] = [0.5, 0.5]

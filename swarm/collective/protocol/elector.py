@@ -23,7 +23,12 @@ from swarm.collective.selection_bias import check_bias
 from swarm.collective.state import version_message
 from swarm.collective.tallies import check_tallies
 from swarm.collective.validate import check_plan
-from swarm.collective.validate_record import check_duties, check_made_as_planned, check_record
+from swarm.collective.validate_record import (
+    check_as_computed,
+    check_duties,
+    check_made_as_planned,
+    check_record,
+)
 from swarm.wire import collective_pb2 as pb
 
 if TYPE_CHECKING:
@@ -145,21 +150,10 @@ class Elector:
         if not legitimate:
             reason = "no vote was promised for it here"
             return pb.AcceptReply(promised=make_ballot(promised), reason=reason)
+        self.check_possible(record)
         made_in = (record.attempts, record.proposer)  # a later attempt may have had other updates
-        check_record(
-            record,
-            memory.record,
-            lambda name: version_message(name, setup.policy.initial(name)),
-            setup.policy.numel,
-            peer.attempt.results.get(made_in, {}),
-            setup.max_round_tokens,
-            setup.policy.open_tags,
-        )
         check_made_as_planned(record, peer.attempt.planned.get(made_in))
-        check_duties(record, setup.max_round_steps)
-        check_tallies(record, memory.record, setup.max_round_tokens)
-        check_change(record, memory.record, setup.manifest)
-        check_bias(record, memory.record, setup.manifest)
+        check_as_computed(record, peer.attempt.results.get(made_in, {}))
         memory.accept(decision, ballot, accept.record)
         peer.out.append(PersistWord(memory.word()))
         text = vote_text(setup.run_id, accept.ballot, accept.record)
@@ -170,6 +164,25 @@ class Elector:
             signature=setup.sign(text),
         )
         return pb.AcceptReply(vote=vote)
+
+    def check_possible(self, record: pb.RoundRecord) -> None:
+        """All of a successor's checks that come out the same at every elector.
+
+        Raises `MESSAGE_MALFORMED`, or what an unsigned change of the run is.
+        """
+        setup, previous = self._peer.setup, self._peer.memory.record
+        check_record(
+            record,
+            previous,
+            lambda name: version_message(name, setup.policy.initial(name)),
+            setup.policy.numel,
+            setup.max_round_tokens,
+            setup.policy.open_tags,
+        )
+        check_duties(record, setup.max_round_steps)
+        check_tallies(record, previous, setup.max_round_tokens)
+        check_change(record, previous, setup.manifest)
+        check_bias(record, previous, setup.manifest)
 
 
 def _is_as_wished(fragment: pb.FragmentPlan, said: pb.Contribution) -> bool:

@@ -37,6 +37,7 @@ ACCUSATIONS_S = 0.2  # other accusations of the same failure are on their way
 LATE_S = 0.5  # silence of one that has not reported when others have, until it is probed
 MAX_SPOILED = 10  # attempts; then the round is skipped
 MAX_SILENT = 2  # plans that a living peer may leave unanswered
+MAX_REFUSED = 4  # ballots that a member may refuse for a higher one, while a majority grants them
 
 
 class Leading:
@@ -60,6 +61,7 @@ class Leading:
         self._mute: set[str] = set()  # living peers that have no vote, and have not resigned
         self._against: set[str] = set()  # living peers that refused a record
         self._silent: dict[str, int] = {}  # living peers that left plans unanswered
+        self._refused: dict[str, int] = {}  # members that had promised higher ballots
         self._proposal: Proposal | None = None  # of the attempt that is being led
         self._failed_at: float | None = None
         self._lost_at: float | None = None  # when a member was found dead that had not reported
@@ -203,6 +205,10 @@ class Leading:
         for peer, promise in refusals.items():
             if not promise.promised.attempt:
                 self._standing.excluded[peer] = promise.reason
+                continue
+            self._refused[peer] = self._refused.get(peer, 0) + 1
+            if self._refused[peer] >= MAX_REFUSED:
+                self._standing.excluded[peer] = "refuses one ballot after another"
         self._again(at_once=self._standing_mark() != before)
 
     # ---- the results ----------------------------------------------------------------------

@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
 
-from swarm.collective.consensus import ballot_key, decision_key, quorum, record_to_adopt
+from swarm.collective.consensus import (
+    ballot_key,
+    decision_key,
+    follows,
+    parse_record,
+    quorum,
+    record_to_adopt,
+)
 from swarm.collective.protocol.elector import NO_VOTE
+from swarm.collective.validate import MAX_ATTEMPT_STEP
+from swarm.errors import SwarmError
 from swarm.wire import collective_pb2 as pb
 
 if TYPE_CHECKING:
@@ -65,8 +74,9 @@ class Proposal:
 
     @property
     def highest(self) -> int:
-        """Attempt number that a refusal named."""
-        return max((p.promised.attempt for p in self.promises.values()), default=0)
+        """Attempt number that a refusal named, as far as others would follow there at once."""
+        named = max((p.promised.attempt for p in self.promises.values()), default=0)
+        return int(min(named, self.ballot[0] + MAX_ATTEMPT_STEP))
 
     @property
     def has_quorum(self) -> bool:
@@ -91,8 +101,25 @@ class Proposal:
         return {p for p, promise in self.promises.items() if promise.reason == NO_VOTE}
 
     def accepted(self) -> bytes:
-        """The record of an earlier ballot that must be proposed again; empty if there is none."""
-        return record_to_adopt(p for p in self.promises.values() if p.granted)
+        """The record of an earlier ballot that must be proposed again; empty if there is none.
+
+        What no honest elector can have voted for is a lie, which must not hold the round up.
+        """
+        granted = (p for p in self.promises.values() if p.granted and p.accepted_record)
+        return record_to_adopt(p for p in granted if self._may_have_votes(p))
+
+    def _may_have_votes(self, promise: pb.Promise) -> bool:
+        memory, elector = self._peer.memory, self._peer.elector
+        try:
+            record = parse_record(promise.accepted_record)
+            key = (record.previous, record.round, record.unanimous, record.electorate)
+            of_another = decision_key(*key) != self._decision
+            if of_another or not follows(record, memory.commit_id, memory.record):
+                return False
+            elector.check_possible(record)
+        except SwarmError:
+            return False
+        return ballot_key(promise.accepted_ballot) < self.ballot
 
     def note_report(self, sender: str, report: pb.Report) -> bool:
         """A member finished, or failed, an attempt; True when it is this one."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import Message
 
 from swarm.collective.consensus import quorum, verify_vote
+from swarm.collective.validate import MAX_ATTEMPT_STEP
 from swarm.wire import collective_pb2 as pb
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class Voting:
 
     def _count(self, voter: str, reply: pb.AcceptReply) -> None:
         setup, vote = self._peer.setup, reply.vote
-        self.highest = max(self.highest, reply.promised.attempt)
+        believed = self._accept.ballot.attempt + MAX_ATTEMPT_STEP
+        self.highest = max(self.highest, min(reply.promised.attempt, believed))
         mine = vote.voter == voter and vote.ballot == self._accept.ballot
         if mine and verify_vote(vote, self._accept.record, setup.run_id, setup.verify):
             self._votes[voter] = vote
