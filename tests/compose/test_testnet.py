@@ -20,7 +20,7 @@ ENGINE = Path("/tmp/expertswarm-engine")
 ENGINE_LIMIT_S = 300.0  # it may have to be installed
 FILES = ["--file", "docker/compose.yaml", "--file", "docker/compose.chaos.yaml"]
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1200)]
 
 
 def engine(action: str) -> subprocess.CompletedProcess[str]:
