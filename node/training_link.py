@@ -19,7 +19,8 @@ from node.daemon_status import State, Status
 from node.limits import Limits
 from node.log_files import set_aside_if_long, worker_log_path
 from node.shared_buffers import SharedBuffers
-from node.worker_link import Committed, RoundResult, WorkerProcess, WorkerReady, WorkerSettings
+from node.worker_link import WorkerProcess
+from node.worker_messages import Committed, RoundResult, WorkerReady, WorkerSettings
 from node.worker_protocol import Message
 from swarm.aio import in_time
 from swarm.collective.context import Offer

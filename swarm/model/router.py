@@ -69,13 +69,17 @@ class Router(nn.Module):
         for expert in self.held:
             self.bias[str(expert)] = nn.Parameter(torch.zeros(()))
 
+    def rows(self) -> Tensor:
+        """All rows [M, D], in the order of `held`."""
+        # A ParameterDict sorts its keys as text: "10" comes before "2".
+        return torch.stack([self.weight[str(e)] for e in self.held])
+
     def forward(self, x_ND: Tensor) -> Routing:
         """Choose the experts of each token.
 
         Experts not held do not enter the softmax, which is the same as logits of -inf for them.
         """
-        # A ParameterDict sorts its keys as text: "10" comes before "2".
-        rows_MD = torch.stack([self.weight[str(e)] for e in self.held]).to(x_ND.dtype)
+        rows_MD = self.rows().to(x_ND.dtype)
         # Experts before tokens: a softmax along a short last dimension is many times slower.
         logits_MN = F.linear(rows_MD, x_ND).float()
         if self.bias:

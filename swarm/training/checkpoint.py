@@ -19,12 +19,17 @@ from swarm.errors import Code, SwarmError
 from swarm.files import write_atomic
 
 
-def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write tensors and JSON values to `path`. Raises `DISK_FULL` or `DIR_NOT_WRITABLE`."""
+def save_checkpoint(
+    path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], *, sync: bool = True
+) -> None:
+    """Write tensors and JSON values to `path`. Raises `DISK_FULL` or `DIR_NOT_WRITABLE`.
+
+    Without `sync` it outlives this process; what a power cut leaves of it is `CHECKPOINT_CORRUPT`.
+    """
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     encoded = json.dumps(meta, sort_keys=True)
     metadata = {"meta": encoded, "sha256": _digest(whole, encoded)}
-    write_atomic(path, safetensors.torch.save(whole, metadata=metadata))
+    write_atomic(path, safetensors.torch.save(whole, metadata=metadata), sync=sync)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -50,9 +50,8 @@ def _layers(model: Transformer) -> list[tuple[Tensor, list[Tensor]]]:
     """Router rows and gate matrices of each layer, in the order of the model's experts."""
     found = []
     for layer in model.moe_layers:
-        rows_MD = torch.stack(list(layer.gate.weight.values()))
-        gates = [cast(Expert, expert).gate_proj.weight for expert in layer.experts.values()]
-        found.append((rows_MD, gates))
+        experts = [cast(Expert, layer.experts[str(e)]) for e in layer.gate.held]
+        found.append((layer.gate.rows(), [expert.gate_proj.weight for expert in experts]))
     return found
 
 

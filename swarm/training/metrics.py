@@ -17,7 +17,7 @@ from swarm.model.fragments import FragmentLayout
 from swarm.training.similarity import cosines, mean_cosine
 
 F32 = npt.NDArray[np.float32]
-SAMPLE = 1 << 18  # values of one matrix or fragment that are looked at
+SAMPLE = 1 << 15  # values of one matrix or fragment that are looked at
 
 
 def routing_entropy(counts_LE: npt.ArrayLike) -> float:

@@ -31,7 +31,7 @@ class RoutingProbe:
         seen: list[Tensor] = []
 
         def note(module: nn.Module, inputs: tuple[Tensor], output: Routing) -> None:
-            rows_MD = torch.stack(list(cast(Router, module).weight.values())).float()
+            rows_MD = cast(Router, module).rows().float()
             probs_MN = (rows_MD @ inputs[0].float().t()).softmax(dim=0)
             probs_EN = probs_MN.new_zeros(model.config.num_experts, probs_MN.shape[1])
             seen.append(

@@ -6,12 +6,13 @@
     trainer.set_held(experts)
     resuming.begin(commit_id, previous_id)    # the state that belongs to this round
     trainer.load(fragments)                   # of the commit; then its steps
-    resuming.done()                           # all steps were made: on disk when it returns
+    resuming.done()                           # all steps were made; outlives this process
     resuming.leave()                          # the process ends
 
 States above 256 MB are saved at intervals only; after a crash such a peer goes on from an older
-optimizer state. Where local parameters outlive a round (`stream.groups`, `stream.overlap`) it goes
-on from the committed ones. Both are correct, but not the same to the bit.
+optimizer state, as any peer may after a power cut. Where local parameters outlive a round
+(`stream.groups`, `stream.overlap`) it goes on from the committed ones. All of it is correct, but
+not the same to the bit.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ class Resuming:
             return False
         self._saved_s = self._clock()
         try:
-            self._checkpoints.save(place, tensors, meta)
+            # Not synced: the others wait for this, and a damaged state is found out and set aside.
+            self._checkpoints.save(place, tensors, meta, sync=False)
         except SwarmError as error:
             self.warnings.append(f"{error} - after a crash training goes on from an older state")
             return False

@@ -65,15 +65,22 @@ class RoundCheckpoints:
         """The newest file with a state of this boundary."""
         return next((path for path in self.paths() if Boundary.read(path) == place), None)
 
-    def save(self, place: Boundary, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    def save(
+        self,
+        place: Boundary,
+        tensors: Mapping[str, Tensor],
+        meta: Mapping[str, Any],
+        *,
+        sync: bool = True,
+    ) -> None:
         """Write a state and remove all but the newest. Raises `DISK_FULL`, `DIR_NOT_WRITABLE`.
 
-        A crash leaves the states that were there.
+        A crash of the process leaves the states that were there; see `save_checkpoint` for `sync`.
         """
         paths = self.paths()
         number = 1 + (int(paths[0].name.partition("-")[0]) if paths else 0)
         path = self._directory / f"{number:09d}-{place}{SUFFIX}"
-        save_checkpoint(path, tensors, meta)
+        save_checkpoint(path, tensors, meta, sync=sync)
         repeated = [old for old in paths if Boundary.read(old) == place]
         partial = list(self._directory.glob(f".*{SUFFIX}.*"))  # what a crash left half written
         try:

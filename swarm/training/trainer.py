@@ -252,16 +252,16 @@ class Trainer:
         """
         if meta.get("run_id") != self.manifest.run_id.hex():
             raise SwarmError(Code.RUN_MISMATCH, "the checkpoint is of another run")
-        position = self.sampler.position
+        position, random_state = self.sampler.position, torch.get_rng_state()
         try:
             step, committed = int(meta["step"]), int(meta["committed_tokens"])
             since, ages = int(meta["tokens_since_commit"]), dict(meta["age_steps"])
-            random_state = tensors[RNG_KEY]
             self.sampler.restore(meta["sampler"])
+            torch.set_rng_state(tensors[RNG_KEY])
             self.optimizer.load_state_tensors(tensors, ages)
-            torch.set_rng_state(random_state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             self.sampler.position = position
+            torch.set_rng_state(random_state)
             raise SwarmError(Code.CHECKPOINT_CORRUPT, f"unusable trainer state: {error}") from error
         self.step, self._committed_tokens, self._tokens_since_commit = step, committed, since
 

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from node.shared_buffers import SharedBuffers
-from node.worker_link import Committed, WorkerProcess, WorkerSettings
+from node.worker_link import WorkerProcess
+from node.worker_messages import Committed, WorkerSettings
 from swarm.config import RunManifest, SyncConfig, TrainingConfig
 from swarm.config_learning import StreamConfig
 from swarm.errors import Code, SwarmError
@@ -358,7 +359,8 @@ import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, "tests/integration")
 from test_worker_process import MANIFEST, committed, new_buffers
-from node.worker_link import WorkerProcess, WorkerSettings
+from node.worker_link import WorkerProcess
+from node.worker_messages import WorkerSettings
 
 async def main():
     worker = await WorkerProcess.start(new_buffers().fd)

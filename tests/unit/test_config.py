@@ -60,7 +60,10 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(
         ("[stream]\ndelay_steps = 31", "stream.delay_steps"),
         ("[stream]\ncorrection = 'late'", "stream.correction"),
         ("[merge]\nstrength = 1.5", "merge.strength"),
-        ("[merge]\nevery_rounds = 1\n[sync]\nforward = 'held'", "sync.router_rows"),
+        (
+            "[merge]\nevery_rounds = 1\n[sync]\nforward = 'held'\nrouter_rows = 'expert'",
+            "merge.every_rounds",
+        ),
         ("[balance]\nown_factor = 0", "balance.own_factor"),
         ("[membership]\non_majority_lost = 'panic'", "membership.on_majority_lost"),
         ("model = 3", "model"),

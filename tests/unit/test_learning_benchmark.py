@@ -12,6 +12,7 @@ from test_learning_swarm import MANIFEST, TEXTS, corpus, swarm
 
 from swarm.collective.codecs import get_codec
 from swarm.config import OuterConfig
+from swarm.config_learning import MergeConfig
 from swarm.evaluation.measure import measure
 from swarm.presets import preset
 from tests.benchmarks.learning.calibration import calibrate_routers
@@ -20,7 +21,7 @@ from tests.benchmarks.learning.memory import peak_training_bytes
 from tests.benchmarks.learning.mixture import mixture_bits_per_byte
 from tests.benchmarks.learning.report import BEGIN, END, write
 from tests.benchmarks.learning.results import append_line, read_lines
-from tests.benchmarks.learning.runs import CentralRun, SwarmRun, away_in, start
+from tests.benchmarks.learning.runs import CentralRun, SwarmRun, away_in, start, steps_at
 from tests.benchmarks.learning.settings import Arm, Churn, Experiment
 from tests.benchmarks.learning.texts import peer_samplers
 from tests.benchmarks.learning.traffic import gradient_bytes, layout_of, round_bytes
@@ -44,6 +45,10 @@ def test_the_experiments_file_names_arms_that_differ_in_what_they_say() -> None:
     assert arms["C1"].manifest.sync.contribution == "parameters"
     assert arms["C2"].manifest == replace(arms["C1"].manifest, merge=arms["C2"].manifest.merge)
     assert arms["F2"].churn is not None and arms["F2"].manifest == arms["F1"].manifest
+    assert not arms["B0"].idea and arms["mixed"].idea
+    assert arms["mixed"].manifest == arms["B0"].manifest and arms["mixed"].mixed_text
+    assert arms["held_merging"].manifest == arms["E"].manifest
+    assert arms["held_merging"].merge_held == arms["C2"].manifest.merge
 
 
 def test_central_training_reads_the_windows_that_the_peers_read() -> None:
@@ -92,6 +97,39 @@ def test_killed_peers_take_turns_and_come_back_with_a_fresh_optimizer() -> None:
     assert set(ages.values()) == {MANIFEST.training.inner_steps}
 
 
+def test_growing_rounds_have_more_steps_the_more_is_trained() -> None:
+    assert [steps_at((1, 20), done) for done in (0.0, 0.5, 1.0)] == [1, 10, 20]
+    growing = replace(MANIFEST, training=replace(MANIFEST.training, total_tokens=ROUND_TOKENS))
+    run = SwarmRun(arm(growing_rounds=(2, 8)), growing, CORPORA)
+    run.advance()
+    assert run.tokens == ROUND_TOKENS / 4
+    run.advance()
+    assert run.tokens == ROUND_TOKENS / 4 + ROUND_TOKENS / 2  # round(2 + 6 / 4) steps
+
+
+def test_with_mixed_text_every_peer_reads_equal_shares_of_all_domains() -> None:
+    run = SwarmRun(arm(mixed_text=True), MANIFEST, CORPORA)
+    batches = [peer.trainer.sampler.next_batch() for peer in run.swarm.peers.values()]
+    for maths, words in (np.split(batch, 2) for batch in batches):
+        assert np.isin(maths, list(b"0123456789+=; ")).all()
+        assert np.isin(words, list(b"abcdefghijklmnopqrstuvwxyz ")).all()
+    assert not np.array_equal(*batches)
+
+
+def test_experts_of_held_only_peers_can_be_merged_here_and_the_trunk_is_as_without() -> None:
+    merge = MergeConfig(every_rounds=1, strength=0.2, rounds=10)
+    apart, merged = (
+        SwarmRun(arm(manifest=HELD, merge_held=config), HELD, CORPORA) for config in (None, merge)
+    )
+    states = []
+    for run in (apart, merged):
+        run.advance()
+        states.append({name: state.theta for name, state in run.swarm.state.items()})
+    assert np.array_equal(states[0]["trunk.0"], states[1]["trunk.0"])
+    distances = [np.linalg.norm(s["expert.0"] - s["expert.3"]) for s in states]
+    assert 0.5 < distances[1] / distances[0] < 0.9
+
+
 def test_held_only_peers_need_less_memory_than_spes_and_that_less_than_the_whole_model() -> None:
     model = replace(MANIFEST.model, d_ff=512, num_experts=8)  # parameters outweigh activations
     peaks = []
@@ -136,7 +174,10 @@ def test_a_line_says_what_was_measured_and_the_tables_are_made_of_lines(tmp_path
     experiment = replace(
         Experiment.load(CONFIG), domains=tuple(TEXTS), tokens=2 * ROUND_TOKENS, curve_points=2,
         curve_tokens=200, final_tokens=500, calibration_steps=1,
-        arms=(arm("central", "A"), arm("solo", "H"), arm(name="E", manifest=HELD)),
+        arms=(
+            arm("central", "A"), arm("solo", "H"), arm(name="E", manifest=HELD),
+            arm(name="tried", title="an idea", idea=True),
+        ),
     )  # fmt: skip
     results = tmp_path / "results.jsonl"
     for one in experiment.arms:
@@ -148,11 +189,12 @@ def test_a_line_says_what_was_measured_and_the_tables_are_made_of_lines(tmp_path
         assert line["peak_train_bytes_per_peer"] > 0 and line["seconds"] > 0
         assert json.loads(json.dumps(line)) == line
     assert [("own_bpb" in x, "calibrated_bpb" in x) for x in lines] == [
-        (False, False), (True, False), (True, True),
+        (False, False), (True, False), (True, True), (False, False),
     ]  # fmt: skip
     (tmp_path / "results.md").write_text(f"# Before\n{BEGIN}\nold\n{END}\nafter\n")
     write(experiment, lines, tmp_path)
     text = (tmp_path / "results.md").read_text()
     assert text.startswith("# Before\n") and text.endswith("after\n") and "old" not in text
     assert f"{lines[0]['mean_bpb']:.3f}" in text and "an arm" in text
+    assert text.count("an idea") == 1
     assert (tmp_path / "learning.svg").read_text().count("<svg") == 1

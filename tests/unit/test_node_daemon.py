@@ -27,7 +27,7 @@ from node.shared_buffers import SharedBuffers
 from node.status_view import render_status
 from node.tasks import together, uninterrupted
 from node.training_link import TrainingLink
-from node.worker_link import RoundResult, WorkerReady
+from node.worker_messages import RoundResult, WorkerReady
 from swarm.collective.context import Offer, RoundEvent
 from swarm.collective.ledger import Ledger
 from swarm.config import RunManifest

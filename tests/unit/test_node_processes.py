@@ -52,9 +52,27 @@ for _ in range(10):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+THREADS = """
+import os, sys, types
+
+def run_command_line(arguments):
+    import numpy as np
+    np.ones(10**6) @ np.ones(10**6)
+    print(len(os.listdir("/proc/self/task")))
+    return 0
+
+if sys.argv[1] == "plain":
+    run_command_line([])
+else:
+    sys.modules["node.cli"] = types.SimpleNamespace(run_command_line=run_command_line)
+    from node.__main__ import main
+    main()
+"""
+QUIETING = ("GRPC_VERBOSITY", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k != "GRPC_VERBOSITY"}
+    environment = {k: v for k, v in os.environ.items() if k not in QUIETING}
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
@@ -67,6 +85,15 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_failed_handshake_is_not_printed_by_the_node_program() -> None:
     ended = python(FAILED_HANDSHAKE)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.skipif(
+    not os.path.isdir("/proc/self/task") or len(os.sched_getaffinity(0)) == 1,
+    reason="no threads to be seen",
+)
+def test_numpy_starts_no_threads_in_the_node_program() -> None:
+    threads = {name: int(python(THREADS, name).stdout) for name in ("plain", "node")}
+    assert threads["node"] == 1 < threads["plain"], threads
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")

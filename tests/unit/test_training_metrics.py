@@ -102,18 +102,29 @@ def test_experts_that_a_peer_does_not_hold_have_probability_zero() -> None:
     assert look[0][[0, 2]].sum() == 0 and look[0][[1, 3]].min() > 0
 
 
+def test_more_than_ten_experts_are_told_apart() -> None:
+    model = Transformer(replace(MODEL, num_experts=12), seed=1)
+    layer = model.model.layers[0].mlp
+    with torch.no_grad():
+        for e in range(12):
+            layer.gate.weight[str(e)].fill_(1.0 if e == 10 else 0.0)
+    look = RoutingProbe(TOKENS).look(model)[0]
+    assert torch.equal(look[2], look[11]) and not torch.allclose(look[10], look[2])
+
+
 # ---- coupling of experts and router -------------------------------------------------------------
 
 
-def coupled_model(own: float, other: float) -> Transformer:
+def coupled_model(own: float, other: float, experts: int = 2) -> Transformer:
     """Row i is unit vector i; gate j answers to it with `own` if i = j, else with `other`."""
-    model = Transformer(replace(MODEL, num_experts=2, num_layers=1), seed=0)
+    model = Transformer(replace(MODEL, num_experts=experts, num_layers=1), seed=0)
     with torch.no_grad():
         mlp = model.model.layers[0].mlp
-        for e in range(2):
+        for e in range(experts):
             mlp.gate.weight[str(e)].zero_()[e] = 1.0
             gate = mlp.experts[str(e)].gate_proj.weight.zero_()
-            gate[0, e], gate[0, 1 - e] = own, other
+            gate[0, :experts] = other
+            gate[0, e] = own
     return model
 
 
@@ -125,6 +136,12 @@ def test_the_coupling_loss_by_hand() -> None:
     assert coupling_loss(coupled_model(5.0, 2.0), 1.0, noise=False).item() == 0.0
     assert coupled_share(coupled_model(5.0, 2.0)) == 1.0
     assert coupled_share(coupled_model(2.0, 5.0)) == 0.0
+
+
+def test_the_rows_of_more_than_ten_experts_are_held_against_their_own_gates() -> None:
+    model = coupled_model(5.0, 2.0, experts=12)
+    assert coupled_share(model) == 1.0
+    assert coupling_loss(model, 1.0, noise=False).item() == 0.0
 
 
 def test_the_noise_on_rows_is_smaller_than_half_the_way_to_the_next_row() -> None:

@@ -150,10 +150,10 @@ def test_a_damaged_state_is_set_aside_and_the_one_before_it_used(tmp_path: Path)
 def test_a_full_disk_is_said_and_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_space(descriptor: int) -> None:
+    def no_space(source: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", no_space)
+    monkeypatch.setattr("os.replace", no_space)
     life = Life(tmp_path)
     assert len(life.train(0, initial())) == STEPS
     assert len(life.resuming.warnings) == 2 and "DISK_FULL" in life.resuming.warnings[0]

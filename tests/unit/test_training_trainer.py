@@ -17,7 +17,7 @@ from swarm.errors import Code, SwarmError
 from swarm.model.config import ModelConfig
 from swarm.model.fragment_io import read_fragment
 from swarm.training.checkpoint import load_checkpoint, save_checkpoint
-from swarm.training.trainer import Trainer
+from swarm.training.trainer import RNG_KEY, Trainer
 
 MANIFEST = RunManifest(
     model=ModelConfig(
@@ -281,13 +281,16 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing() -> None:
         (tensors, {k: v for k, v in meta.items() if k != "step"}, Code.CHECKPOINT_CORRUPT),
         ({**tensors, name: torch.zeros(3)}, meta, Code.CHECKPOINT_CORRUPT),
         ({k: v for k, v in tensors.items() if k != name}, meta, Code.CHECKPOINT_CORRUPT),
+        ({**tensors, RNG_KEY: torch.zeros(3)}, meta, Code.CHECKPOINT_CORRUPT),
     ]
+    random_state = torch.get_rng_state()
     for bad_tensors, bad_meta, code in wrong:
         with pytest.raises(SwarmError) as caught:
             target.load_state_dict(bad_tensors, bad_meta)
         assert caught.value.code is code
         assert (target.step, target.sampler.position) == (0, 0)
         assert not any(key.endswith("exp_avg") for key in target.state_dict()[0])
+        assert torch.equal(torch.get_rng_state(), random_state)
 
 
 @pytest.mark.parametrize("place", ["start", "header", "middle", "end", "cut", "empty"])

@@ -20,7 +20,7 @@ def learning_curves(experiment: Experiment, lines: Sequence[Line], path: Path) -
     """Mean bits per byte over tokens; a line is the mean of an arm's seeds, a band their range."""
     figure, axes = plt.subplots(figsize=(9, 5.5))
     colors = plt.get_cmap("tab20")
-    for index, arm in enumerate(experiment.arms):
+    for index, arm in enumerate(a for a in experiment.arms if not a.idea):
         curves = [line["curve"] for line in lines if line["arm"] == arm.name]
         if not curves:
             continue

@@ -30,10 +30,12 @@ def markdown(experiment: Experiment, lines: Sequence[Line]) -> str:
         arm.name: [x for x in lines if x["arm"] == arm.name and "part" not in x]
         for arm in experiment.arms
     }
-    arms = [arm for arm in experiment.arms if of_arm[arm.name]]
+    done = [arm for arm in experiment.arms if of_arm[arm.name]]
+    arms = [arm for arm in done if not arm.idea]
     parts = [
         "![Learning curves](learning.svg)\n",
         _learning(experiment, arms, of_arm),
+        _ideas([arm for arm in done if arm.idea], of_arm),
         _costs(arms, of_arm),
         _own(experiment, arms, of_arm),
         _memory([x for x in lines if x.get("part") == "memory"]),
@@ -60,6 +62,17 @@ def _learning(experiment: Experiment, arms: list[Arm], of_arm: dict[str, list[Li
             ]
         )
     return "Bits per byte on held-out text:\n\n" + _table(head, rows)
+
+
+def _ideas(arms: list[Arm], of_arm: dict[str, list[Line]]) -> str:
+    rows = []
+    for arm in arms:
+        means = {line["seed"]: line["mean_bpb"] for line in of_arm[arm.name]}
+        mean = f"{statistics.mean(means.values()):.3f}"
+        against = _against(of_arm[CENTRAL], means)
+        rows.append([f"`{arm.name}`", arm.title, mean, str(len(means)), against])
+    head = ["idea", "", "mean", "seeds", f"against {CENTRAL}"]
+    return "What was tried to come closer:\n\n" + _table(head, rows) if rows else ""
 
 
 def _costs(arms: list[Arm], of_arm: dict[str, list[Line]]) -> str:

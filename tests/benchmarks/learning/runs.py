@@ -6,13 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Protocol
 
+from swarm.collective.state import FragmentState
 from swarm.config import RunManifest
+from swarm.config_learning import MergeConfig
 from swarm.data import Corpus, Sampler
 from swarm.model.transformer import Transformer
 from swarm.simulation.learning import LearningSwarm
+from swarm.training.policy import RunPolicy
 from swarm.training.trainer import Trainer
 from tests.benchmarks.learning.settings import Arm, Churn
-from tests.benchmarks.learning.texts import MixedSampler, peer_samplers
+from tests.benchmarks.learning.texts import MixedSampler, mixed_samplers, peer_samplers
 from tests.benchmarks.learning.traffic import gradient_bytes, return_bytes, round_bytes
 
 
@@ -113,12 +116,15 @@ class SwarmRun:
 
     def __init__(self, arm: Arm, manifest: RunManifest, corpora: Mapping[str, Corpus]) -> None:
         self.tokens, self.bytes_per_peer = 0, 0.0
+        make = mixed_samplers if arm.mixed_text else peer_samplers
         training = manifest.training
-        samplers = peer_samplers(
+        samplers = make(
             corpora, training.batch_size, training.sequence_length, manifest.genesis.seed
         )
         self.swarm = LearningSwarm(manifest, samplers)
-        self._churn, self._round = arm.churn, 0
+        if arm.merge_held is not None:
+            self.swarm.policy = HeldMerging(manifest, arm.merge_held)
+        self._churn, self._growing, self._round = arm.churn, arm.growing_rounds, 0
 
     def advance(self) -> None:
         """One round."""
@@ -131,6 +137,9 @@ class SwarmRun:
             self.swarm.restart(names[index])
             held = len(self.swarm.held[names[index]])
             self.bytes_per_peer += return_bytes(self.swarm.manifest, held) / len(names)
+        if self._growing is not None:
+            steps = steps_at(self._growing, self.tokens / self.swarm.manifest.training.total_tokens)
+            self.swarm.manifest = with_inner_steps(self.swarm.manifest, steps)
         log = self.swarm.round(absent)
         self.tokens += log.tokens
         self.bytes_per_peer += round_bytes(self.swarm.manifest, log, len(names))
@@ -148,6 +157,27 @@ class SwarmRun:
     def trainer(self) -> Trainer:
         """A peer's."""
         return next(iter(self.swarm.peers.values())).trainer
+
+
+class HeldMerging(RunPolicy):
+    """The policy of held-only peers, and their experts are merged as those of full ones would be.
+
+    A simulation has all experts at hand; this is what merging would bring if it cost nothing.
+    """
+
+    def __init__(self, manifest: RunManifest, merge: MergeConfig) -> None:
+        super().__init__(manifest)
+        sync = dataclasses.replace(manifest.sync, forward="full")
+        self._full = RunPolicy(dataclasses.replace(manifest, sync=sync, merge=merge))
+
+    def finish(
+        self,
+        round_index: int,
+        shadow: Mapping[str, FragmentState],
+        base: Mapping[str, FragmentState],
+    ) -> Mapping[str, FragmentState]:
+        """As `RunPolicy.finish` where peers have all experts."""
+        return self._full.finish(round_index, shadow, base)
 
 
 KINDS: dict[str, type[CentralRun] | type[SoloRun] | type[SwarmRun]] = {
@@ -171,6 +201,18 @@ def _trainer(manifest: RunManifest, sampler: Sampler) -> Trainer:
     trainer = Trainer(manifest, sampler, range(manifest.model.num_experts))
     trainer.load_initial()
     return trainer
+
+
+def steps_at(growing: tuple[int, int], progress: float) -> int:
+    """Inner steps of a round that begins when this share of the tokens is trained."""
+    first, last = growing
+    return round(first + (last - first) * progress)
+
+
+def with_inner_steps(manifest: RunManifest, steps: int) -> RunManifest:
+    """The manifest with other rounds, as after a change of a run that goes on."""
+    training = dataclasses.replace(manifest.training, inner_steps=steps)
+    return dataclasses.replace(manifest, training=training)
 
 
 def away_in(churn: Churn | None, round_index: int, peers: int) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from swarm.config import RunManifest
+from swarm.config_learning import MergeConfig
 from swarm.presets import preset
 
 if sys.version_info >= (3, 11):
@@ -18,6 +20,7 @@ else:
 
 Table = dict[str, Any]
 KINDS = ("central", "solo", "swarm")
+FACTS = ("title", "kind", "small_batch", "mixed_text", "growing_rounds")
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,21 @@ class Arm:
 
     `kind` central: one model reads all domains, `batch_size` sequences of each in a step, or with
     `small_batch` that many of all together. solo: a model for each domain, which sees no other.
+    swarm: with `mixed_text` every peer reads all domains; with `growing_rounds` the first round has
+    so many steps and the last as many as the second number says; `merge_held` merges the experts of
+    held-only peers, as no node can: nobody has them all. An `idea` has only a row in a table.
     """
 
     name: str
     title: str
     kind: str
     manifest: RunManifest
+    idea: bool = False
     small_batch: bool = False
     churn: Churn | None = None
+    mixed_text: bool = False
+    growing_rounds: tuple[int, int] | None = None
+    merge_held: MergeConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -72,21 +82,28 @@ class Experiment:
         """Read the file. Raises `SwarmError` or `TypeError` naming a wrong key."""
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         shared = table["shared"]
-        arms = tuple(_arm(name, arm, shared) for name, arm in table["arms"].items())
+        arms = [_arm(name, arm, shared) for name, arm in table["arms"].items()]
+        for name, arm in table["ideas"].items():
+            arms.append(dataclasses.replace(_arm(name, arm, shared), idea=True))
         chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in table["experiment"].items()}
-        return cls(arms=arms, **chosen)
+        return cls(arms=tuple(arms), **chosen)
 
 
 def _arm(name: str, table: Table, shared: Table) -> Arm:
     own = dict(table)
-    facts = {key: own.pop(key) for key in ("title", "kind", "small_batch") if key in own}
+    facts = {key: own.pop(key) for key in FACTS if key in own}
     assert facts["kind"] in KINDS, f"arm {name}: kind is one of {', '.join(KINDS)}"
-    churn = Churn(**own.pop("churn")) if "churn" in own else None
+    if "growing_rounds" in facts:
+        facts["growing_rounds"] = tuple(facts["growing_rounds"])
+    if "churn" in own:
+        facts["churn"] = Churn(**own.pop("churn"))
+    if "merge_held" in own:
+        facts["merge_held"] = MergeConfig(**own.pop("merge_held"))
     manifest = RunManifest.from_dict(shared)
     if start := own.pop("preset", None):
         manifest = preset(start, manifest)
     manifest = RunManifest.from_dict(_merged(tomllib.loads(manifest.to_toml()), own))
-    return Arm(name=name, manifest=manifest, churn=churn, **facts)
+    return Arm(name=name, manifest=manifest, **facts)
 
 
 def _merged(table: Table, changes: Mapping[str, Table]) -> Table:

@@ -46,3 +46,18 @@ class MixedSampler(Sampler):
         """Token ids [B, T + 1] of all parts."""
         self.position += 1
         return np.concatenate([part.next_batch() for part in self._parts])
+
+
+def mixed_samplers(
+    corpora: Mapping[str, Corpus], batch_size: int, length: int, seed: int
+) -> dict[str, MixedSampler]:
+    """As `peer_samplers`, but each peer reads equal shares of all domains."""
+    return {
+        domain: MixedSampler(
+            [
+                Sampler(corpus, batch_size // len(corpora), length, 100 * seed + 10 * peer + index)
+                for index, corpus in enumerate(corpora.values())
+            ]
+        )
+        for peer, domain in enumerate(corpora)
+    }
