@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from datetime import timedelta
@@ -41,6 +42,14 @@ def open_group(stack: ExitStack, count: int, **options) -> list[Communicator]:
 def trio() -> Iterator[list[Communicator]]:
     with ExitStack() as stack:
         yield open_group(stack, 3)
+
+
+def wait_for_threads(count: int) -> None:
+    """No more than so many are left soon: some of a library's end a moment after it is closed."""
+    deadline = time.monotonic() + 10
+    while threading.active_count() > count:
+        assert time.monotonic() < deadline, threading.enumerate()
+        time.sleep(0.01)
 
 
 def values_of(rank: int, shape=(7, 300)) -> np.ndarray:
@@ -252,7 +261,7 @@ def test_a_peer_that_can_not_start_leaves_nothing_behind(tmp_path):
     with pytest.raises(SwarmError) as caught:
         Communicator.open("test", directory=tmp_path)
     assert caught.value.code is Code.CHECKPOINT_CORRUPT
-    assert threading.active_count() <= before
+    wait_for_threads(before)
 
 
 def test_closing_fails_what_is_in_flight_and_leaves_no_thread():
@@ -264,7 +273,7 @@ def test_closing_fails_what_is_in_flight_and_leaves_no_thread():
         with pytest.raises(SwarmError) as caught:
             handle.wait(LIMIT)
         assert caught.value.code is Code.PEER_UNREACHABLE
-    assert threading.active_count() <= before + 1  # gRPC and others may keep one for a moment
+    wait_for_threads(before)
 
 
 @pytest.mark.parametrize(
