@@ -278,7 +278,8 @@ def test_dead_peer_is_reported_quickly_and_calls_have_a_limit(keys):
     asyncio.run(story())
 
 
-def test_call_in_flight_ends_when_its_peer_dies(keys):
+@pytest.mark.parametrize("whose", ["the callers", "the called peers"])
+def test_call_in_flight_ends_when_a_p2pd_dies(keys, whose):
     async def story() -> None:
         async with swarm_of(keys, 2) as (alice, bob):
             arrived = asyncio.Event()
@@ -293,8 +294,9 @@ def test_call_in_flight_ends_when_its_peer_dies(keys):
                 error_of(alice.call(bob.peer_id, Locate(), Pong, timedelta(seconds=20)))
             )
             await asyncio.wait_for(arrived.wait(), 5)
-            bob.life.watcher.cancel()
-            bob.life.daemon.p2p._child.kill()
+            dead = alice if whose == "the callers" else bob
+            dead.life.watcher.cancel()
+            dead.life.daemon.p2p._child.kill()
             error = await asyncio.wait_for(call, 5)
             assert error.code is Code.PEER_UNREACHABLE
 
