@@ -280,7 +280,8 @@ def test_dead_peer_is_reported_quickly_and_calls_have_a_limit(keys):
     asyncio.run(story())
 
 
-def test_call_in_flight_ends_when_its_peer_dies(keys):
+@pytest.mark.parametrize("whose", ["the callers", "the called peers"])
+def test_call_in_flight_ends_when_a_p2pd_dies(keys, whose):
     async def story() -> None:
         async with swarm_of(keys, 2) as (alice, bob):
             arrived = asyncio.Event()
@@ -295,8 +296,9 @@ def test_call_in_flight_ends_when_its_peer_dies(keys):
                 error_of(alice.call(bob.peer_id, Locate(), Pong, timedelta(seconds=20)))
             )
             await asyncio.wait_for(arrived.wait(), 5)
-            bob.life.watcher.cancel()
-            bob.life.daemon.p2p._child.kill()
+            dead = alice if whose == "the callers" else bob
+            dead.life.watcher.cancel()
+            dead.life.daemon.p2p._child.kill()
             error = await asyncio.wait_for(call, 5)
             assert error.code is Code.PEER_UNREACHABLE
 
@@ -307,6 +309,7 @@ def test_p2pd_that_dies_is_started_again_under_the_same_address(keys):
     async def story() -> None:
         async with swarm_of(keys, 2) as (alice, bob):
             addresses = bob.addresses
+            await eventually(lambda: sees(alice, 2))  # or p2pd dials by itself, and backs off
             bob.life.daemon.p2p._child.kill()
             await bob.life.daemon.exited.wait()
 
@@ -338,6 +341,34 @@ def test_bootstrap_peer_that_restarts_is_found_again_by_those_it_left_behind(key
         finally:
             await again.shutdown()
             await bob.shutdown()
+
+    asyncio.run(story())
+
+
+def test_an_address_that_refused_a_moment_ago_is_dialled_again_at_once(keys):
+    """p2pd by itself waits 5 s and more, and peers that start together do refuse at first."""
+
+    async def story() -> None:
+        port = free_port()
+        address = make_address(keys / "late", port)
+        Identity.load_or_create(keys / "early")
+        async with contextlib.AsyncExitStack() as running:
+
+            async def started(name: str, port: int) -> Daemon:
+                key = keys / name
+                daemon = await Daemon.start(key, "127.0.0.1", port, listen=True, timeout=2 * WAIT)
+                running.push_async_callback(daemon.stop)
+                return daemon
+
+            early = await started("early", 0)
+            peer = address.rpartition("/")[2]
+            for _ in range(3):
+                error = await error_of(early.connect(peer, [address], WAIT))
+                assert error.code is Code.PEER_UNREACHABLE
+            await started("late", port)
+            began = time.monotonic()
+            await early.connect(peer, [address], WAIT)
+            assert time.monotonic() - began < 2
 
     asyncio.run(story())
 

@@ -22,7 +22,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from zeroconf import IPVersion, ServiceStateChange, Zeroconf
+from zeroconf import Error, IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from swarm.aio import in_time
@@ -37,7 +37,7 @@ ASK_LIMIT = timedelta(seconds=3)
 STOP_LIMIT = timedelta(seconds=1)
 MAX_INTERFACES = 4
 MAX_ASKED = 16  # announcements that are being read
-MAX_FOUND = 64  # addresses that others have announced; a LAN has no more peers that matter
+MAX_FOUND = 64  # announcements of others; a LAN has no more peers that matter
 OnFound = Callable[[str, str], object]  # (peer id, multiaddr)
 
 
@@ -61,22 +61,24 @@ class LanDiscovery:
         self._announced: dict[str, AsyncZeroconf] = {}  # by the address of the interface
         self._port = 0
         self._asking: set[asyncio.Task[None]] = set()
-        self._found: set[tuple[str, str]] = set()
+        self._found: dict[str, list[tuple[str, str]]] = {}  # by the name of the announcement
+        self._updating = asyncio.Lock()
         self._anybody = asyncio.Event()
 
     async def update(self, multiaddrs: Iterable[str], port: int) -> None:
         """Announce p2pd at `port` on the interfaces of these addresses, and on no others."""
         hosts = lan_hosts(multiaddrs)[:MAX_INTERFACES]
-        if port != self._port:
-            await self.stop()
-        self._port = port
-        for host in [host for host in self._announced if host not in hosts]:
-            await _close(self._announced.pop(host))
-        for host in [host for host in hosts if host not in self._announced]:
-            try:
-                self._announced[host] = await self._announce(host)
-            except OSError as error:
-                logger.info("no discovery in the LAN of %s: %s", host, error)
+        async with self._updating:
+            if port != self._port:
+                await self.stop()
+            self._port = port
+            for host in [host for host in self._announced if host not in hosts]:
+                await _close(self._announced.pop(host))
+            for host in [host for host in hosts if host not in self._announced]:
+                try:
+                    self._announced[host] = await self._announce(host)
+                except (OSError, Error) as error:
+                    logger.info("no discovery in the LAN of %s: %s", host, error)
 
     async def first(self, limit: timedelta) -> bool:
         """Wait until a peer was found; whether one was. At once False without a LAN."""
@@ -93,7 +95,7 @@ class LanDiscovery:
         await asyncio.gather(*(_close(each) for each in announced.values()))
 
     async def _announce(self, host: str) -> AsyncZeroconf:
-        """Announce and listen on one interface. Raises `OSError` where multicast does not work."""
+        """Announce and listen on one interface. Raises `OSError` or zeroconf's errors."""
         responder = AsyncZeroconf(interfaces=[host], ip_version=IPVersion.V4Only)
         # Names of DNS know no upper and lower case, peer ids do.
         name = hashlib.sha256(self._peer_id.encode()).hexdigest()[:32]
@@ -117,8 +119,9 @@ class LanDiscovery:
     def _heard(
         self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange
     ) -> None:
-        gone = state_change is ServiceStateChange.Removed
-        if not gone and len(self._asking) < MAX_ASKED and len(self._found) < MAX_FOUND:
+        if state_change is ServiceStateChange.Removed:
+            self._found.pop(name, None)
+        elif len(self._asking) < MAX_ASKED and len(self._found) < MAX_FOUND:
             task = asyncio.get_running_loop().create_task(self._read(zeroconf, name))
             self._asking.add(task)
             task.add_done_callback(self._asking.discard)
@@ -131,10 +134,14 @@ class LanDiscovery:
         except Exception as error:  # hostile packets; the library names no errors
             logger.info("an announcement in the LAN could not be read: %s", error)
             return
-        for peer, address in announced(info, self._run):
-            if peer != self._peer_id and (peer, address) not in self._found:
-                self._found.add((peer, address))
-                self._anybody.set()
+        before = self._found.get(name, [])
+        found = [(p, address) for p, address in announced(info, self._run) if p != self._peer_id]
+        if not found:
+            return
+        self._found[name] = found
+        self._anybody.set()
+        for peer, address in found:
+            if (peer, address) not in before:
                 logger.info("found in the LAN: %s", address)
                 self._on_found(peer, address)
 
@@ -163,5 +170,5 @@ def _is_of_a_lan(host: str) -> bool:
 
 
 async def _close(responder: AsyncZeroconf) -> None:
-    with suppress(OSError, asyncio.TimeoutError):
+    with suppress(OSError, Error, asyncio.TimeoutError):
         await in_time(responder.async_close(), STOP_LIMIT.total_seconds())
