@@ -79,7 +79,9 @@ def check_made_as_planned(record: pb.RoundRecord, planned: Planned | None) -> No
 
     `planned` None: that plan is not known here.
     """
-    for outcome in record.fragments if planned is not None else ():
+    if planned is None:
+        return
+    for outcome in record.fragments:
         said = (list(outcome.contributors), list(outcome.weights))
         name = outcome.state.fragment
         fits = not outcome.advanced or planned.get(name) == said
