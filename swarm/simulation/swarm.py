@@ -230,7 +230,8 @@ class SimulatedPeer:
         return toy_values(name, self.swarm.policy.numel[fragment]) * np.float32(0.01)
 
     async def round(self, tokens: int = 100) -> pb.RoundRecord:
-        """Offer and wait for the decision."""
+        """Offer, from the newest commit as nodes do, and wait for the decision."""
+        await self.member.resync()
         record = await self.member.run_round(self.offer(tokens=tokens))
         self.publish()
         return record

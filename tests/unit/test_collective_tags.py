@@ -19,6 +19,7 @@ from swarm.collective.tensors import TensorPolicy
 from swarm.collective.validate import check_ready
 from swarm.collective.validate_record import check_record
 from swarm.errors import Code, SwarmError
+from swarm.simulation.swarm import toy_manifest
 from swarm.wire import collective_pb2 as pb
 
 MAX_TOKENS = 1000
@@ -93,6 +94,22 @@ def test_what_is_new_to_all_waits_for_a_newcomer_that_has_said_nothing_or_takes_
     both = ready("other")
     both.MergeFrom(ready("state", number=2))
     assert awaited(duo | {"n": both}) == set("abn")
+
+
+def test_what_a_group_has_reduced_gets_votes_without_sums_of_contributions():
+    previous = pb.RoundRecord(roster="ab")
+    record = pb.RoundRecord(roster="ab", electorate="ab", round=1, outcome=pb.FULL)
+    outcome = record.fragments.add(advanced=True, numel=4, contributors="ab", weights=[0.5, 0.5])
+    outcome.state.CopyFrom(
+        pb.FragmentVersion(fragment="x", version=1, theta_hash=bytes(32), momentum_hash=bytes(32))
+    )
+    setup = SimpleNamespace(
+        policy=TensorPolicy(), manifest=toy_manifest(), max_round_tokens=10, max_round_steps=10
+    )
+    elector = Elector(SimpleNamespace(setup=setup, memory=SimpleNamespace(record=previous)))
+    elector.check_possible(record)
+    outcome.weights[:] = [1.0]
+    assert "weights" in refusal_of(lambda: elector.check_possible(record)).message
 
 
 @pytest.mark.parametrize("weights", [[], [1.0], [0.5, math.nan]])

@@ -105,8 +105,10 @@ class Proposal:
 
         What no honest elector can have voted for is a lie, which must not hold the round up.
         """
-        granted = (p for p in self.promises.values() if p.granted and p.accepted_record)
-        return record_to_adopt(p for p in granted if self._may_have_votes(p))
+        granted = (p for p in self.promises.values() if p.granted)
+        return record_to_adopt(
+            p for p in granted if not p.accepted_record or self._may_have_votes(p)
+        )
 
     def _may_have_votes(self, promise: pb.Promise) -> bool:
         memory, elector = self._peer.memory, self._peer.elector
