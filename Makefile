@@ -32,9 +32,7 @@ demo: $(STAMP)  ## train a small swarm of four peers here, kill one, assemble, c
 test: $(STAMP)  ## unit tests, then integration tests with real processes
 	$(BIN)/python -m pytest tests/unit tests/exploration tests/fuzz tests/chaos -m "not heavy" -n 2 \
 		$(ARGS) $(SELECTED)
-	$(BIN)/python -m pytest tests/integration -m "not heavy and not alone" -n 2 --dist loadfile \
-		$(ARGS) $(SELECTED)
-	$(BIN)/python -m pytest tests/integration -m "alone and not heavy" $(ARGS) $(SELECTED)
+	$(BIN)/python -m pytest tests/integration -m "not heavy" $(ARGS) $(SELECTED)
 
 nat: $(STAMP)  ## peers behind routers, in network namespaces (needs root and nftables)
 	$(BIN)/python -m pytest tests/nat/test_lab.py

@@ -49,7 +49,6 @@ class Containers:
         host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         socket = {"DOCKER_SOCKET": host.removeprefix("unix://")}
         self._environment = {**os.environ, **socket, **(variables or {})}
-        self._ids: dict[str, str] = {}
 
     def compose(self, *arguments: str, limit_s: float = 60.0) -> str:
         """Run a compose command and return what it prints. Raises `StepError`."""
@@ -57,19 +56,7 @@ class Containers:
 
     def inside(self, service: str, *command: str, limit_s: float = 60.0) -> str:
         """Run a command in a container and return what it prints. Raises `StepError`."""
-        return output_of(["docker", "exec", self.id_of(service), *command], limit_s)
-
-    def id_of(self, service: str) -> str:
-        """Id of a service's container, the same until `down`. Raises `StepError`.
-
-        It is asked for once: compose takes a second of processor time to start.
-        """
-        if service not in self._ids:
-            found = self.compose("ps", "--quiet", service).strip()
-            if not found:
-                raise StepError(f"there is no container of {service}")
-            self._ids[service] = found
-        return self._ids[service]
+        return self.compose("exec", "-T", service, *command, limit_s=limit_s)
 
     def status(self, service: str) -> dict[str, Any]:
         """What a node says of itself, with its last rounds. Raises `StepError`."""
@@ -80,7 +67,6 @@ class Containers:
 
     def down(self) -> None:
         """Remove all containers, networks and volumes. Raises `StepError`."""
-        self._ids.clear()
         self.compose("down", "--volumes", "--remove-orphans", limit_s=120.0)
 
     def wait_for(self, what: str, look: Callable[[], T | None], limit_s: float) -> T:

@@ -120,8 +120,8 @@ def disturb(net: Containers) -> None:
 
 def restarts(net: Containers, service: str) -> int:
     """How often the engine has started a service's container again."""
-    command = ["docker", "inspect", "--format", "{{.RestartCount}}", net.id_of(service)]
-    return int(output_of(command, 30.0))
+    container = net.compose("ps", "--quiet", service).strip()
+    return int(output_of(["docker", "inspect", "--format", "{{.RestartCount}}", container], 30.0))
 
 
 def main() -> int:

@@ -31,8 +31,6 @@ from swarm.wire.data_pb2 import Call, ReduceHello
 from swarm.wire.membership_pb2 import PeerRecord
 from swarm.wire.node_pb2 import StatusReply
 
-pytestmark = pytest.mark.alone
-
 LIMIT_S = 60
 STOP_LIMIT_S = 3.0  # on a quiet machine
 STUCK_MS = 500  # longer than any undisturbed averaging

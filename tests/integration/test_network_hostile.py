@@ -23,8 +23,6 @@ from swarm.network.tickets import make_ticket, permission_for, read_ticket
 from swarm.wire.control_pb2 import Ping, Pong
 from swarm.wire.membership_pb2 import PeerRecord
 
-pytestmark = pytest.mark.alone
-
 RUN_KEY = Identity.generate()
 CLOSED = RunManifest(
     run_public_key=public_key_of(RUN_KEY.peer_id).public_bytes_raw().hex(),

@@ -25,8 +25,6 @@ from swarm.network.p2p.twin import CONTROL_PROTOCOL
 from swarm.wire.control_pb2 import Envelope, Locate, Ping, Pong, Refusal
 from swarm.wire.membership_pb2 import PeerRecord
 
-pytestmark = pytest.mark.alone
-
 RUN = b"r" * 32
 WAIT = timedelta(seconds=5)
 

@@ -20,8 +20,6 @@ from network_processes import (
     wait_until,
 )
 
-pytestmark = pytest.mark.alone
-
 
 @contextlib.contextmanager
 def peers(options: Sequence[dict]) -> Iterator[list[Peer]]:

@@ -25,8 +25,6 @@ from swarm.network.p2p import NetworkConfig, PeerNetwork
 from swarm.wire.data_pb2 import Call, ReduceHello
 from swarm.wire.membership_pb2 import PeerRecord
 
-pytestmark = pytest.mark.alone
-
 RUN = b"r" * 32
 WAIT = timedelta(seconds=10)
 BLOB = os.urandom(3 * 2**20 + 7)

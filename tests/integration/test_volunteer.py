@@ -19,8 +19,6 @@ from node.control_client import ControlClient
 from node.testnet import LocalTestnet
 from swarm.wire.node_pb2 import StatusReply
 
-pytestmark = pytest.mark.alone
-
 ACT_S = 2.0
 LIMIT = timedelta(seconds=60)
 POLL_S = 0.05

@@ -243,7 +243,7 @@ def test_the_largest_load_is_proven_smallest_by_prices(num_groups, size, data):
         columns = prices @ loads
         least = sum(columns[group_of == g].min() for g in range(num_groups))
         bounds.append(prices @ fixed + least)
-    assert max(bounds) <= reached.max() <= max(bounds) * 1.003  # PRECISION, and how well prices tell
+    assert max(bounds) <= reached.max() <= max(bounds) * 1.003
 
 
 def test_a_slow_peer_among_fast_ones_is_not_asked_to_reduce():
