@@ -75,6 +75,11 @@ class LabNode:
         assert status is not None, self.output.read_text()
         return str(status.peer_id)
 
+    def interrupt(self) -> None:
+        """Ctrl-C, and wait for its end."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(STOP_S)
+
     def kill(self) -> None:
         """SIGKILL it and all it started, as when the power fails."""
         with contextlib.suppress(ProcessLookupError):
