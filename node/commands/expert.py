@@ -9,7 +9,7 @@ from pathlib import Path
 
 from node.commands.expert_sharing import register_sharing
 from node.exit_codes import OK
-from node.parser import Verbs, add_command, positive_int
+from node.parser import Verbs, add_command, positive_float, positive_int, share
 
 EXAMPLES = """\
   node expert train --base base --data ~/texts --domain law --out law     on your machine, alone
@@ -76,7 +76,7 @@ def _register_train(actions: Verbs) -> None:
             help=f"{text} (default: %(default)s)",
         )  # fmt: skip
     numbers.add_argument(
-        "--learning-rate", type=float, default=2e-3, metavar="X",
+        "--learning-rate", type=positive_float, default=2e-3, metavar="X",
         help="at the peak (default: %(default)s)",
     )  # fmt: skip
     numbers.add_argument(
@@ -90,10 +90,10 @@ def _register_train(actions: Verbs) -> None:
     cut = parser.add_argument_group("cut to low rank after training").add_mutually_exclusive_group()
     cut.add_argument("--cut-rank", type=positive_int, metavar="R", help="every matrix to rank R")
     cut.add_argument(
-        "--cut-energy", type=float, metavar="X", help="keep this share of each difference, e.g. 0.9"
+        "--cut-energy", type=share, metavar="X", help="keep this share of each difference, e.g. 0.9"
     )
     cut.add_argument(
-        "--cut-loss", type=float, metavar="X",
+        "--cut-loss", type=share, metavar="X",
         help="smallest rank with at most this much more held-out loss, e.g. 0.01",
     )  # fmt: skip
 

@@ -10,7 +10,6 @@ import torch
 
 from node.experts.folder import key_path, training_path
 from swarm.data import Corpus, prepare_corpus
-from swarm.errors import Code, SwarmError
 from swarm.evaluation import measure
 from swarm.experts.artifact import ExpertTensors, check_tensors, save_expert
 from swarm.experts.base import Base, load_base
@@ -108,9 +107,6 @@ def _train(training: ExpertTraining, state: Path, *, quiet: bool) -> None:
 def _cut(
     args: argparse.Namespace, base: Base, corpus: Corpus, tensors: ExpertTensors
 ) -> ExpertTensors:
-    for share in (args.cut_energy, args.cut_loss):
-        if share is not None and not 0 < share < 1:
-            raise SwarmError(Code.USAGE, f"{share} is not between 0 and 1")
     if args.cut_rank is not None:
         return truncate(base, tensors, by_number(args.cut_rank))
     if args.cut_energy is not None:
