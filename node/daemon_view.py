@@ -176,14 +176,18 @@ def _peer_rows(daemon: Daemon) -> list[node_pb2.PeerStatus]:
     rows = []
     for peer in sorted({*publisher.known, *roster}):
         found = publisher.record_of(peer)
-        alive = found is not None and peer not in member.suspects
+        path = "self" if peer == member.me else publisher.paths.get(peer, "none")
+        # The record of a peer that was killed outlives it by its lease, which the roster does not
+        # wait for; whoever is no member, as a relay or one that joins, is here if it is connected.
+        here = peer in roster or path != "none"
+        alive = found is not None and here and peer not in member.suspects
         absent = missing.get(peer, "" if peer in roster else "not a member")
         rows.append(
             node_pb2.PeerStatus(
                 peer_id=peer,
                 display_name=found.display_name if found is not None else "",
                 domain=found.domain if found is not None else "",
-                path="self" if peer == member.me else publisher.paths.get(peer, "none"),
+                path=path,
                 held_experts=assignment_of(record, peer).experts,
                 steps=_steps(daemon, peer) if peer in roster else 0,
                 places=assignment_of(record, peer).places,

@@ -64,6 +64,7 @@ class TrainingLink:
         self._seed = seed
         self._status = status
         self._worker: WorkerProcess | None = None
+        self._starting: asyncio.Task[None] | None = None
         self._is_set_up = False
         self.capability = pb.Capability(domain=config.domain)
         self.routing_divergence: float | None = None  # of the last round that was trained
@@ -76,7 +77,23 @@ class TrainingLink:
         return self._worker is not None and self._worker.alive and self._is_set_up
 
     async def start(self, held: list[int]) -> None:
-        """Start a worker and wait until it is ready. Raises what it found wrong."""
+        """Start a worker and wait until it is ready. Raises what it found wrong.
+
+        A start goes on when this is cancelled, and the next call waits for the same one: where
+        rounds are shorter than a start, no start would ever come to its end.
+        """
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start(held))
+        starting = self._starting
+        try:
+            await asyncio.shield(starting)
+        finally:
+            if starting.done():
+                self._starting = None
+
+    async def _start(self, held: list[int]) -> None:
+        if self._worker is not None:  # it died, or never got ready
+            await self._worker.stop(timedelta(0))
         self._is_set_up = False
         directory = self._config.directory
         log = worker_log_path(directory)
@@ -146,6 +163,10 @@ class TrainingLink:
 
     async def stop(self, save_limit: timedelta = SAVE_LIMIT) -> None:
         """End the worker; its checkpoint is written first if it has anything to save."""
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
+            self._starting = None
         worker = self._worker
         if worker is None:
             return
@@ -256,7 +277,7 @@ class TrainingLink:
     async def _train_in_worker(self, record: pb.RoundRecord, base: Committed) -> RoundResult:
         for restarts in range(RESTARTS + 1):
             try:
-                if self._worker is None or not self._worker.alive:
+                if not self.ready:
                     await self.start(list(base.held))
                 assert self._worker is not None
                 return await self._worker.train(

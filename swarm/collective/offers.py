@@ -84,18 +84,27 @@ def awaited_peers(
 def _lacking(
     ready: Mapping[str, pb.Ready], living: Collection[str], previous: pb.RoundRecord
 ) -> dict[str, set[str]]:
-    """For each operation that somebody has begun: who of its usual members has not."""
+    """For each operation that somebody has begun: who of its usual members has not.
+
+    An operation that nobody has done before is for all; but a newcomer that begins with what the
+    others have behind them waits for their next turn, and they must not wait for it meanwhile.
+    """
     outcomes = {o.state.fragment: o for o in previous.fragments}
     begun: dict[str, set[str]] = {}
+    abreast: set[str] = set()
+    behind: set[str] = set()
     for peer, message in ready.items():
         for c in message.contributions:
-            done = outcomes[c.fragment].state.version if c.fragment in outcomes else 0
-            if not message.joining and int(c.number) == int(done) + 1:
+            known = outcomes.get(c.fragment)
+            done = int(known.state.version) if known is not None else 0
+            if not message.joining and int(c.number) == done + 1:
                 begun.setdefault(c.fragment, set()).add(peer)
+                new_to_it = known is not None and peer not in known.contributors
+                (behind if new_to_it else abreast).add(peer)
     lacking = {}
     for tag, peers in begun.items():
         usual = set(outcomes[tag].contributors) & set(living) if tag in outcomes else set()
-        lacking[tag] = (usual or set(living)) - peers
+        lacking[tag] = (usual or set(living) - (behind - abreast)) - peers
     return lacking
 
 

@@ -22,7 +22,7 @@ MAX_SHADOWS = 4  # results of different attempts of one round; an older one is f
 
 
 def hash_of(values: F32) -> bytes:
-    """SHA-256 over the little-endian fp32 bytes of a flat array."""
+    """BLAKE3 over the little-endian fp32 bytes of a flat array."""
     return bulk_hash(values.astype("<f4", copy=False).data.cast("B"))
 
 

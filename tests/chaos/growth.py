@@ -4,12 +4,13 @@
     sample = vitals.sample(round_index)          # at rest: after a round, before the next offer
     problems = growth(samples)                   # in the test; None: too few to judge
 
-A leak goes on in each round; a plateau is reached and kept. So after the warm-up what is held in
-the later half of the rounds is compared with the earlier half. Of each half the lower quartile
-counts: what an attempt that is just being ended still holds can only add. More may be held by a
-fixed slack, which is what differs when nothing leaks, and by a little for each round: a commit that
-is remembered, for example. A longer soak therefore finds smaller leaks: with n rounds between
-the middles of the halves those of (slack / n + per round) and above.
+A leak goes on in each round; a plateau is reached and kept. So after the warm-up, which lasts until
+what is kept for a time (records of the DHT, lanes) has had that time, what is held in the later
+half of the rounds is compared with the earlier half. Of each half the lower quartile counts: what
+an attempt that is just being ended still holds can only add. More may be held by a fixed slack,
+which is what differs when nothing leaks, and by a little for each round: a commit that is
+remembered, for example. A longer soak therefore finds smaller leaks: with n rounds between the
+middles of the halves those of (slack / n + per round) and above.
 
 Resident memory itself does not tell: most of what it grows by is free. With up to eight arenas for
 each core, glibc's allocator keeps more of it for some minutes, until every arena has had its
@@ -23,6 +24,7 @@ import ctypes
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +34,9 @@ import numpy as np
 from swarm.collective import buffers
 
 MIB = 2**20
-WARM_UP = 0.25  # of the samples of a process
-LEAST_SAMPLES = 20  # of a process that is judged, the warm-up included
+WARM_UP = 0.25  # of the samples of a process, and at least
+WARM_UP_S = 60.0  # of its life
+LEAST_SAMPLES = 20  # after the warm-up, of a process that is judged
 Sample = Mapping[str, float]
 
 
@@ -73,6 +76,7 @@ class Vitals:
     def __init__(self) -> None:
         self._mallinfo2 = ctypes.CDLL(None).mallinfo2
         self._mallinfo2.restype = _Mallinfo2
+        self._began_s = time.monotonic()
 
     def sample(self, round_index: int) -> dict[str, float]:
         """What this process holds now; to be called in its event loop."""
@@ -85,6 +89,7 @@ class Vitals:
         pooled = sum(memory.nbytes for memory in list(buffers._free.values()))
         return {
             "round": round_index,
+            "age_s": time.monotonic() - self._began_s,
             "live_mib": anonymous - (free + pooled) / MIB,
             "blocks": sys.getallocatedblocks(),
             "fds": len(os.listdir("/proc/self/fd")),
@@ -101,9 +106,9 @@ def growth(samples: Sequence[Sample]) -> list[str] | None:
         for name, ceiling in CEILINGS.items()
         if (most := max((sample[name] for sample in samples), default=0.0)) > ceiling
     ]
-    if len(samples) < LEAST_SAMPLES:
+    warm = [s for s in samples[int(len(samples) * WARM_UP) :] if s["age_s"] >= WARM_UP_S]
+    if len(warm) < LEAST_SAMPLES:
         return found or None
-    warm = samples[int(len(samples) * WARM_UP) :]
     earlier, later = warm[: len(warm) // 2], warm[len(warm) // 2 :]
     rounds = max(0.0, _mean_round(later) - _mean_round(earlier))
     for name, allowed in ALLOWED.items():

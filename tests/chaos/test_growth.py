@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from growth import ALLOWED, CEILINGS, LEAST_SAMPLES, MIB, Vitals, growth
+from growth import ALLOWED, CEILINGS, LEAST_SAMPLES, MIB, WARM_UP_S, Vitals, growth
 
 USUAL = {"live_mib": 45.0, "blocks": 230e3, "fds": 32.0, "threads": 15.0, "tasks": 8.0}
-WARM_UP = {"live_mib": 10.0, "blocks": 14e3, "fds": 14.0, "threads": 10.0, "tasks": 0.0}
+COLD = {"live_mib": 10.0, "blocks": 14e3, "fds": 14.0, "threads": 10.0, "tasks": 0.0}
 NOISE = {"live_mib": 20.0, "blocks": 5000.0, "fds": 20.0, "threads": 20.0, "tasks": 50.0}
 SEEDS = range(50)
 SHORT, LONG = 40, 300  # rounds in a soak of five minutes on a busy machine, and of thirty
+ROUND_S = 6.0
+LEAST_ROUNDS = LEAST_SAMPLES + int(WARM_UP_S / ROUND_S)
 
 
 def life(rounds: int, seed: int, **leaks: float) -> list[dict[str, float]]:
@@ -25,9 +27,9 @@ def life(rounds: int, seed: int, **leaks: float) -> list[dict[str, float]]:
     rng = random.Random(seed)
     samples = []
     for number in range(rounds):
-        sample: dict[str, float] = {"round": number, "peak_mib": 150.0}
+        sample = {"round": number, "age_s": number * ROUND_S, "peak_mib": 150.0}
         for name, usual in USUAL.items():
-            cold = WARM_UP[name] * max(0.0, 1 - number / 8)
+            cold = COLD[name] * max(0.0, 1 - number / 8)
             busy = rng.random() < 0.5
             sample[name] = usual - cold + busy * rng.random() * NOISE[name]
             sample[name] += leaks.get(name, 0.0) * number
@@ -35,7 +37,7 @@ def life(rounds: int, seed: int, **leaks: float) -> list[dict[str, float]]:
     return samples
 
 
-@pytest.mark.parametrize("rounds", [LEAST_SAMPLES, SHORT, LONG])
+@pytest.mark.parametrize("rounds", [LEAST_ROUNDS, SHORT, LONG])
 def test_a_noisy_plateau_is_no_leak(rounds: int):
     assert all(growth(life(rounds, seed)) == [] for seed in SEEDS)
 
@@ -68,8 +70,15 @@ def test_a_little_for_each_round_is_no_leak(name: str):
         assert not any(line.startswith(name) for line in found), found
 
 
+def test_what_is_kept_for_a_time_is_no_leak_where_rounds_are_short():
+    quick = [{**s, "age_s": s["round"]} for s in life(60 + LEAST_SAMPLES, 0)]
+    for sample in quick:
+        sample["blocks"] += 400 * min(sample["age_s"], WARM_UP_S)
+    assert growth(quick) == []
+
+
 def test_a_short_life_is_judged_by_its_ceiling_only():
-    short = life(LEAST_SAMPLES - 1, 0, live_mib=100.0)
+    short = life(LEAST_ROUNDS - 1, 0, live_mib=100.0)
     assert growth(short) is None
     short[3]["peak_mib"] = CEILINGS["peak_mib"] + 1
     found = growth(short)

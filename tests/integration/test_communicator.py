@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -41,6 +42,14 @@ def open_group(stack: ExitStack, count: int, **options) -> list[Communicator]:
 def trio() -> Iterator[list[Communicator]]:
     with ExitStack() as stack:
         yield open_group(stack, 3)
+
+
+def wait_for_threads(count: int) -> None:
+    """No more than so many are left soon: some of a library's end a moment after it is closed."""
+    deadline = time.monotonic() + 10
+    while threading.active_count() > count:
+        assert time.monotonic() < deadline, threading.enumerate()
+        time.sleep(0.01)
 
 
 def values_of(rank: int, shape=(7, 300)) -> np.ndarray:
@@ -143,6 +152,30 @@ def test_a_newcomer_enters_with_the_next_operation_and_takes_the_state(trio):
         assert same_everywhere([h.wait(LIMIT) for h in handles], "x").tolist() == [4.0] * 3
 
 
+def test_a_newcomer_and_the_others_never_wait_for_each_other():
+    with ExitStack() as stack:
+        duo = open_group(stack, 2)
+        late = stack.enter_context(
+            Communicator.open("test", min_peers=2, initial_peers=[duo[0].address])
+        )
+        joining = late.join()
+        state, revision = {"w": np.ones(3)}, 0
+        while not joining.done():
+            revision += 1
+            for handle in [c.sync_shared_state(state, revision=revision) for c in duo]:
+                handle.wait(LIMIT)
+        taking = late.sync_shared_state({"w": np.zeros(3)}, revision=0)
+        with suppress(TimeoutError):
+            while True:  # what was under way when it entered it gets at once; for the next it waits
+                taking.wait(timedelta(seconds=0.5))
+                taking = late.sync_shared_state({"w": np.zeros(3)}, revision=0)
+        for handle in [c.all_reduce({"new": np.ones(3, np.float32)}) for c in duo]:
+            handle.wait(LIMIT)
+        for handle in [c.sync_shared_state(state, revision=revision + 1) for c in duo]:
+            handle.wait(LIMIT)
+        assert taking.wait(LIMIT).revision == revision + 1
+
+
 def test_one_that_leaves_in_good_order_is_not_waited_for(trio):
     trio[2].leave().wait(LIMIT)
     handles = [c.all_reduce({"x": values_of(rank)}) for rank, c in enumerate(trio[:2])]
@@ -228,7 +261,7 @@ def test_a_peer_that_can_not_start_leaves_nothing_behind(tmp_path):
     with pytest.raises(SwarmError) as caught:
         Communicator.open("test", directory=tmp_path)
     assert caught.value.code is Code.CHECKPOINT_CORRUPT
-    assert threading.active_count() <= before
+    wait_for_threads(before)
 
 
 def test_closing_fails_what_is_in_flight_and_leaves_no_thread():
@@ -240,7 +273,7 @@ def test_closing_fails_what_is_in_flight_and_leaves_no_thread():
         with pytest.raises(SwarmError) as caught:
             handle.wait(LIMIT)
         assert caught.value.code is Code.PEER_UNREACHABLE
-    assert threading.active_count() <= before + 1  # gRPC and others may keep one for a moment
+    wait_for_threads(before)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +316,7 @@ def test_the_example_of_the_document_runs_and_survives_a_kill(tmp_path):
         address = first.stdout.readline().rsplit(" ", 1)[-1].strip()
         others = [start(address), start(address)]
         assert "others join with" in others[1].stdout.readline()
-        assert "step" in _wait_line(first, "step 2")
+        assert "3 peers" in _wait_line(first, "step 2")
         others[0].send_signal(signal.SIGKILL)
         output = first.communicate(timeout=90)[0]
         assert "step 20" in output and first.returncode == 0, output

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from swarm.collective import offers
-from swarm.collective.offers import collect_offers
+from swarm.collective.offers import awaited_peers, collect_offers
 from swarm.collective.plan import normalized_weights
 from swarm.collective.protocol.elector import Elector
 from swarm.collective.record import RecordInputs, build_record
@@ -67,6 +67,31 @@ def test_a_group_that_has_all_its_tags_goes_on_with_those(monkeypatch):
     said = {"a": ready("x", "new1", "new2"), "b": ready("x", "new1", "new2")}
     offered = collect_offers(said, (), previous, TensorPolicy())
     assert sorted(offered.numel) == ["new1", "x"]
+
+
+def group_that_has_agreed_on_a_state() -> pb.RoundRecord:
+    record = pb.RoundRecord(roster="abn")  # n has just entered
+    outcome = record.fragments.add(numel=4, contributors="ab", weights=[0.5, 0.5])
+    outcome.state.CopyFrom(pb.FragmentVersion(fragment="state", version=1))
+    return record
+
+
+def awaited(said) -> set[str]:
+    return awaited_peers(said, "abn", (), group_that_has_agreed_on_a_state(), TensorPolicy())
+
+
+def test_a_newcomer_that_begins_where_the_others_began_does_not_hold_up_what_they_do_next():
+    behind = ready("state", number=2)
+    assert "b" in awaited({"a": ready("new"), "n": behind})
+    assert not awaited({"a": ready("new"), "b": ready("new"), "n": behind})
+
+
+def test_what_is_new_to_all_waits_for_a_newcomer_that_has_said_nothing_or_takes_part():
+    duo = {"a": ready("new"), "b": ready("new")}
+    assert awaited(duo) == {"n"}
+    both = ready("other")
+    both.MergeFrom(ready("state", number=2))
+    assert awaited(duo | {"n": both}) == set("abn")
 
 
 @pytest.mark.parametrize("weights", [[], [1.0], [0.5, math.nan]])

@@ -20,13 +20,14 @@ import node.ending
 from node.daemon import Daemon
 from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
+from node.daemon_view import status_reply
 from node.governing import finish_round
 from node.publishing import RecordPublisher, data_addresses
 from node.shared_buffers import SharedBuffers
 from node.status_view import render_status
 from node.tasks import together, uninterrupted
 from node.training_link import TrainingLink
-from node.worker_link import RoundResult
+from node.worker_link import RoundResult, WorkerReady
 from swarm.collective.context import Offer, RoundEvent
 from swarm.collective.ledger import Ledger
 from swarm.config import RunManifest
@@ -197,7 +198,7 @@ def link_with(directory: Path, worker: Any) -> tuple[TrainingLink, FakeMember]:
     policy = RunPolicy(MANIFEST, "me")
     buffers = SharedBuffers.create(policy.layout)
     link = TrainingLink(config_in(directory), policy, buffers, 1, Status(lambda line: None))
-    link._worker = worker
+    link._worker, link._is_set_up = worker, True
     return link, FakeMember(policy)
 
 
@@ -261,6 +262,45 @@ def test_a_commit_adopted_while_training_ends_leaves_nothing_to_offer(tmp_path: 
         assert member.ledger.commit_id == b"newer" and offer is None
         await adopting[0]
 
+    asyncio.run(main())
+
+
+def test_rounds_decided_while_a_worker_starts_do_not_end_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Starting(FakeWorker):
+        pid = 4711
+
+        async def init(self, *arguments: object) -> WorkerReady:
+            await prepared.wait()
+            return WorkerReady({}, parameters=1, trainable=1, device="cpu", step=0)
+
+        async def stop(self, grace: timedelta) -> None:
+            pass
+
+    async def start(*arguments: object) -> Starting:
+        started.append(Starting())
+        return started[-1]
+
+    async def main() -> None:
+        nonlocal prepared
+        prepared = asyncio.Event()
+        link, member = link_with(tmp_path, None)
+        for commit in (b"newer", b"newest"):
+            training = asyncio.create_task(link.train(member))  # type: ignore[arg-type]
+            await asyncio.sleep(0.01)
+            async with member.changed:
+                member.ledger.commit_id = commit
+                member.changed.notify_all()
+            assert await asyncio.wait_for(training, LIMIT_S) is None
+        prepared.set()
+        offer = await asyncio.wait_for(link.train(member), LIMIT_S)  # type: ignore[arg-type]
+        assert offer is not None and offer.base_commit == b"newest"
+        assert len(started) == 1 and link.ready and link._status.worker_pid == 4711
+
+    prepared: Any = None
+    started: list[Starting] = []
+    monkeypatch.setattr("node.worker_link.WorkerProcess.start", start)
     asyncio.run(main())
 
 
@@ -388,7 +428,7 @@ def test_status_answers_at_once_from_what_is_known_while_the_dht_hangs(tmp_path:
     async def main() -> None:
         daemon = daemon_in(tmp_path)
         publisher = publisher_in(tmp_path, FakeNetwork(), hanging, daemon.status)
-        publisher.known = frozenset({"bert"})
+        publisher.known, publisher.paths = frozenset({"bert"}), {"bert": "direct"}
         daemon.publisher = publisher
         daemon.member = SimpleNamespace(me="anna", suspects={})  # type: ignore[assignment]
         task = asyncio.create_task(publisher.run())
@@ -398,6 +438,27 @@ def test_status_answers_at_once_from_what_is_known_while_the_dht_hangs(tmp_path:
             ("bert", "Bert", True)
         ]
         task.cancel()
+        daemon.data_plane.stop()
+
+    asyncio.run(main())
+
+
+def test_a_peer_is_here_while_it_is_a_member_or_connected_whatever_its_record_still_says(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        daemon = daemon_in(tmp_path)
+        publisher = publisher_in(tmp_path, FakeNetwork(), lambda: None, daemon.status)
+        publisher.known = frozenset({"anna", "killed", "member", "relay", "suspect"})
+        publisher.paths = {"relay": "relay", "suspect": "direct"}
+        daemon.publisher = publisher
+        daemon.member = SimpleNamespace(me="anna", suspects={"suspect": "no answer"})  # type: ignore[assignment]
+        record = pb.RoundRecord(roster=["member", "suspect"])
+        daemon.ledger.memory.adopt(pb.Commit(record=record.SerializeToString()))
+        peers = {peer.peer_id: peer for peer in status_reply(daemon).peers}
+        assert {name for name, peer in peers.items() if peer.alive} == {"anna", "member", "relay"}
+        assert peers["killed"].absent == "not a member"
+        assert peers["suspect"].absent == "does not answer"
         daemon.data_plane.stop()
 
     asyncio.run(main())
