@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
@@ -90,6 +91,22 @@ def port_number(text: str) -> int:
     number = int(text) if text.isascii() and text.isdecimal() else -1
     if not 0 <= number < 2**16:
         raise argparse.ArgumentTypeError(f"{text!r} is no port, 0 to 65535")
+    return number
+
+
+def positive_float(text: str) -> float:
+    """Argument type: a finite number above zero."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
+    return number
+
+
+def share(text: str) -> float:
+    """Argument type: a number between zero and one, neither of both."""
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return number
 
 

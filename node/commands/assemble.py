@@ -73,6 +73,11 @@ def _add_expert_arguments(parser: argparse.ArgumentParser) -> None:
         help="experts that process a token (default: three more than in the base)",
     )  # fmt: skip
     of_base.add_argument(
+        "--margin", type=float, metavar="X",
+        help="how much is left to the base beside the experts: added to its router biases "
+        "(default: grows with their number, 0 for one, below 2.5 for many)",
+    )  # fmt: skip
+    of_base.add_argument(
         "--tune-router", action="append", default=[], metavar="PROXY",
         help="public text like the experts' own, to tune the router on; kept in files of its own, "
         "which can be removed",
@@ -107,6 +112,7 @@ def _assemble_experts(args: argparse.Namespace) -> int:
         include=args.include,
         exclude=args.exclude,
         top_k=args.top_k,
+        margin=args.margin,
         proxies=args.tune_router,
         tuning_steps=args.tune_steps,
     )

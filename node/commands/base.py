@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   node base make base --from model --data ~/public-texts       from what node assemble wrote
   node base make base --from OLMo-dir --data a.jsonl.gz --data b.txt
+  node base make base --from model --data ~/public-texts --embedding ngrams
 The public texts are only looked at: they fix what "like the public text" means for the routers of
 all experts. Publish the directory; its id is on the card of every expert trained beside it."""
 
@@ -29,11 +30,16 @@ def register(verbs: Verbs) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="directory to write")
     parser.add_argument(
         "--from", dest="source", type=Path, required=True, metavar="DIR",
-        help="model of node assemble --run, or a Hugging Face flex_olmo directory",
+        help="model of node assemble --run, or a Hugging Face flex_olmo, olmoe or olmo2 directory",
     )  # fmt: skip
     parser.add_argument(
         "--data", action="append", required=True, metavar="PATH",
         help="public text, as for node start; several are taken in equal parts",
+    )  # fmt: skip
+    parser.add_argument(
+        "--embedding", choices=("states", "ngrams"), default="states", metavar="KIND",
+        help="what tells the domain of an owner's text: states, the model's hidden states, or "
+        "ngrams, counts of hashed n-grams (default: states)",
     )  # fmt: skip
 
 
@@ -45,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(1)
     model, provenance = _load(args.source)
-    base = make_base(model, _public_tokens(args.data), provenance)
+    ngrams = args.embedding == "ngrams"
+    base = make_base(model, _public_tokens(args.data), provenance, ngrams=ngrams)
     save_base(base, args.out)
     facts = {"id": base.id, "experts": base.size, "directory": str(args.out)}
     print(json.dumps(facts) if args.json else f"base {base.id} in {args.out}")

@@ -7,9 +7,10 @@ import json
 import time
 from pathlib import Path
 
+from node.commands.expert_proxies import register_proxies
 from node.commands.expert_sharing import register_sharing
 from node.exit_codes import OK
-from node.parser import Verbs, add_command, positive_int
+from node.parser import Verbs, add_command, positive_float, positive_int, share
 
 EXAMPLES = """\
   node expert train --base base --data ~/texts --domain law --out law     on your machine, alone
@@ -22,6 +23,7 @@ TRAIN_EXAMPLES = """\
   node expert train --base base --data ~/texts --domain law --out law
   node expert train --base base --data ~/texts --domain law --out law --rank 8
   node expert train --base base --data ~/texts --domain law --out law --cut-loss 0.01
+  node expert train --base base --data ~/texts --domain law --out law --dp-epsilon 8
 No network is used. Stop it with Ctrl-C; the same command goes on exactly where it was.
 The key that signs is made as law.key, the training state is in law.training: keep both to yourself,
 they are not in the directory law."""
@@ -48,6 +50,7 @@ def register(verbs: Verbs) -> None:
     withdraw.add_argument("--undo", action="store_true", help="offer it again")
     withdraw.add_argument("--key", type=Path, metavar="FILE", help="owner's key (default: DIR.key)")
     register_sharing(actions)
+    register_proxies(actions)
 
 
 def _register_train(actions: Verbs) -> None:
@@ -76,7 +79,7 @@ def _register_train(actions: Verbs) -> None:
             help=f"{text} (default: %(default)s)",
         )  # fmt: skip
     numbers.add_argument(
-        "--learning-rate", type=float, default=2e-3, metavar="X",
+        "--learning-rate", type=positive_float, default=2e-3, metavar="X",
         help="at the peak (default: %(default)s)",
     )  # fmt: skip
     numbers.add_argument(
@@ -87,13 +90,26 @@ def _register_train(actions: Verbs) -> None:
         "--threads", type=positive_int, default=1, metavar="N", help="CPU threads (default: 1)"
     )
     numbers.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: %(default)s)")
+    private = parser.add_argument_group("differential privacy (pip install 'expertswarm[privacy]')")
+    private.add_argument(
+        "--dp-epsilon", type=positive_float, metavar="E",
+        help="train with noise, so that the expert tells at most this much of any one sequence",
+    )  # fmt: skip
+    private.add_argument(
+        "--dp-delta", type=share, default=1e-5, metavar="D",
+        help="chance that it tells more (default: %(default)s); below 1 / sequences",
+    )  # fmt: skip
+    private.add_argument(
+        "--max-grad-norm", type=positive_float, default=1.0, metavar="C",
+        help="a sequence's gradient is cut to this norm (default: %(default)s)",
+    )  # fmt: skip
     cut = parser.add_argument_group("cut to low rank after training").add_mutually_exclusive_group()
     cut.add_argument("--cut-rank", type=positive_int, metavar="R", help="every matrix to rank R")
     cut.add_argument(
-        "--cut-energy", type=float, metavar="X", help="keep this share of each difference, e.g. 0.9"
+        "--cut-energy", type=share, metavar="X", help="keep this share of each difference, e.g. 0.9"
     )
     cut.add_argument(
-        "--cut-loss", type=float, metavar="X",
+        "--cut-loss", type=share, metavar="X",
         help="smallest rank with at most this much more held-out loss, e.g. 0.01",
     )  # fmt: skip
 

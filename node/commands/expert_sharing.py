@@ -115,24 +115,22 @@ def run_fetch(args: argparse.Namespace) -> int:
 
 
 async def _fetch(args: argparse.Namespace, report: Callable[[str], None]) -> int:
-    from node.experts.folder import write_notice
+    from node.experts.folder import learn_notice, write_notice
     from node.experts.sharing import visiting
-    from swarm.experts.artifact import CARD_FILE, check_card, check_expert, save_expert
+    from swarm.experts.artifact import check_card, check_expert, save_expert
     from swarm.experts.base import load_base
 
     base = load_base(args.base)
     async with visiting(base.id, args.peers, report) as visit:
         found = await visit.offers()
         listed = found.pick(args.name)
-        notice = found.notices.of(listed.card.id)
-        if notice is not None and (args.out / CARD_FILE).exists():
-            write_notice(args.out, notice)  # so that what was fetched earlier is known as withdrawn
+        learn_notice(args.out, listed.card, found.notices)  # it may have been fetched before
         found.notices.require_offered(listed.card.id)
         check_card(listed.card, base)
         weights = await visit.download(listed)
     check_expert(listed.card, weights, base)
     save_expert(args.out, listed.card, weights)
-    if notice is not None:
+    if notice := found.notices.of(listed.card.id):
         write_notice(args.out, notice)
     facts = {"id": listed.card.id, "domain": listed.card.card.domain, "bytes": len(weights)}
     done = f"fetched {facts['domain']} {listed.card.id[:16]}, {len(weights)} bytes, checked"

@@ -31,6 +31,7 @@ class AssemblyRequest:
     include: Collection[str] | None = None
     exclude: Collection[str] = ()
     top_k: int | None = None
+    margin: float | None = None
     proxies: Sequence[str] = ()
     tuning_steps: int = 200
 
@@ -49,7 +50,8 @@ def assemble_from(request: AssemblyRequest, out: Path, report: Report) -> dict[s
     for offer in chosen:
         report(f"takes {offer.expert.domain} {offer.card.id[:16]} of {offer.expert.owner}")
     tuning = _tune(base, chosen, request, report) if request.proxies else None
-    return save_assembly(assemble_experts(base, chosen, request.top_k, tuning), out)
+    assembly = assemble_experts(base, chosen, request.top_k, tuning, request.margin)
+    return save_assembly(assembly, out)
 
 
 def read_experts(directories: Sequence[Path], base: Base) -> tuple[list[Offer], Notices]:
@@ -81,4 +83,4 @@ def _tune(
             for number, source in enumerate(request.proxies)
         ]
         experts = [offer.expert for offer in chosen]
-        return tune_router(base, experts, proxies, recipe, request.top_k, say)
+        return tune_router(base, experts, proxies, recipe, request.top_k, say, request.margin)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from swarm.errors import Code, SwarmError
+from swarm.experts.artifact import CARD_FILE, load_card
 from swarm.experts.cards import SignedCard
-from swarm.experts.withdrawals import Notice, Notices, sign_notice
+from swarm.experts.safe_files import read_bounded
+from swarm.experts.withdrawals import MAX_NOTICE_BYTES, Notice, Notices, sign_notice
 from swarm.files import write_atomic
 from swarm.identity import Identity
 
@@ -31,7 +33,8 @@ def load_notice(directory: Path, signed: SignedCard) -> Notice | None:
     path = directory / NOTICE_FILE
     if not path.exists():
         return None
-    notice = Notice.parse(path.read_bytes(), str(path))
+    data = read_bounded(path, MAX_NOTICE_BYTES, Code.NOTICE_INVALID)
+    notice = Notice.parse(data, str(path))
     if notice.expert != signed.id:
         return None
     Notices().accept(notice, signed.card.owner)
@@ -73,6 +76,21 @@ def add_notice(
     )
     write_notice(directory, notice)
     return notice
+
+
+def learn_notice(directory: Path, signed: SignedCard, heard: Notices) -> None:
+    """Of the notices in an expert's directory and in `heard`, let the later one hold in both.
+
+    So an old one that is played back to whoever fetches an expert again changes nothing. A
+    directory of another expert is left alone. Raises as `load_card` and `load_notice`.
+    """
+    if not (directory / CARD_FILE).exists() or load_card(directory).id != signed.id:
+        return
+    known, newest = load_notice(directory, signed), heard.of(signed.id)
+    if known is not None and (newest is None or newest.sequence < known.sequence):
+        heard.accept(known, signed.card.owner)
+    elif newest is not None:
+        write_notice(directory, newest)
 
 
 def write_notice(directory: Path, notice: Notice) -> None:

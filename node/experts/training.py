@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 
@@ -10,18 +11,21 @@ import torch
 
 from node.experts.folder import key_path, training_path
 from swarm.data import Corpus, prepare_corpus
-from swarm.errors import Code, SwarmError
 from swarm.evaluation import measure
 from swarm.experts.artifact import ExpertTensors, check_tensors, save_expert
 from swarm.experts.base import Base, load_base
 from swarm.experts.cards import ExpertCard, SignedCard, sign_card
+from swarm.files import storage_error
 from swarm.hashing import bulk_hash
 from swarm.identity import Identity
 from swarm.training.checkpoint import load_checkpoint, save_checkpoint
-from swarm.training.isolation import ExpertTraining, Recipe, beside
+from swarm.training.isolation import ExpertTraining, beside
 from swarm.training.low_rank import by_energy, by_number, smallest_rank, truncate
+from swarm.training.private import PrivateTraining
+from swarm.training.recipe import Privacy, Recipe
 
 STATE_FILE = "state.safetensors"
+NOISE = b"expertswarm noise of private training\n"  # signed by the owner, told to nobody
 SAVE_EVERY_S = 20.0
 SAY_EVERY_S = 2.0
 MEASURED_TOKENS = 50_000
@@ -35,49 +39,85 @@ def train(args: argparse.Namespace) -> SignedCard:
     """
     torch.set_num_threads(args.threads)
     base = load_base(args.base)
-    work = training_path(args.out)
+    work = _private_directory(training_path(args.out))
+    identity = Identity.load_or_create(args.key or key_path(args.out))
+    draft = ExpertCard(
+        domain=args.domain,
+        owner=identity.peer_id,
+        base=base.id,
+        weights=bulk_hash(b"").hex(),  # what is not known yet is filled in when it is
+        weights_bytes=1,
+        issued_at_ms=1,
+        description=args.description,
+        licence=args.licence,
+    )
     corpus = prepare_corpus(args.data, work / "data")
-    recipe = Recipe(
+    training = make_training(base, corpus, _recipe(args, base), identity, args.device)
+    if isinstance(training, PrivateTraining) and not args.json:
+        print(f"noise for epsilon {training.plan.epsilon:.3g}, delta {training.plan.delta:g}")
+    _train(training, work / STATE_FILE, quiet=args.json)
+    tensors = _cut(args, base, corpus, training.tensors())
+    check_tensors(tensors, base)
+    weights = tensors.pack()
+    card = dataclasses.replace(
+        draft,
+        weights=bulk_hash(weights).hex(),
+        weights_bytes=len(weights),
+        issued_at_ms=int(time.time() * 1000),
+        origins=tensors.origins,
+        ranks=tensors.ranks,
+        training=_training_facts(training.recipe),
+        data={
+            "documents": corpus.report.documents,
+            "bytes": corpus.report.bytes,
+            "tokens": len(corpus.train) + len(corpus.valid),
+        },
+        evaluation={
+            "base_bits_per_byte": round(_bits(base, corpus, None), 4),
+            "expert_bits_per_byte": round(_bits(base, corpus, tensors), 4),
+        },
+        privacy=training.plan.facts() if isinstance(training, PrivateTraining) else {},
+    )
+    signed = sign_card(identity, card)
+    save_expert(args.out, signed, weights)
+    return signed
+
+
+def make_training(
+    base: Base, corpus: Corpus, recipe: Recipe, identity: Identity, device: str
+) -> ExpertTraining:
+    """With noise, if the recipe has a budget of privacy. Raises as either class."""
+    if recipe.privacy is None:
+        return ExpertTraining(base, corpus, recipe, device)
+    # Deterministic, so that a stop changes nothing, and known to nobody without the key.
+    return PrivateTraining(base, corpus, recipe, identity.sign(NOISE), device)
+
+
+def _recipe(args: argparse.Namespace, base: Base) -> Recipe:
+    privacy = None
+    if args.dp_epsilon is not None:
+        privacy = Privacy(
+            epsilon=args.dp_epsilon, delta=args.dp_delta, max_grad_norm=args.max_grad_norm
+        )
+    return Recipe(
         steps=args.steps,
         batch_size=args.batch_size,
         sequence_length=min(args.sequence_length, base.model.config.context_length),
         learning_rate=args.learning_rate,
         rank=args.rank,
         seed=args.seed,
+        privacy=privacy,
     )
-    training = ExpertTraining(base, corpus, recipe, args.device)
-    _train(training, work / STATE_FILE, quiet=args.json)
-    tensors = _cut(args, base, corpus, training.tensors())
-    check_tensors(tensors, base)
-    identity = Identity.load_or_create(args.key or key_path(args.out))
-    weights = tensors.pack()
-    signed = sign_card(
-        identity,
-        ExpertCard(
-            domain=args.domain,
-            owner=identity.peer_id,
-            base=base.id,
-            weights=bulk_hash(weights).hex(),
-            weights_bytes=len(weights),
-            issued_at_ms=int(time.time() * 1000),
-            description=args.description,
-            licence=args.licence,
-            origins=tensors.origins,
-            ranks=tensors.ranks,
-            training=_training_facts(recipe),
-            data={
-                "documents": corpus.report.documents,
-                "bytes": corpus.report.bytes,
-                "tokens": len(corpus.train) + len(corpus.valid),
-            },
-            evaluation={
-                "base_bits_per_byte": round(_bits(base, corpus, None), 4),
-                "expert_bits_per_byte": round(_bits(base, corpus, tensors), 4),
-            },
-        ),
-    )
-    save_expert(args.out, signed, weights)
-    return signed
+
+
+def _private_directory(path: Path) -> Path:
+    """A directory that only its owner reads: it holds the tokens of the text."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    return path
 
 
 def _train(training: ExpertTraining, state: Path, *, quiet: bool) -> None:
@@ -108,9 +148,6 @@ def _train(training: ExpertTraining, state: Path, *, quiet: bool) -> None:
 def _cut(
     args: argparse.Namespace, base: Base, corpus: Corpus, tensors: ExpertTensors
 ) -> ExpertTensors:
-    for share in (args.cut_energy, args.cut_loss):
-        if share is not None and not 0 < share < 1:
-            raise SwarmError(Code.USAGE, f"{share} is not between 0 and 1")
     if args.cut_rank is not None:
         return truncate(base, tensors, by_number(args.cut_rank))
     if args.cut_energy is not None:

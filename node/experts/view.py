@@ -34,20 +34,25 @@ def card_lines(signed: SignedCard, notice: Notice | None) -> list[str]:
         else "no guarantee: parts of the text may be drawn out of the weights",
         "offered": _offered(notice),
     }
-    return [f"{name:{WIDTH}}{printable(value)}" for name, value in facts.items()]
+    return [f"{name:{WIDTH}}{_line(value)}" for name, value in facts.items()]
 
 
 def offer_lines(found: FoundOffers) -> list[str]:
     """What is offered in a network, one expert a line."""
     lines = [
         f"{id_[:16]}  {printable(item.card.card.domain):20}  {len(item.peers)} serving  "
-        + ("WITHDRAWN" if found.withdrawn(id_) else printable(item.card.card.licence))
+        + ("WITHDRAWN" if found.withdrawn(id_) else _line(item.card.card.licence))
         for id_, item in sorted(found.listed.items(), key=lambda pair: pair[1].card.card.domain)
     ]
     if found.refused:
         refused = ", ".join(f"{code} {count}" for code, count in sorted(found.refused.items()))
         lines.append(f"refused: {refused}")
     return lines or ["nothing is offered"]
+
+
+def _line(text: str) -> str:
+    """On one line, so that no text of a card looks like another fact of it."""
+    return " ".join(printable(text).split())
 
 
 def _numbers(values: Mapping[str, float]) -> str:

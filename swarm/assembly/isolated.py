@@ -105,12 +105,14 @@ def assemble_experts(
     offers: Sequence[Offer],
     top_k: int | None = None,
     tuning: RouterTuning | None = None,
+    margin: float | None = None,
 ) -> Assembly:
     """The assembly of the base and the offered experts; arguments and errors as `mixture`."""
     cards = {offer.card.id: offer.card for offer in offers}
     experts = [offer.expert for offer in offers]
     ordered = tuple(cards[expert.id] for expert in in_order(experts))
-    return Assembly(mixture(base, experts, top_k), base.id, base.size, ordered, tuning)
+    mixed = mixture(base, experts, top_k, margin)
+    return Assembly(mixed, base.id, base.size, ordered, tuning)
 
 
 def save_assembly(assembly: Assembly, out_dir: Path) -> dict[str, Any]:

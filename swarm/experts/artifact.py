@@ -23,9 +23,9 @@ import safetensors.numpy
 
 from swarm.errors import Code, SwarmError
 from swarm.experts.base import Base
-from swarm.experts.cards import SignedCard
-from swarm.experts.safe_files import MAX_HEADER_BYTES, parse_tensors
-from swarm.files import storage_error, write_atomic
+from swarm.experts.cards import MAX_CARD_BYTES, SignedCard
+from swarm.experts.safe_files import MAX_HEADER_BYTES, parse_tensors, read_bounded
+from swarm.files import write_atomic
 from swarm.hashing import bulk_hash
 
 CARD_FILE = "card.json"
@@ -38,7 +38,7 @@ F32 = npt.NDArray[np.float32]
 MAX_GROWTH = 30.0  # root mean square of a matrix, in those of the base's
 MAX_ROW = 1000.0
 MIN_BIAS = -1000.0
-_OWN = re.compile(r"layers\.(\d+)\.(row|bias|(?:gate|up|down)_proj\.(?:weight|a|b))")
+_OWN = re.compile(r"layers\.(\d{1,6})\.(row|bias|(?:gate|up|down)_proj\.(?:weight|a|b))")
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,10 @@ def save_expert(directory: Path, signed: SignedCard, weights: bytes) -> None:
 def load_card(directory: Path) -> SignedCard:
     """The card of an expert directory, signature checked. Raises as `SignedCard.parse`."""
     path = directory / CARD_FILE
-    try:
-        return SignedCard.parse(path.read_bytes(), str(path))
-    except FileNotFoundError as error:
+    if not path.exists():
         hint = "name a directory of node expert train or node expert fetch"
-        raise SwarmError(Code.CARD_INVALID, f"{directory} has no {CARD_FILE}", hint) from error
-    except OSError as error:
-        raise storage_error(path, error) from error
+        raise SwarmError(Code.CARD_INVALID, f"{directory} has no {CARD_FILE}", hint)
+    return SignedCard.parse(read_bounded(path, MAX_CARD_BYTES, Code.CARD_INVALID), str(path))
 
 
 def load_expert(directory: Path, base: Base) -> Expert:

@@ -55,11 +55,18 @@ class Base:
         return self.model.config.num_experts
 
 
-def make_base(model: Transformer, public_tokens: Tokens, provenance: Mapping[str, Any]) -> Base:
+def make_base(
+    model: Transformer,
+    public_tokens: Tokens,
+    provenance: Mapping[str, Any],
+    *,
+    ngrams: bool = False,
+) -> Base:
     """A base from any model with all its experts, and public text (ids [N]) for its space.
 
-    The model is used as it is and frozen. Raises `DATA_EMPTY`, or `MODEL_UNREADABLE` for a model
-    that is itself an assembly, whose experts may be withdrawn.
+    With `ngrams` its owners' texts are embedded by hashed n-grams, else by hidden states. The
+    model is used as it is and frozen. Raises `DATA_EMPTY`, or `MODEL_UNREADABLE` for a model that
+    is itself an assembly, whose experts may be withdrawn.
     """
     if model.has_router_bias:
         raise SwarmError(
@@ -68,7 +75,7 @@ def make_base(model: Transformer, public_tokens: Tokens, provenance: Mapping[str
             "make the base from the model that they were trained beside",
         )
     model.requires_grad_(False)
-    space = make_space(model, public_tokens)
+    space = make_space(model, public_tokens, ngrams=ngrams)
     return Base(model, space, base_id(model, space), dict(provenance))
 
 
@@ -104,9 +111,10 @@ def load_base(directory: Path) -> Base:
     try:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}; this version reads {FORMAT}")
-        space = EmbeddingSpace(arrays["space.mean"], arrays["space.projection"])
-        layers, width = model.config.num_layers, model.config.d_model
-        if space.mean_LD.shape != (layers, width) or space.projection_LPD.ndim != 3:
+        space = EmbeddingSpace(
+            arrays["space.mean"], arrays["space.projection"], arrays.get("space.ngrams")
+        )
+        if not space.fits(model):
             raise ValueError(f"{SPACE_FILE} does not fit the model")
         if content["id"] != base_id(model, space):
             raise ValueError("its content does not have the id that it names")
@@ -131,4 +139,5 @@ def read_base_id(directory: Path) -> str:
 
 
 def _space_arrays(space: EmbeddingSpace) -> dict[str, np.ndarray]:
-    return {"space.mean": space.mean_LD, "space.projection": space.projection_LPD}
+    arrays = {"space.mean": space.mean_LD, "space.projection": space.projection_LPD}
+    return arrays if space.ngrams_LFD is None else arrays | {"space.ngrams": space.ngrams_LFD}

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ FORMAT = 1
 MAX_CARD_BYTES = 64 * 1024
 MAX_TEXT = 2000
 MAX_DOMAIN = 64
+MAX_TIME_MS = 253_402_300_800_000  # the year 10000; calendars of the standard library end there
 _PREFIX = b"expertswarm expert card\n"
 _HASH_LENGTH = 64
 
@@ -60,7 +62,10 @@ class ExpertCard:
             _require(len(text) <= MAX_TEXT, f"a text of {len(text)} characters")
         for digest in (self.base, self.weights):
             _require(_is_hash(digest), f"{digest[:80]!r} is not a hash")
-        _require(self.weights_bytes > 0 and self.issued_at_ms > 0, "a number is not positive")
+        _require(self.weights_bytes > 0, "the size is not positive")
+        _require(0 < self.issued_at_ms < MAX_TIME_MS, "the time is out of range")
+        for facts in (self.training, self.data, self.evaluation, self.privacy):
+            _require(all(map(_is_finite, facts.values())), "a number is not finite")
         _require(all(n >= 0 for n in (*self.origins, *self.ranks)), "a number is negative")
 
     def signed_bytes(self) -> bytes:
@@ -143,6 +148,13 @@ def _value(name: str, kind: str, value: Any) -> Any:
 
 def _is_hash(text: str) -> bool:
     return len(text) == _HASH_LENGTH and all(c in "0123456789abcdef" for c in text)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of more digits than any fp64 has
+        return False
 
 
 def _require(holds: bool, problem: str) -> None:

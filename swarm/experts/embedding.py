@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from swarm.data.ngrams import hashed_ngrams
 from swarm.errors import Code, SwarmError
 from swarm.model.transformer import Transformer
 
@@ -33,6 +34,9 @@ Tokens = npt.NDArray[np.integer[Any]]
 MAX_DIMENSIONS = 256
 RIDGE = 0.1  # of the mean variance; directions that the public text hardly uses are noise
 EMBED_TOKENS = 200_000
+NGRAM_BITS = 9  # 512 buckets
+NGRAM_RIDGE = 0.1  # of the mean variance of a bucket
+BYTES = 256  # token ids below are one byte each, the others none
 _BATCH = 16
 
 
@@ -41,19 +45,40 @@ class EmbeddingSpace:
     """Mean hidden state of the public text [L, D] and the fixed projection [L, P, D].
 
     The projection whitens, and is orthogonal to the mean: what all texts share says nothing, and
-    rows made of it need no positive bias to make up for it.
+    rows made of it need no positive bias to make up for it. With `ngrams_LFD` a text's mean state
+    is not measured but told from its hashed n-grams and a constant, F of them, by a ridge
+    regression over windows of public text.
     """
 
     mean_LD: F32
     projection_LPD: F32
+    ngrams_LFD: F32 | None = None
+
+    def fits(self, model: Transformer) -> bool:
+        """Whether the arrays have the shapes that the model asks for."""
+        layers, width = model.config.num_layers, model.config.d_model
+        dimensions = self.projection_LPD.shape[1:2]
+        return (
+            self.mean_LD.shape == (layers, width)
+            and self.projection_LPD.shape == (layers, *dimensions, width)
+            and (
+                self.ngrams_LFD is None
+                or self.ngrams_LFD.shape == (layers, (1 << NGRAM_BITS) + 1, width)
+            )
+        )
 
 
 def make_space(
-    model: Transformer, public_tokens: Tokens, limit_tokens: int = EMBED_TOKENS
+    model: Transformer,
+    public_tokens: Tokens,
+    limit_tokens: int = EMBED_TOKENS,
+    *,
+    ngrams: bool = False,
 ) -> EmbeddingSpace:
     """The space of the base `model`, from windows spread evenly over public text, ids [N].
 
-    Raises `DATA_EMPTY` when there are fewer than two tokens.
+    With `ngrams` texts are embedded by their n-grams. Raises `DATA_EMPTY` when there are fewer
+    than two tokens.
     """
     shape = (model.config.num_layers, model.config.d_model)
     sum_LD = torch.zeros(shape, dtype=torch.float64)
@@ -73,21 +98,65 @@ def make_space(
     values, vectors = values[:, -kept:].clamp_min(0), vectors[:, :, -kept:]
     floor = RIDGE * values.mean(dim=1, keepdim=True) + 1e-12
     projection_LPD = vectors.transpose(1, 2) / (values + floor).sqrt()[:, :, None]
-    return EmbeddingSpace(mean_LD.float().numpy(), projection_LPD.float().contiguous().numpy())
+    fitted = _fit_ngrams(model, public_tokens, limit_tokens, mean_LD.numpy()) if ngrams else None
+    return EmbeddingSpace(
+        mean_LD.float().numpy(), projection_LPD.float().contiguous().numpy(), fitted
+    )
 
 
 def embed(
     model: Transformer, space: EmbeddingSpace, tokens: Tokens, limit_tokens: int = EMBED_TOKENS
 ) -> F32:
     """Embedding [L, P] of a text, ids [N]. Raises `DATA_EMPTY` for fewer than two tokens."""
+    if space.ngrams_LFD is not None:
+        windows = [_ngrams(batch_BT) for batch_BT in _windows(model, tokens, limit_tokens)]
+        mean_LD = np.concatenate(windows).mean(axis=0) @ space.ngrams_LFD
+    else:
+        mean_LD = _mean_state(model, space, tokens, limit_tokens)
+    embedding_LP: F32 = np.einsum("lpd,ld->lp", space.projection_LPD, mean_LD).astype(np.float32)
+    return embedding_LP
+
+
+def _mean_state(
+    model: Transformer, space: EmbeddingSpace, tokens: Tokens, limit_tokens: int
+) -> npt.NDArray[np.float64]:
     sum_LD = torch.zeros(space.mean_LD.shape, dtype=torch.float64)
     count = 0
     for x_LND in _router_inputs(model, tokens, limit_tokens):
         sum_LD += x_LND.double().sum(dim=1)
         count += x_LND.shape[1]
-    mean_LD = (sum_LD / count).numpy()
-    embedding_LP: F32 = np.einsum("lpd,ld->lp", space.projection_LPD, mean_LD).astype(np.float32)
-    return embedding_LP
+    mean_LD: npt.NDArray[np.float64] = (sum_LD / count).numpy()
+    return mean_LD
+
+
+def _fit_ngrams(
+    model: Transformer, tokens: Tokens, limit_tokens: int, mean_LD: npt.NDArray[np.float64]
+) -> F32:
+    """Coefficients [L, F, D] from windows' n-grams to their mean states; the last is a constant."""
+    features, states = [], []
+    with _recording(model) as take, torch.inference_mode():
+        for batch_BT in _windows(model, tokens, limit_tokens):
+            model(batch_BT)
+            seen_LND = torch.stack([x.double().cpu() for x in take()])
+            seen_LBTD = seen_LND.view(len(seen_LND), *batch_BT.shape, -1)
+            states.append(seen_LBTD.mean(dim=2).numpy())
+            features.append(_ngrams(batch_BT))
+    x_WF, y_LWD = np.concatenate(features)[:, :-1], np.concatenate(states, axis=1)
+    center_F = x_WF.mean(axis=0)
+    centered_WF = x_WF - center_F
+    square_FF = centered_WF.T @ centered_WF
+    ridge = NGRAM_RIDGE * np.trace(square_FF) / len(square_FF) + 1e-12
+    inverse_FW = np.linalg.solve(square_FF + ridge * np.eye(len(square_FF)), centered_WF.T)
+    slope_LFD = inverse_FW @ (y_LWD - mean_LD[:, None, :])
+    constant_L1D = (mean_LD - center_F @ slope_LFD)[:, None, :]
+    return np.concatenate([slope_LFD, constant_L1D], axis=1).astype(np.float32)
+
+
+def _ngrams(batch_BT: Tensor) -> npt.NDArray[np.float64]:
+    """Features [B, F] of windows, a constant 1 behind the n-grams."""
+    texts = [row_T[row_T < BYTES].to(torch.uint8).numpy().tobytes() for row_T in batch_BT.cpu()]
+    counts_BF = hashed_ngrams(texts, NGRAM_BITS)
+    return np.concatenate([counts_BF, np.ones((len(texts), 1))], axis=1, dtype=np.float64)
 
 
 def router_start(
@@ -107,6 +176,8 @@ def most_used(
     model: Transformer, tokens: Tokens, limit_tokens: int = EMBED_TOKENS
 ) -> tuple[int, ...]:
     """By layer, the expert that most of a text, ids [N], goes to. Raises `DATA_EMPTY`."""
+    if model.config.num_experts == 1:
+        return (0,) * model.config.num_layers
     counts_LE: Any = 0
     with torch.inference_mode():
         for batch_BT in _windows(model, tokens, limit_tokens):

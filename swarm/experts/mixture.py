@@ -9,6 +9,7 @@ the base, bit for bit. Rows and biases come with their experts.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,7 +51,8 @@ def mixture(
     Owners train with one more: base and expert. `margin`: added to the biases of the base's
     experts, by default `margin_of` the number of the others, which stay as their owners made them.
     The weights of the chosen sum to 1, as in training: with a base of one expert always, else if
-    they do in the base. Raises `USAGE` when an expert comes twice or `top_k` is out of range.
+    they do in the base. Raises `USAGE` when an expert comes twice, `top_k` is out of range or
+    `margin` not finite.
     """
     if not experts:
         return _copy(base)
@@ -61,6 +63,8 @@ def mixture(
         raise SwarmError(Code.USAGE, "an expert was named twice")
     if not 1 <= wanted <= total:
         raise SwarmError(Code.USAGE, f"top-k {wanted} is not in 1..{total}")
+    if margin is not None and not math.isfinite(margin):
+        raise SwarmError(Code.USAGE, f"a margin of {margin} is no number")
     config = dataclasses.replace(
         base.model.config,
         num_experts=total,

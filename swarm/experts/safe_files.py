@@ -21,16 +21,21 @@ MAX_HEADER_BYTES = 4 << 20
 _LENGTH_BYTES = 8
 
 
-def read_json(path: Path, code: Code) -> dict[str, Any]:
-    """The object in a JSON file. Raises `ARTIFACT_OVERSIZED`, or `code` when it has none."""
+def read_bounded(path: Path, limit: int, code: Code) -> bytes:
+    """The bytes of a small file. Raises `ARTIFACT_OVERSIZED` above `limit`, `code` without one."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_JSON_BYTES + 1)
+            data = file.read(limit + 1)
     except OSError as error:
         raise SwarmError(code, f"{path}: {error.strerror}") from error
-    if len(data) > MAX_JSON_BYTES:
-        raise _oversized(f"{path} is above {MAX_JSON_BYTES} bytes")
-    return parse_json(data, code, str(path))
+    if len(data) > limit:
+        raise _oversized(f"{path} is above {limit} bytes")
+    return data
+
+
+def read_json(path: Path, code: Code) -> dict[str, Any]:
+    """The object in a JSON file. Raises `ARTIFACT_OVERSIZED`, or `code` when it has none."""
+    return parse_json(read_bounded(path, MAX_JSON_BYTES, code), code, str(path))
 
 
 def parse_json(data: bytes, code: Code, origin: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from swarm.errors import Code, SwarmError
+from swarm.experts.cards import MAX_TIME_MS
 from swarm.experts.safe_files import parse_json
 from swarm.identity import Identity, verify
 
@@ -61,7 +62,8 @@ class Notice:
             if type(value).__name__ != kinds[name]:
                 raise _invalid(f"{origin}: {name} is not of type {kinds[name]}")
         notice = cls(**content)
-        if notice.sequence < 1 or len(notice.reason) > MAX_REASON:
+        in_range = notice.sequence >= 1 and 0 <= notice.at_ms < MAX_TIME_MS
+        if not in_range or len(notice.reason) > MAX_REASON:
             raise _invalid(f"{origin}: a value is out of range")
         if not verify(notice.owner, notice.signed_bytes(), _from_hex(notice.signature)):
             raise SwarmError(

@@ -28,50 +28,14 @@ from swarm.data.sampler import Sampler
 from swarm.errors import Code, SwarmError
 from swarm.experts.artifact import MATRICES, Expert, ExpertTensors, origin_matrix
 from swarm.experts.base import Base
-from swarm.experts.embedding import Tokens, embed, most_used, router_start
+from swarm.experts.embedding import F32, Tokens, embed, most_used, router_start
 from swarm.experts.mixture import mixture
 from swarm.model.transformer import Transformer
 from swarm.training.balance import router_z_loss
 from swarm.training.low_rank import LowRankExpert
+from swarm.training.recipe import Recipe
 
 ADAM_KEYS = ("step", "exp_avg", "exp_avg_sq")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How an owner trains. The rate rises over `warmup` of the steps, then falls as a cosine."""
-
-    steps: int = 1000
-    batch_size: int = 16
-    sequence_length: int = 128
-    learning_rate: float = 2e-3
-    final_rate: float = 0.1  # as a share of the peak
-    warmup: float = 0.05
-    # Of rows and biases, as a share of the experts'. An owner has only texts that its expert should
-    # win, so trained rows learn to win everywhere, the other owners' texts included.
-    router_rate: float = 0.0
-    rank: int | None = None  # of trained factors; None trains whole matrices
-    z_loss_weight: float = 1e-3
-    grad_clip: float = 1.0
-    embedding_scale: float = 2.0
-    margin: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "sequence_length"):
-            if getattr(self, name) < 1:
-                raise SwarmError(Code.USAGE, f"{name} must be at least 1")
-        if self.rank is not None and self.rank < 1:
-            raise SwarmError(Code.USAGE, "the rank must be at least 1")
-
-    def rate(self, step: int) -> float:
-        """Learning rate of the step with this number, from 0."""
-        rising = self.warmup * self.steps
-        if step + 1 < rising:
-            return self.learning_rate * (step + 1) / rising
-        progress = (step - rising) / max(1.0, self.steps - rising)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
-        return self.learning_rate * (self.final_rate + (1 - self.final_rate) * cosine)
 
 
 @dataclass(frozen=True)
@@ -95,10 +59,18 @@ class TrainedExpert:
 class ExpertTraining:
     """The loop of one owner; deterministic on a CPU for equal arguments.
 
-    Raises `DATA_EMPTY` when the text is shorter than one window.
+    `start`: the expert before its first step, by default `initial_tensors`. Raises `DATA_EMPTY`
+    when the text is shorter than one window.
     """
 
-    def __init__(self, base: Base, corpus: Corpus, recipe: Recipe, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        base: Base,
+        corpus: Corpus,
+        recipe: Recipe,
+        device: str = "cpu",
+        start: ExpertTensors | None = None,
+    ) -> None:
         if recipe.sequence_length > base.model.config.context_length:
             limit = base.model.config.context_length
             raise SwarmError(Code.USAGE, f"sequences are longer than the base's context of {limit}")
@@ -108,7 +80,7 @@ class ExpertTraining:
         self.whole = True  # False while a step changes the state, and if that was interrupted
         self.loss = math.nan
         self.sampler = Sampler(corpus, recipe.batch_size, recipe.sequence_length, recipe.seed)
-        start = initial_tensors(base, corpus.train, recipe)
+        start = start or initial_tensors(base, corpus.train, recipe)
         self.origins = start.origins
         self._device = torch.device(device)
         self.model = beside(base, start)
@@ -213,7 +185,7 @@ class ExpertTraining:
             with torch.no_grad():
                 for name, parameter in self.own.items():
                     parameter.copy_(tensors[name])
-                    if self.step:
+                    if f"{name}/{ADAM_KEYS[0]}" in tensors:  # else it had no gradient yet
                         state = {key: tensors[f"{name}/{key}"].clone() for key in ADAM_KEYS}
                         self._adam.state[parameter] = state
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -268,10 +240,15 @@ def initial_tensors(base: Base, tokens: Tokens, recipe: Recipe) -> ExpertTensors
 
     In each layer it is the base's expert that the text uses most.
     """
-    origins = most_used(base.model, tokens)
-    rows_LD, bias_L = router_start(
-        base.space, embed(base.model, base.space, tokens), recipe.embedding_scale, recipe.margin
-    )
+    embedding_LP = embed(base.model, base.space, tokens)
+    return tensors_at(base, most_used(base.model, tokens), embedding_LP, recipe)
+
+
+def tensors_at(
+    base: Base, origins: tuple[int, ...], embedding_LP: F32, recipe: Recipe
+) -> ExpertTensors:
+    """Copies of the base's experts `origins`, by layer, with the router of an embedding [L, P]."""
+    rows_LD, bias_L = router_start(base.space, embedding_LP, recipe.embedding_scale, recipe.margin)
     arrays: dict[str, np.ndarray] = {}
     for layer, origin in enumerate(origins):
         anchor = base.model.moe_layers[layer].gate.weight[str(origin)]

@@ -1,10 +1,4 @@
-"""lm-evaluation-harness runs on an exported model and finds the bits per byte that we find.
-
-Skipped where it is missing: it brings fifty packages, too many for `dev`. To run it:
-
-    pip install lm_eval==0.4.13 accelerate datasets==4.0.0
-    python -m pytest tests/integration/test_lm_eval.py
-"""
+"""lm-evaluation-harness runs on an exported model and finds the bits per byte that we find."""
 
 from __future__ import annotations
 
@@ -19,9 +13,6 @@ from swarm.assembly.exchange import export_hf
 from swarm.evaluation import measure
 from swarm.model.config import ModelConfig
 from swarm.model.transformer import Transformer
-
-pytestmark = pytest.mark.heavy
-pytest.importorskip("lm_eval", reason="pip install lm_eval")
 
 TEXTS = ["The party of the first part.", "Whereas, and so forth: section 2.", "Ending."]
 

@@ -15,7 +15,8 @@ from swarm.hashing import bulk_hash
 from swarm.identity import Identity
 from swarm.model.config import ModelConfig
 from swarm.model.transformer import Transformer
-from swarm.training.isolation import Recipe, train_expert
+from swarm.training.isolation import train_expert
+from swarm.training.recipe import Recipe
 
 MODEL = ModelConfig(
     d_model=16, num_layers=2, num_heads=2, num_kv_heads=2, d_ff=24, num_experts=1, top_k=1,

@@ -25,7 +25,7 @@ from swarm.errors import Code, SwarmError
 from swarm.evaluation import bits_per_byte
 from swarm.model.config import ModelConfig
 from swarm.model.transformer import Transformer
-from swarm.training.isolation import Recipe
+from swarm.training.recipe import Recipe
 
 DENSE = ModelConfig(
     d_model=16, num_layers=2, num_heads=2, num_kv_heads=2, d_ff=24, num_experts=1, top_k=1,

@@ -33,6 +33,8 @@ def outcome(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, 
         (["start"], "which run?"),
         (["start", "--listen", "nowhere"], "is not HOST:PORT"),
         (["testnet", "--peers", "0"], "0 is not above zero"),
+        (["expert", "train", "--cut-loss", "2"], "2 is not between 0 and 1"),
+        (["expert", "train", "--learning-rate", "nan"], "nan is not a number above zero"),
         (["demo", "--second", "3"], "unrecognized arguments"),
     ],
 )

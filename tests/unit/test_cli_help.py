@@ -32,7 +32,7 @@ VERBS = {
     "base-make": ["base", "make"],
     **{
         f"expert-{action}": ["expert", action]
-        for action in ("train", "show", "withdraw", "publish", "list", "fetch")
+        for action in ("train", "show", "withdraw", "publish", "list", "fetch", "proxies")
     },
 }  # fmt: skip
 

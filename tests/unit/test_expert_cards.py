@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from owners import signed_card, tiny_base, trained
 
+from node.experts.folder import NOTICE_FILE, learn_notice, load_notice, write_notice
 from node.experts.offers import merge_offers, pack_offers
+from node.experts.view import card_lines
 from swarm.errors import Code, SwarmError
 from swarm.experts.artifact import (
+    CARD_FILE,
     WEIGHTS_FILE,
     ExpertTensors,
     check_expert,
@@ -61,6 +64,7 @@ def test_an_honest_expert_comes_back_as_it_was(tmp_path: Path) -> None:
         (lambda a: a.update({"model.embed_tokens.weight": a["layers.0.row"]}), Code.EXPERT_FOREIGN),
         (lambda a: a.update({"layers.2.row": a["layers.0.row"]}), Code.EXPERT_FOREIGN),
         (lambda a: a.update({"layers.00.row": a["layers.0.row"]}), Code.EXPERT_FOREIGN),
+        (lambda a: a.update({f"layers.{'9' * 5000}.row": np.ones(1)}), Code.EXPERT_FOREIGN),
         (lambda a: a["layers.1.row"].__setitem__(3, np.nan), Code.NON_FINITE),
         (lambda a: a["layers.1.up_proj.weight"].__imul__(1e4), Code.EXPERT_ABSURD),
         (lambda a: a["layers.0.row"].__imul__(1e6), Code.EXPERT_ABSURD),
@@ -102,9 +106,24 @@ def test_other_tensors_than_the_card_names_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_header_of_ten_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    data = (10 * 2**30).to_bytes(8, "little") + b"{"
     path = tmp_path / WEIGHTS_FILE
-    path.write_bytes((10 * 2**30).to_bytes(8, "little") + b"{")
+    path.write_bytes(data)
     assert refusal(lambda: read_tensors(path)) is Code.ARTIFACT_OVERSIZED
+    signed = signed_card(OWNER, "law", trained("law"), data)
+    assert refusal(lambda: check_expert(signed, data, tiny_base())) is Code.ARTIFACT_OVERSIZED
+
+
+def test_a_card_or_a_notice_of_ten_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    signed, data = sent()
+    save_expert(tmp_path, signed, data)
+    for name, read in (
+        (NOTICE_FILE, lambda: load_notice(tmp_path, signed)),
+        (CARD_FILE, lambda: load_card(tmp_path)),
+    ):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(10 * 2**30)  # sparse: takes no room
+        assert refusal(read) is Code.ARTIFACT_OVERSIZED
 
 
 def test_a_card_that_promises_too_many_bytes_is_refused_before_the_download() -> None:
@@ -123,6 +142,8 @@ def test_a_card_that_promises_too_many_bytes_is_refused_before_the_download() ->
         ("origins", [0.5], Code.CARD_INVALID),
         ("base", "../../etc", Code.CARD_INVALID),
         ("format", 2, Code.CARD_INVALID),
+        ("issued_at_ms", 10**17, Code.CARD_INVALID),
+        ("evaluation", {"expert_bits_per_byte": 10**400}, Code.CARD_INVALID),
         ("surprise", 1, Code.CARD_INVALID),
     ],
 )
@@ -137,6 +158,7 @@ def test_a_tampered_card_is_refused(field: str, value: object, code: Code) -> No
     [
         (b"\xff\x00", Code.CARD_INVALID),
         (b"[" * 60_000, Code.CARD_INVALID),
+        (sent()[0].to_json().replace(b'"data": {}', b'"data": {"n": 1e999}'), Code.CARD_INVALID),
         (b"{" + b" " * 70_000 + b"}", Code.ARTIFACT_OVERSIZED),
     ],
 )
@@ -174,6 +196,42 @@ def test_nobody_withdraws_the_expert_of_another() -> None:
     assert refusal(lambda: Notices().accept(stranger, OWNER.peer_id)) is Code.SIGNATURE_INVALID
     forged = dataclasses.replace(stranger, owner=OWNER.peer_id)
     assert refusal(lambda: Notice.parse(forged.to_json())) is Code.SIGNATURE_INVALID
+
+
+def test_an_old_notice_played_back_to_who_fetches_again_changes_nothing(tmp_path: Path) -> None:
+    signed, data = sent()
+    save_expert(tmp_path, signed, data)
+    offered, withdrawn = (
+        notice(OWNER, signed.id, 1, withdrawn=False),
+        notice(OWNER, signed.id, 2),
+    )
+    learn_notice(tmp_path, signed, Notices([withdrawn]))
+    for heard in (Notices([offered]), Notices()):  # played back, or kept back
+        learn_notice(tmp_path, signed, heard)
+        assert load_notice(tmp_path, signed) == withdrawn
+        assert refusal(lambda heard=heard: heard.require_offered(signed.id)) is (
+            Code.EXPERT_WITHDRAWN
+        )
+
+
+def test_a_fetch_into_the_directory_of_another_expert_leaves_its_notice(tmp_path: Path) -> None:
+    signed, data = sent()
+    save_expert(tmp_path, signed, data)
+    write_notice(tmp_path, notice(OWNER, signed.id, 1))
+    other, _ = sent(lambda a: a["layers.0.row"].__iadd__(1))
+    learn_notice(tmp_path, other, Notices([notice(OWNER, other.id, 5)]))
+    found = load_notice(tmp_path, signed)
+    assert found is not None and found.withdrawn
+
+
+def test_a_text_on_a_card_can_not_pass_for_another_fact_of_it() -> None:
+    honest = sent()[0].card
+    card = dataclasses.replace(honest, description="law\nprivacy       epsilon 0.1\x1b[2J")
+    lines = card_lines(sign_card(OWNER, card), None)
+    assert [line for line in lines if line.startswith("privacy")] == [
+        "privacy       no guarantee: parts of the text may be drawn out of the weights"
+    ]
+    assert all(line.isprintable() for line in lines)
 
 
 def test_offers_of_strangers_are_merged_and_the_bad_ones_counted() -> None:

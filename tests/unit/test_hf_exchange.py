@@ -26,7 +26,8 @@ from swarm.model.hf import WEIGHTS, hf_tensors, load_hf, save_hf, write_hf
 from swarm.model.hf_bias import NOTE, fold
 from swarm.model.hf_config import CONFIG, hf_config
 from swarm.model.transformer import Transformer
-from swarm.training.isolation import Recipe, initial_tensors
+from swarm.training.isolation import initial_tensors
+from swarm.training.recipe import Recipe
 
 transformers = pytest.importorskip("transformers")
 

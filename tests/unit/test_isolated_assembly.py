@@ -10,11 +10,13 @@ import pytest
 import torch
 from owners import LETTERS, corpus_of, signed_card, tiny_base, trained
 
+from node.cli import run_command_line
 from swarm.assembly import assemble_experts, load_assembly, load_model, save_assembly
 from swarm.assembly.isolated import ASSEMBLY_FILE, Choice, Offer, choose
 from swarm.assembly.router_tuning import TUNING_FILE, RouterTuning, TuningRecipe, tune_router
 from swarm.errors import Code, SwarmError
-from swarm.experts.artifact import Expert
+from swarm.experts.artifact import Expert, save_expert
+from swarm.experts.base import save_base
 from swarm.experts.mixture import FULL_MARGIN, margin_of, mixture
 from swarm.experts.withdrawals import Notices, sign_notice
 from swarm.identity import Identity
@@ -99,10 +101,22 @@ def test_the_more_owners_the_more_is_left_to_the_base_and_their_biases_stay_thei
     alone = mixture(tiny_base(), [LAW.expert]).moe_layers[0].gate.bias
     beside = mixture(tiny_base(), [LAW.expert, SUMS.expert]).moe_layers[0].gate.bias
     given = mixture(tiny_base(), [LAW.expert, SUMS.expert], margin=3.0).moe_layers[0].gate.bias
-    assert [float(bias["0"]) for bias in (alone, beside, given)] == [0.0, margin_of(2), 3.0]
+    assert [bias["0"].item() for bias in (alone, beside, given)] == [0.0, margin_of(2), 3.0]
     assert margin_of(2) < margin_of(4) < margin_of(100) < FULL_MARGIN
     for place, offer in (("1", LAW), ("2", SUMS)):
         assert float(beside[place]) == float(offer.expert.tensors.bias(0))
+
+
+def test_the_command_takes_a_margin(tmp_path: Path) -> None:
+    save_base(tiny_base(), tmp_path / "base")
+    for offer in (LAW, SUMS):
+        save_expert(tmp_path / offer.expert.domain, offer.card, offer.expert.tensors.pack())
+    words = ["--expert", f"{tmp_path}/law", "--expert", f"{tmp_path}/sums", "--margin", "0.75"]
+    out = ["--out", f"{tmp_path}/model", "--json"]
+    assert run_command_line(["assemble", "--base", f"{tmp_path}/base", *words, *out]) == 0
+    bias = load_assembly(tmp_path / "model").model.moe_layers[1].gate.bias
+    assert float(bias["0"]) == 0.75
+    assert float(bias["2"]) == float(SUMS.expert.tensors.bias(1))
 
 
 def test_choices_are_by_domain_or_id_and_a_withdrawn_expert_is_refused() -> None:
@@ -120,6 +134,7 @@ def test_choices_are_by_domain_or_id_and_a_withdrawn_expert_is_refused() -> None
 def test_the_same_expert_twice_or_an_impossible_top_k_is_refused() -> None:
     assert refusal(lambda: mixture(tiny_base(), [LAW.expert, LAW.expert])) is Code.USAGE
     assert refusal(lambda: mixture(tiny_base(), [LAW.expert], top_k=3)) is Code.USAGE
+    assert refusal(lambda: mixture(tiny_base(), [LAW.expert], margin=math.nan)) is Code.USAGE
 
 
 def tuned(offers: list[Offer]) -> RouterTuning:

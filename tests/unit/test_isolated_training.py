@@ -13,11 +13,12 @@ from owners import LETTERS, RECIPE, corpus_of, tiny_base, trained
 from swarm.errors import Code, SwarmError
 from swarm.evaluation import bits_per_byte
 from swarm.experts.artifact import ExpertTensors, check_tensors
-from swarm.experts.base import BASE_FILE, SPACE_FILE, load_base, save_base
+from swarm.experts.base import BASE_FILE, SPACE_FILE, load_base, make_base, save_base
 from swarm.experts.embedding import embed
 from swarm.training.checkpoint import load_checkpoint, save_checkpoint
-from swarm.training.isolation import ExpertTraining, Recipe, beside, initial_tensors, train_expert
+from swarm.training.isolation import ExpertTraining, beside, initial_tensors, train_expert
 from swarm.training.low_rank import by_energy, by_number, smallest_rank, truncate
+from swarm.training.recipe import Recipe
 
 LAW = LETTERS["law"]
 
@@ -91,6 +92,26 @@ def test_a_text_that_is_not_like_the_public_one_is_far_from_it_and_nearest_to_it
     assert np.linalg.norm(law) > 0.2
     tensors = initial_tensors(base, corpus_of(LAW).train, Recipe())
     assert all(tensors.bias(layer) < 0 for layer in range(2))
+
+
+def test_an_embedding_by_n_grams_tells_what_the_hidden_states_would_and_stays_in_the_base(
+    tmp_path: Path,
+) -> None:
+    base = tiny_base()
+    public = np.concatenate([corpus_of(letters).train for letters in LETTERS.values()])
+    by_ngrams = make_base(base.model, public, {}, ngrams=True)
+    assert by_ngrams.id != base.id
+    save_base(by_ngrams, tmp_path)
+    read = load_base(tmp_path)
+    assert read.id == by_ngrams.id
+    for letters in LETTERS.values():
+        text = corpus_of(letters, seed=1).train
+        told = embed(read.model, read.space, text)
+        np.testing.assert_array_equal(told, embed(base.model, by_ngrams.space, text))
+        measured = embed(base.model, base.space, text)
+        cosine = (told * measured).sum() / np.linalg.norm(told) / np.linalg.norm(measured)
+        assert cosine > 0.9
+        assert 0.3 < np.linalg.norm(told) / np.linalg.norm(measured) < 1.1
 
 
 def test_beside_a_base_of_several_experts_the_most_used_one_is_copied() -> None:

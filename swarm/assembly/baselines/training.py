@@ -16,7 +16,7 @@ from swarm.errors import Code, SwarmError
 from swarm.model.config import ModelConfig
 from swarm.model.transformer import Transformer
 from swarm.training.balance import load_balance_loss, router_z_loss
-from swarm.training.isolation import Recipe
+from swarm.training.recipe import Recipe
 
 BALANCE_WEIGHT = 0.01  # as in OLMoE (arXiv 2409.02060)
 

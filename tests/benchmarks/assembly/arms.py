@@ -16,16 +16,19 @@ import numpy as np
 
 from swarm.assembly.baselines import btx, output_ensemble, posterior, prompt_routing, soup
 from swarm.assembly.router_tuning import TuningRecipe, tune_router
+from swarm.data.corpus import Corpus
 from swarm.evaluation import token_losses
 from swarm.experts.artifact import Expert, ExpertTensors
-from swarm.experts.mixture import in_order, mixture
+from swarm.experts.mixture import in_order, margin_of, mixture
+from swarm.experts.proxies import choose_proxies
 from swarm.model.transformer import Transformer
 from swarm.training.low_rank import Decomposed, by_number
-from tests.benchmarks.assembly.texts import OWNERS, PUBLIC
+from tests.benchmarks.assembly.texts import OWNERS, PUBLIC, PUBLIC_ONE_IN, corpus
 from tests.benchmarks.assembly.workshop import Workshop
 
 PROMPT = 32  # tokens of a window by which prompt routing chooses
 RANKS = (1, 2, 4, 8, 16, 32)
+MARGINS = (0, 1, 2, 3, 4)
 TOP_K = 4  # active experts of mixtures that nobody trained whole
 TUNING_RATE = 1e-2
 Losses = dict[str, np.ndarray]  # by domain, [windows, tokens] in nats
@@ -78,6 +81,7 @@ def arms() -> list[Arm]:
         Arm("own expert", own_expert),
         Arm("assembly", lambda w: measured(w, assembled(w, w.experts()))),
         Arm("assembly + router tuning", tuned),
+        Arm("assembly + router tuning, chosen text", tuned_on_chosen),
         Arm("soup", lambda w: measured(w, soup(w.branches()))),
         Arm("weighted soup", weighted_soup),
         Arm("BTM ensemble", lambda w: ensemble(w, output_ensemble)),
@@ -95,8 +99,9 @@ def arms() -> list[Arm]:
             "assembly - embedding",
             lambda w: measured(w, assembled(w, w.experts_without_embedding())),
         ),
+        Arm("assembly, n-grams", lambda w: measured(w, assembled(w, w.experts_of_ngrams()))),
         Arm("assembly - anchor", lambda w: measured(w, assembled(w, w.experts_without_anchor()))),
-        *(Arm(f"assembly margin {m}", functools.partial(margin, margin=m)) for m in (1, 2, 4)),
+        *(Arm(f"assembly margin {m}", functools.partial(margin, margin=m)) for m in MARGINS),
         *(Arm(f"assembly top-{k}", functools.partial(top_k, k=k)) for k in (1, 2, 3, 7)),
         *(Arm(f"assembly without {d}", functools.partial(without, domain=d)) for d in OWNERS),
         *(Arm(f"assembly rank {r}", functools.partial(cut, rank=r)) for r in RANKS),
@@ -120,9 +125,14 @@ def measured(workshop: Workshop, model: Transformer, domains: Sequence[str] = ()
     return Result(losses, total, total - idle * one)
 
 
-def assembled(workshop: Workshop, experts: Sequence[Expert], top_k: int = TOP_K) -> Transformer:
-    """Without a margin; what one does is an arm of its own."""
-    return mixture(workshop.base(), experts, min(top_k, len(experts) + 1), margin=0.0)
+def assembled(
+    workshop: Workshop,
+    experts: Sequence[Expert],
+    top_k: int = TOP_K,
+    margin: float | None = None,
+) -> Transformer:
+    """As `node assemble` makes it, by default with its margin."""
+    return mixture(workshop.base(), experts, min(top_k, len(experts) + 1), margin)
 
 
 def own_expert(workshop: Workshop) -> Result:
@@ -202,6 +212,7 @@ def branch_train_mix(workshop: Workshop) -> Result:
         for place, domain in enumerate(OWNERS, start=1):
             rows[layer, place] = routers[domain].tensors.row(layer)
             bias[layer, place] = routers[domain].tensors.bias(layer)
+    bias[:, 0] = margin_of(len(OWNERS))
     return measured(workshop, btx(members(workshop), rows, bias, TOP_K))
 
 
@@ -214,24 +225,33 @@ def without_bias(workshop: Workshop) -> Result:
     return measured(workshop, model)
 
 
-def tuned(workshop: Workshop) -> Result:
+def tuned(workshop: Workshop, parts: Sequence[Corpus] = ()) -> Result:
     """Rows and biases tuned on the public text and its parts of every owner's domain."""
     base, experts = workshop.base(), workshop.experts()
     steps = 2 * workshop.scale.owner_steps
     recipe = TuningRecipe(steps=steps, learning_rate=TUNING_RATE, seed=workshop.seed)
-    proxies = [workshop.texts.public, *workshop.texts.proxies.values()]
-    tuning = tune_router(base, experts, proxies, recipe, TOP_K, margin=0.0)
+    proxies = [workshop.texts.public, *(parts or workshop.texts.proxies.values())]
+    tuning = tune_router(base, experts, proxies, recipe, TOP_K)
     ids = [expert.id for expert in in_order(experts)]
     return measured(workshop, tuning.apply(assembled(workshop, experts), base.id, ids))
 
 
+def tuned_on_chosen(workshop: Workshop) -> Result:
+    """The same, on parts that each owner chooses by a classifier, knowing no domain's name."""
+    texts = workshop.texts
+    public = [document.encode() for document in texts.public_documents]
+    parts = []
+    for documents in texts.own_documents.values():
+        own = [document.encode() for document in documents]
+        count = len(own) // (PUBLIC_ONE_IN - 1)  # about as many as the public has of the domain
+        chosen = choose_proxies(own, public, count)
+        parts.append(corpus([texts.public_documents[place] for place in chosen]))
+    return tuned(workshop, parts)
+
+
 def margin(workshop: Workshop, margin: float) -> Result:
-    """Every bias lower than the owners' texts say, which leaves more to the base."""
-    model = assembled(workshop, workshop.experts())
-    for moe in model.moe_layers:
-        for place, bias in moe.gate.bias.items():
-            bias.data.sub_(margin if place != "0" else 0.0)
-    return measured(workshop, model)
+    """The base's biases raised by another margin, which leaves more or less to it."""
+    return measured(workshop, assembled(workshop, workshop.experts(), margin=margin))
 
 
 def top_k(workshop: Workshop, k: int) -> Result:

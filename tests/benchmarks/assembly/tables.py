@@ -7,25 +7,25 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from tests.benchmarks.assembly.arms import RANKS, arms
+from tests.benchmarks.assembly.arms import MARGINS, RANKS, arms
 from tests.benchmarks.assembly.plot import svg
 from tests.benchmarks.assembly.texts import OWNERS, PUBLIC, UNSEEN
 
 BEGIN, END = "<!-- assembly -->", "<!-- /assembly -->"
-MAIN = (
-    "base", "own expert", "own branch", "assembly", "assembly + router tuning", "soup",
-    "weighted soup", "BTM ensemble", "BTM ensemble top-2", "prompt routing",
+OURS = ("assembly", "assembly + router tuning", "assembly + router tuning, chosen text")
+BEATEN = (  # what the assembly should be better than on the mean
+    "soup", "weighted soup", "BTM ensemble", "BTM ensemble top-2", "prompt routing",
     "BTX without pooled data", "own experts: soup", "own experts: ensemble",
-    "own experts: prompt routing", "unrestricted MoE", "unrestricted MoE, twice the compute",
+    "own experts: prompt routing",
 )  # fmt: skip
+UNRESTRICTED = ("unrestricted MoE", "unrestricted MoE, twice the compute")
+MAIN = ("base", "own expert", "own branch", *OURS, *BEATEN, *UNRESTRICTED)
 ABLATION = (
     "assembly", "assembly - bias", "assembly - embedding", "assembly - anchor",
-    "assembly + router tuning", "assembly margin 1", "assembly margin 2", "assembly margin 4",
-    "assembly top-1", "assembly top-2", "assembly top-3",
-    "assembly top-7",
+    "assembly, n-grams", *OURS[1:],
+    *(f"assembly margin {margin}" for margin in MARGINS),
+    "assembly top-1", "assembly top-2", "assembly top-3", "assembly top-7",
 )  # fmt: skip
-OURS = ("assembly", "assembly margin 2", "assembly + router tuning")
-BEATEN = MAIN[5:14]  # what the assembly should be better than on the mean
 
 Lines = Sequence[dict[str, Any]]
 
@@ -142,7 +142,7 @@ def verdicts_of(lines: Lines, assembly: Lines, base: Lines, own: Lines) -> list[
     listed = ", ".join(f"{d} {gap:+.1f} %" for d, gap in gaps.items())
     ok = yes(max(gaps.values()) <= 3)
     found.append(f"within 3 % of each owner's own expert on its domain: {ok} ({listed})")
-    for name in MAIN[14:]:
+    for name in UNRESTRICTED:
         if other := of(lines, name):
             gap = 100 * (mean_of(assembly) / mean_of(other) - 1)
             found.append(f"distance to {name}: {gap:+.2f} %")

@@ -25,8 +25,10 @@ class Texts:
     by domain. `valid` are held-out token ids of all domains."""
 
     own: dict[str, Corpus]
+    own_documents: dict[str, list[str]]
     proxies: dict[str, Corpus]
     public: Corpus
+    public_documents: list[str]
     valid: dict[str, np.ndarray]
 
 
@@ -36,14 +38,16 @@ def read_texts(directory: Path, measured: int) -> Texts:
     for domain in OWNERS:
         every = documents(directory / f"{domain}.train.jsonl")
         proxy = every[::PUBLIC_ONE_IN]
-        own[domain] = corpus([d for i, d in enumerate(every) if i % PUBLIC_ONE_IN])
+        own[domain] = [d for i, d in enumerate(every) if i % PUBLIC_ONE_IN]
         proxies[domain] = corpus(proxy)
         public += proxy
     valid = {
         domain: tokens(documents(directory / f"{domain}.valid.jsonl"))[: measured + 1]
         for domain in (*OWNERS, PUBLIC, UNSEEN)
     }
-    return Texts(own, proxies, corpus(shuffled(public)), valid)
+    public = shuffled(public)
+    corpora = {domain: corpus(texts) for domain, texts in own.items()}
+    return Texts(corpora, own, proxies, corpus(public), public, valid)
 
 
 def documents(path: Path) -> list[str]:

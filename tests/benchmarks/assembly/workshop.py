@@ -17,10 +17,12 @@ import safetensors.numpy
 from swarm.assembly.baselines import branch, copy_of, fine_tune, unrestricted_moe
 from swarm.experts.artifact import MATRICES, Expert, ExpertTensors
 from swarm.experts.base import Base, load_base, make_base, save_base
+from swarm.experts.embedding import make_space
 from swarm.model.config import ModelConfig
 from swarm.model.hf import load_hf, save_hf
 from swarm.model.transformer import Transformer
-from swarm.training.isolation import ExpertTraining, Recipe, initial_tensors
+from swarm.training.isolation import ExpertTraining, initial_tensors
+from swarm.training.recipe import Recipe
 from tests.benchmarks.assembly.texts import OWNERS, Texts
 
 MODEL = ModelConfig(
@@ -83,6 +85,18 @@ class Workshop:
     def experts_without_anchor(self) -> list[Expert]:
         """Trained in the base's place instead of beside it; rows made from their texts."""
         return [self._expert("alone", d, self._unanchored(d)) for d in OWNERS]
+
+    def experts_of_ngrams(self) -> list[Expert]:
+        """The owners' experts with routers made from n-grams of their texts."""
+        base, public = self.base(), self.texts.public.train
+        base = dataclasses.replace(base, space=make_space(base.model, public, ngrams=True))
+        found = []
+        for expert in self.experts():
+            start = initial_tensors(base, self.texts.own[expert.domain].train, self.recipe)
+            router = {n: v for n, v in start.arrays.items() if n.endswith((".row", ".bias"))}
+            tensors = ExpertTensors({**expert.tensors.arrays, **router}, expert.tensors.origins)
+            found.append(dataclasses.replace(expert, tensors=tensors))
+        return found
 
     def routers(self) -> list[Expert]:
         """Copies of the base's expert with rows made from the owners' texts, not trained."""
