@@ -176,6 +176,21 @@ def test_an_undisturbed_round_waits_for_nothing_but_messages(net):
     assert net.now - began < 12 * HOP_S + ATTEMPT_S
 
 
+def test_a_newcomer_whose_request_was_of_an_older_round_enters_with_what_it_said(net, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        ToyPolicy, "assign", lambda self, record, previous, ready: told.append(dict(ready))
+    )
+    asked = pb.Ready(joining=True, capability=pb.Capability(domain="code"))
+    net.killed.add("eve")  # is not heard of again
+    for number, name in enumerate(NAMES, 10**6):
+        net.calls[number] = ("eve", 0)
+        net.feed(name, events.Received("eve", number, asked))
+    record = net.round()
+    assert list(record.joined) == ["eve"]
+    assert told[-1]["eve"].capability.domain == "code"
+
+
 def test_a_promise_and_a_vote_are_written_before_they_are_answered(net):
     net.done.clear()
     net.round()

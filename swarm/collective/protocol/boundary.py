@@ -33,15 +33,16 @@ class Boundary:
         offer: what this peer brings to the open round; None: nothing.
         since: when it came to the boundary; None: it did not yet.
         declined: peers that do not lead the open round, and until when that is believed.
-        petitions: newcomers that asked this peer to enter, and until when that holds. Where rounds
-            are short, a request comes too late for its round; it is good for the next one led here.
+        petitions: newcomers that asked this peer to enter: their word, and until when it holds.
+            Where rounds are short, a request comes too late for its round; it is good for the next
+            one led here.
     """
 
     def __init__(self, peer: PeerMachine) -> None:
         self.offer: pb.Ready | None = None
         self.since: float | None = None
         self.declined: dict[str, float] = {}
-        self.petitions: dict[str, float] = {}
+        self.petitions: dict[str, tuple[pb.Ready, float]] = {}
         self._peer = peer
         self._waiting = False
         self._next_at = 0.0
@@ -84,7 +85,7 @@ class Boundary:
         self._vouched.clear()
         self._unanswered = 0
         now = self._peer.now
-        self.petitions = {p: until for p, until in self.petitions.items() if until >= now}
+        self.petitions = {p: said for p, said in self.petitions.items() if said[1] >= now}
 
     def records_seen(self) -> None:
         """The directory answered."""
@@ -250,7 +251,7 @@ class Boundary:
         check_ready(ready, policy.numel, policy.routing_width, tokens, policy.open_tags)
         peer.health.heard_from(sender)
         if ready.joining and memory.record is not None:
-            self.petitions[sender] = peer.now + PETITION_S
+            self.petitions[sender] = (ready, peer.now + PETITION_S)
         if ready.HasField("record"):
             peer.out.append(Learn(ready.record))
         if ready.base_commit != memory.commit_id or ready.round != memory.next_round:

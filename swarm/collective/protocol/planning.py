@@ -87,7 +87,7 @@ def record_of(
             plan=plan,
             previous=peer.memory.record,
             reports=reports,
-            ready=rollcall.ready,
+            ready=rollcall.said(),
             # Who came to a founding after its plan has joined, and did not found.
             roster=plan.electorate if rollcall.founding else rollcall.roster(),
             joiners=rollcall.living_joiners(),

@@ -186,4 +186,9 @@ class RollCall:
         horizon = self._peer.now - patience_s
         fresh = [p for p in self.ready if self._peer.health.last_heard(p) >= horizon]
         petitions = self._peer.boundary.petitions.items()
-        return sorted({*fresh, *(p for p, until in petitions if until >= self._peer.now)})
+        return sorted({*fresh, *(p for p, (_, until) in petitions if until >= self._peer.now)})
+
+    def said(self) -> dict[str, pb.Ready]:
+        """The newest Ready of each peer; of a newcomer also one that came before this round."""
+        petitions = self._peer.boundary.petitions.items()
+        return {p: ready for p, (ready, _) in petitions} | self.ready
