@@ -33,9 +33,9 @@ class Boundary:
         offer: what this peer brings to the open round; None: nothing.
         since: when it came to the boundary; None: it did not yet.
         declined: peers that do not lead the open round, and until when that is believed.
-        petitions: newcomers that asked this peer to enter: their word, and until when it holds.
-            Where rounds are short, a request comes too late for its round; it is good for the next
-            one led here.
+        petitions: newcomers that asked this peer to enter: what they say of their machine, and
+            until when that holds. Where rounds are short, a request comes too late for its round;
+            it is good for the next one led here.
     """
 
     def __init__(self, peer: PeerMachine) -> None:
@@ -251,7 +251,8 @@ class Boundary:
         check_ready(ready, policy.numel, policy.routing_width, tokens, policy.open_tags)
         peer.health.heard_from(sender)
         if ready.joining and memory.record is not None:
-            self.petitions[sender] = (ready, peer.now + PETITION_S)
+            word = pb.Ready(capability=ready.capability, upload_bps=ready.upload_bps)
+            self.petitions[sender] = (word, peer.now + PETITION_S)
         if ready.HasField("record"):
             peer.out.append(Learn(ready.record))
         if ready.base_commit != memory.commit_id or ready.round != memory.next_round:

@@ -189,6 +189,6 @@ class RollCall:
         return sorted({*fresh, *(p for p, (_, until) in petitions if until >= self._peer.now)})
 
     def said(self) -> dict[str, pb.Ready]:
-        """The newest Ready of each peer; of a newcomer also one that came before this round."""
+        """The newest Ready of each peer; of a newcomer that asked before this round, what it is."""
         petitions = self._peer.boundary.petitions.items()
-        return {p: ready for p, (ready, _) in petitions} | self.ready
+        return {p: word for p, (word, _) in petitions} | self.ready
