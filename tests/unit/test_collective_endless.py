@@ -145,7 +145,7 @@ def test_peers_that_came_and_went_are_forgotten(net):
     for number in range(100):
         machine.health.heard_from(f"guest{number}")
         machine.health.suspects[f"guest{number}"] = "does not answer"
-        machine.boundary.petitions[f"guest{number}"] = net.now + 3.0
+        machine.boundary.petitions[f"guest{number}"] = (pb.Ready(), net.now + 3.0)
     assert len(machine.boundary.ready().suspects) == 100
     net.now += FORGET_S + 1.0
     net.round()

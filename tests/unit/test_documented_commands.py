@@ -60,6 +60,9 @@ RUN_BY: dict[str, tuple[str, ...]] = {
     "node limits": (LIMITS,),
     "node assemble --run": (TESTNET,),
     "node assemble --base": (EXPERTS,),
+    "node assemble --tune-router": (
+        "unit/test_owner_commands.py::test_a_router_is_tuned_on_proxy_text_and_on_public_text",
+    ),
     "node eval": (
         "integration/test_isolated_experts.py::test_every_study_of_an_assembly_has_its_numbers_and_plots",
     ),
@@ -68,6 +71,12 @@ RUN_BY: dict[str, tuple[str, ...]] = {
     "node import": (EXCHANGE,),
     "node base make": (EXPERTS,),
     "node expert train": (EXPERTS,),
+    "node expert train --dp-epsilon": (
+        "unit/test_owner_commands.py::test_what_was_spent_is_on_the_card_and_the_text_is_kept_from_others",
+    ),
+    "node expert proxies": (
+        "unit/test_expert_proxies.py::test_the_command_writes_public_text_alone",
+    ),
     "node expert show": (EXPERTS,),
     "node expert publish": (EXPERTS,),
     "node expert fetch": (EXPERTS,),
@@ -110,6 +119,7 @@ NOT_RUN: dict[str, str] = {
     "install -D": "of coreutils; the unit's command line is read by test_systemd.py",
     "systemctl --user": "needs a user's systemd, which containers and CI have not",
     "loginctl enable-linger": "needs a user's systemd, which containers and CI have not",
+    "pip install": "the extra is in what each target of make installs",
     ".venv/bin/python -c": "measures hivemind, nothing of this program",
 }
 

@@ -11,7 +11,7 @@ import pytest
 
 from node.cli import run_command_line
 from node.experts.folder import training_path
-from swarm.assembly import assemble
+from swarm.assembly import assemble, load_model
 from swarm.config import RunManifest, SyncConfig, TrainingConfig
 from swarm.experts.artifact import load_expert
 from swarm.experts.base import load_base
@@ -69,6 +69,18 @@ def test_an_expert_grows_from_a_swarms_model(place: Path) -> None:
         began = base.model.moe_layers[layer].experts[str(origin)].gate_proj.weight.numpy()
         moved = expert.tensors.matrices(base, layer)[0] - began
         assert 0 < np.linalg.norm(moved) < 0.5 * np.linalg.norm(began)
+
+
+def test_a_router_is_tuned_on_proxy_text_and_on_public_text(place: Path) -> None:
+    assert train(place, "--domain", "own", "--out", f"{place}/own") == 0
+    proxy = text(place / "proxy.jsonl", "abcdefgh", 2)
+    words = ["assemble", "--base", f"{place}/base", "--expert", f"{place}/own"]
+    tuning = ["--tune-router", proxy, "--tune-router", f"{place}/public.jsonl", "--tune-steps", "2"]
+    assert run_command_line([*words, "--out", f"{place}/plain"]) == 0
+    assert run_command_line([*words, *tuning, "--out", f"{place}/tuned"]) == 0
+    plain, tuned = (load_model(place / name)[0].state_dict() for name in ("plain", "tuned"))
+    moved = {name for name in plain if not np.array_equal(plain[name], tuned[name])}
+    assert moved and all(".gate." in name for name in moved)
 
 
 def test_what_was_spent_is_on_the_card_and_the_text_is_kept_from_others(
