@@ -115,7 +115,7 @@ def test_a_stranger_gets_no_answer_in_a_closed_run_not_from_the_dht_either(tmp_p
             )
             assert error.code is Code.NOT_ADMITTED and "ticket" in error.hint
             async with member(strange, [], without_checks(strange)) as mallory:
-                daemon, directory = mallory._running()
+                daemon, directory = mallory.life.running()
                 await daemon.connect(alice.peer_id, alice.addresses, WAIT)
                 error = await refusal(mallory.call(alice.peer_id, Ping(), Pong, WAIT))
                 assert error.code is Code.NOT_ADMITTED
@@ -191,7 +191,7 @@ def test_a_small_request_can_not_make_the_dht_build_a_huge_answer(tmp_path: Path
             member(tmp_path / "m", [alice]) as mallory,
         ):
             await alice.publish(PeerRecord(display_name="alice", lease_ttl_ms=30_000))
-            directory = mallory._running()[1]
+            directory = mallory.life.running()[1]
             assert await ask_dht(directory, alice.peer_id, MAX_KEYS) is not None
             assert await ask_dht(directory, alice.peer_id, 100_000) is None
             assert await ask_dht(directory, alice.peer_id, 1) is not None
