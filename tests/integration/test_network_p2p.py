@@ -22,6 +22,7 @@ from swarm.network.envelope import MAX_ENVELOPE_BYTES, seal, signed_text
 from swarm.network.p2p import NetworkConfig, PeerNetwork
 from swarm.network.p2p.daemon import Daemon
 from swarm.network.p2p.twin import CONTROL_PROTOCOL
+from swarm.wire.collective_pb2 import GetCommit, GetCommitReply
 from swarm.wire.control_pb2 import Envelope, Locate, Ping, Pong, Refusal
 from swarm.wire.membership_pb2 import PeerRecord
 
@@ -93,6 +94,31 @@ def test_four_peers_find_one_another_by_the_first_and_can_all_call_all(keys):
                     assert (pong.sequence, pong.incarnation) == (3, peer.incarnation)
             assert set((await networks[0].paths()).values()) == {"lan"}
             assert await networks[0].path_of(networks[0].peer_id) == "self"
+
+    asyncio.run(story())
+
+
+def test_a_call_whose_connection_is_closed_by_the_other_side_goes_out_once_more(keys):
+    async def story() -> None:
+        async with swarm_of(keys, 2) as (alice, bob):
+            calls: list[str] = []
+            closing = 1
+
+            async def serve(sender: str, request: GetCommit) -> GetCommitReply:
+                calls.append(sender)
+                if len(calls) <= closing:
+                    await bob.life.running()[0].disconnect(sender)
+                    await asyncio.sleep(1.0)  # this answer reaches nobody
+                return GetCommitReply()
+
+            bob.serve(GetCommit, serve)
+            await alice.call(bob.peer_id, GetCommit(), GetCommitReply, WAIT)
+            assert len(calls) == 2
+            calls.clear()
+            closing = 9
+            again = alice.call(bob.peer_id, GetCommit(), GetCommitReply, WAIT)
+            assert (await error_of(again)).code is Code.PEER_UNREACHABLE
+            assert len(calls) == 2
 
     asyncio.run(story())
 

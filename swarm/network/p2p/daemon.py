@@ -43,6 +43,11 @@ LOOK_AGAIN_S = 0.05
 
 Handler = Callable[[str, bytes], Awaitable[bytes]]
 PROBLEMS = (P2PDaemonError, P2PHandlerError, OSError, EOFError, ValueError)
+RESET = "stream reset"  # p2pd's words for a call whose connection has ended
+
+
+class BrokenCallError(SwarmError):
+    """The connection ended with a call in flight, which the peer may have received."""
 
 
 class Daemon:
@@ -223,7 +228,7 @@ class Daemon:
         await self.p2p._client.add_unary_handler(protocol, answer)
 
     async def call(self, peer: str, protocol: str, data: bytes, timeout: timedelta) -> bytes:
-        """Send `data` and return the answer. Raises `PEER_UNREACHABLE`."""
+        """Send `data`, return the answer. Raises `PEER_UNREACHABLE`, also as `BrokenCallError`."""
         if self.exited.is_set():
             raise unreachable(peer, "this node's p2pd has ended")
         deadline_s = time.monotonic() + timeout.total_seconds()
@@ -237,6 +242,8 @@ class Daemon:
             raise unreachable(peer, f"no answer in {timeout.total_seconds():.1f} s") from error
         except PROBLEMS as error:
             self._surely_until_s.pop(peer, None)
+            if RESET in str(error):
+                raise BrokenCallError(Code.PEER_UNREACHABLE, f"{peer}: {RESET}") from error
             raise unreachable(peer, _reason(error)) from error
         self._note_connected(peer)
         return answer

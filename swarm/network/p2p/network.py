@@ -32,6 +32,7 @@ from swarm.network.isolation import PROBE_LIMIT_S, View
 from swarm.network.limits import MESSAGES, RequestLimits
 from swarm.network.p2p.circuit import HOP
 from swarm.network.p2p.config import NetworkConfig
+from swarm.network.p2p.daemon import BrokenCallError
 from swarm.network.p2p.life import Calls, Life, Parts, StageCallback
 from swarm.network.p2p.publisher import Publisher
 from swarm.network.p2p.routes import Routes
@@ -193,13 +194,21 @@ class PeerNetwork:
             answer = await self._endpoint.answer(peer, data)
             return self._endpoint.open_reply(peer, answer, reply_type)
         deadline_s = time.monotonic() + timeout.total_seconds()
-        daemon, _ = self.life.running()
-        # By its announced addresses: p2pd alone may try stale ones, for 10 s and more.
-        await daemon.connect(peer, self._contacts.addresses(peer), timeout)
-        left = timedelta(seconds=max(0.05, deadline_s - time.monotonic()))
-        answer = await daemon.call(peer, CONTROL_PROTOCOL, data, left)
+        try:
+            answer = await self._ask(peer, data, deadline_s)
+        except BrokenCallError:
+            # The peer may have replaced the connection. Any request may come twice, so once more.
+            answer = await self._ask(peer, data, deadline_s)
         self._company.heard(peer)
         return self._endpoint.open_reply(peer, answer, reply_type)
+
+    async def _ask(self, peer: str, data: bytes, deadline_s: float) -> bytes:
+        daemon, _ = self.life.running()
+        left = timedelta(seconds=max(0.05, deadline_s - time.monotonic()))
+        # By its announced addresses: p2pd alone may try stale ones, for 10 s and more.
+        await daemon.connect(peer, self._contacts.addresses(peer), left)
+        left = timedelta(seconds=max(0.05, deadline_s - time.monotonic()))
+        return await daemon.call(peer, CONTROL_PROTOCOL, data, left)
 
     async def _answer(self, peer: str, data: bytes) -> bytes:
         self._company.heard(peer)
