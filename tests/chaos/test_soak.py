@@ -44,7 +44,7 @@ MANIFEST = dataclasses.replace(
 # A lost majority may cost the lease, then a straggler, an attempt that fails and one that does not.
 LADDER_S = TIMEOUTS.lease_s + TIMEOUTS.round_s + 2 * TIMEOUTS.attempt_s
 PAUSE_S = 0.3
-JUDGED_AFTER_S = 300.0  # after so long the lasting ones have had rounds enough to be judged
+JUDGED_AFTER = 50  # commits; by then the lasting ones have had rounds enough to be judged
 
 
 class Soak:
@@ -191,4 +191,5 @@ def test_eight_peers_under_rapid_kills_freezes_and_joins(
     assert not processes_of_this_session()
     assert len(soak.watch.commits) > seconds / 15, "hardly any round was decided"
     assert not soak.watch.growth()
-    assert seconds < JUDGED_AFTER_S or soak.watch.judged(), "nobody lived long enough to be judged"
+    few = len(soak.watch.commits) < JUDGED_AFTER
+    assert few or soak.watch.judged(), "nobody lived long enough to be judged"
