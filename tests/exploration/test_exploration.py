@@ -53,6 +53,18 @@ def test_no_schedule_breaks_a_rule():
     assert_nothing_broke(explore(range(QUICK)))
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [
+        25419,  # a founder leads a ballot again, as its disk lost what it had promised
+        30357,  # a branch that fewer found than had resigned
+    ],
+)
+def test_a_schedule_that_found_a_bug_breaks_no_rule_any_more(seed):
+    findings = explore([seed])
+    assert findings.schedules == 1 and not findings.broken
+
+
 @pytest.mark.heavy
 @pytest.mark.timeout(1800)
 def test_no_schedule_of_many_breaks_a_rule():

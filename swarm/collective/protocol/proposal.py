@@ -121,7 +121,8 @@ class Proposal:
             elector.check_possible(record)
         except SwarmError:
             return False
-        return ballot_key(promise.accepted_ballot) < self.ballot
+        # In this very ballot, too: a leader that lost its word may have led it before.
+        return ballot_key(promise.accepted_ballot) <= self.ballot
 
     def note_report(self, sender: str, report: pb.Report) -> bool:
         """A member finished, or failed, an attempt; True when it is this one."""
