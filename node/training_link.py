@@ -89,7 +89,7 @@ class TrainingLink:
         try:
             await asyncio.shield(starting)
         finally:
-            if starting.done():
+            if starting.done() and self._starting is starting:
                 self._starting = None
 
     async def _start(self, held: list[int]) -> None:
