@@ -70,7 +70,7 @@ class Backbone(nn.Module):
         super().__init__()
         # Not drawn at random, for which torch would import its compiler even on the device "meta".
         unset_VD = torch.empty(config.vocab_size, config.d_model)
-        self.embed_tokens = nn.Embedding(*unset_VD.shape, _weight=unset_VD)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model, _weight=unset_VD)
         self.layers = nn.ModuleList(Layer(config, i, experts) for i in range(config.num_layers))
         self.norm = RMSNorm(config.d_model, config.rms_norm_eps)
 
