@@ -266,3 +266,42 @@ def test_a_peer_whose_disk_is_full_stops_and_the_others_go_on(what):
         await swarm.close()
 
     run(story())
+
+
+# ---- defects ------------------------------------------------------------------------------
+
+
+def breaks_once(machine, part, round_index):
+    """This part of the machine raises, once, as soon as the machine has adopted that round."""
+    step, broken = part.step, []
+
+    def step_or_break():
+        record = machine.memory.record
+        if not broken and record is not None and record.round == round_index:
+            broken.append(1)
+            raise ZeroDivisionError("a defect")
+        step()
+
+    part.step = step_or_break
+    return broken
+
+
+@pytest.mark.parametrize("name", ["history", "health"])
+def test_a_defect_in_the_middle_of_an_event_undoes_nothing_that_was_decided(name):
+    async def story():
+        swarm = quick_swarm(3)
+        await swarm.start()
+        machines = [p.member.machine for p in swarm.peers]
+        broken = [breaks_once(m, getattr(m, name), round_index=1) for m in machines]
+        assert {record.round for record in await swarm.round()} == {1}
+        swarm.assert_level()
+        assert all(broken)
+        for peer in swarm.peers:
+            assert [e.detail for e in peer.events if e.name == "task_failed"] == [
+                "ZeroDivisionError: a defect"
+            ]
+        assert {record.round for record in await swarm.round()} == {2}
+        swarm.assert_level()
+        await swarm.close()
+
+    run(story())
