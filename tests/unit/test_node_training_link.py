@@ -85,6 +85,26 @@ def test_an_update_of_fewer_steps_is_scaled_to_the_mean_unless_the_run_says_not_
     asyncio.run(main())
 
 
+def test_a_round_begins_at_step_zero_for_those_who_ask(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Watching(FakeWorker):
+        async def train(self, **arguments: Any) -> RoundResult:
+            seen.append(link._status.step)
+            return await super().train(**arguments)
+
+    async def main() -> None:
+        nonlocal link
+        link, member = link_with(tmp_path, Watching())
+        for _ in range(2):
+            assert await link.train(member) is not None  # type: ignore[arg-type]
+            assert link._status.step == 5
+
+    link: Any = None
+    asyncio.run(main())
+    assert seen == [0, 0]
+
+
 def test_a_commit_adopted_while_training_ends_leaves_nothing_to_offer(tmp_path: Path) -> None:
     """The adopter holds the condition's lock, so the cancelled waiter waits for it."""
 
