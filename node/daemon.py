@@ -29,10 +29,10 @@ from node.governor import Sensors
 from node.halting import halt, refuse_ended
 from node.joining import load_admission
 from node.keeping import FragmentKeeper
-from node.known_peers import load_addresses
 from node.metrics.server import metrics_server
 from node.names import friendly_name
 from node.node_files import load_fragments, node_lock, require_same_run
+from node.opening import open_network
 from node.paths import PRIVATE_MASK
 from node.pausing import rest
 from node.publishing import RecordPublisher
@@ -44,18 +44,16 @@ from node.shared_buffers import SharedBuffers
 from node.tasks import both, together, uninterrupted
 from node.training_link import TrainingLink
 from node.volunteer_server import VolunteerControl
-from swarm.collective.context import Context, Offer, RoundEvent
+from swarm.collective.context import Offer, RoundEvent
 from swarm.collective.join import discover, in_roster, join, watch_branches
 from swarm.collective.ledger import Ledger
 from swarm.collective.member import RoundMember
-from swarm.collective.state import CanonicalState, FragmentState
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.experts.store import FragmentStore
 from swarm.identity import Identity
 from swarm.network.data_plane import DataPlane
-from swarm.network.membership import PeerDirectory
-from swarm.network.p2p import NetworkConfig, PeerNetwork
+from swarm.network.p2p import PeerNetwork
 from swarm.training.policy import RunPolicy
 from swarm.wire import node_pb2
 
@@ -165,7 +163,7 @@ class Daemon:
         await self.governor.look()
         await both(
             self._start_worker(held),
-            self._start_network({**initial, **saved}),
+            open_network(self, {**initial, **saved}, self._on_event),
         )
         assert self.member is not None and self.publisher is not None
         return self.member, self.publisher
@@ -174,63 +172,6 @@ class Daemon:
         await self.governor.while_allowed(self.training.start(held))
         if not self.governor.verdict.may_train:
             await self.training.rest()
-
-    async def _start_network(self, fragments: dict[str, FragmentState]) -> None:
-        config = self.config
-        address = self.data_plane.start(config.host, 0)
-        self.network = network = await PeerNetwork.start(
-            config.directory / "identity.key",
-            self.manifest.run_id,
-            NetworkConfig(
-                host=config.host,
-                port=config.port,
-                initial_peers=config.peers,
-                known_peers=load_addresses(config.directory),
-                announce=config.announce,
-                relay=config.relay,
-                mdns=config.mdns,
-            ),
-            on_stage=lambda name, message: self.status.report(f"{name}: {message}"),
-            admission=self.admission,
-        )
-        directory = PeerDirectory(
-            network, self.manifest.run_id, time.time, network.learn, self.admission
-        )
-        state = CanonicalState(fragments)
-        self.member = member = RoundMember(
-            Context(
-                manifest=self.manifest,
-                identity=self.identity,
-                transport=network,
-                bulk=self.data_plane,
-                directory=directory,
-                ledger=self.ledger,
-                state=state,
-                policy=self.policy,
-                clock=time.monotonic,
-                wall_clock=time.time,
-                emit=self._on_event,
-                capability=lambda: self.training.capability,
-                archive=self.keeper,
-                change=self.changes.newest,
-            )
-        )
-        self.changes.follow(self.ledger.record)
-        self.data_plane.set_reduce_handler(member.registry.handle)
-        self.data_plane.set_blob_source(state.blob)
-        network.carry(self.data_plane)
-        await network.serve_streams(self.data_plane.accept_tunnel)
-        port = int(address.rpartition(":")[2])
-        self.publisher = RecordPublisher(
-            config, network, directory, self.ledger, self.status, self.data_plane, port
-        )
-        self.company = CompanyReporter(
-            network,
-            lambda: self.ledger.record.roster if self.ledger.record is not None else (),
-            lambda: self.data_plane.traffic.received,
-            self.status.report,
-        )
-        await self.publisher.publish()
 
     # ---- rounds ---------------------------------------------------------------------------
 
@@ -258,16 +199,17 @@ class Daemon:
         if not in_roster(member):
             self.status.enter(State.JOINING, "asking to enter the roster")
             await join(member)
-            self._note_commit(None)
+            self._note_commit()
             self.policy.forget_initial()
-        await halt(member, self.changes, self.status, lambda: self._note_commit(None), self.stop)
+        await halt(member, self.changes, self.status, self._note_commit, self.stop)
         await self._wait_for_company(member)
         self.status.enter(State.SYNCING, "fetching what this node lacks")
         await member.resync()
+        self._note_commit()
         self._keep_fragments()
         offer = self._unanswered() or await self.training.train(member)
         if offer is None:
-            self._note_commit(None)
+            self._note_commit()
         while offer is not None:
             offer = await self._average(member, offer)
         self.status.note_trouble("taking part in the run", None)
@@ -293,9 +235,12 @@ class Daemon:
         try:
             record = await member.run_round(offer)
             self.giving.follow(record, member.me)
-            seconds = time.monotonic() - started
-            metrics = await asyncio.to_thread(watch.finish, record, member.state.fragments)
-            self._note_commit(seconds, metrics)
+            summary = self._summary(time.monotonic() - started)
+            metrics: Mapping[str, float] = NOTHING
+            try:
+                metrics = await asyncio.to_thread(watch.finish, record, member.state.fragments)
+            finally:
+                self._note_commit(summary, metrics)
             if ahead is None or not self._has_company(member):
                 return None
             self._keep_fragments()
@@ -324,7 +269,7 @@ class Daemon:
             self.status.enter(State.JOINING, f"{reason}; --allow-solo would train on")
             if member.leader is not None and not member.leader.finished:
                 await member.run_round(None)  # somebody asks to enter
-                self._note_commit(None)
+                self._note_commit()
             await asyncio.sleep(0.5)
 
     def _why_alone(self, member: RoundMember) -> str:
@@ -345,10 +290,27 @@ class Daemon:
         if self.member is not None and self.ledger.record is not None:
             self.keeper.note(self.member.state.fragments, complete=self.member.level)
 
-    def _note_commit(self, seconds: float | None, metrics: Mapping[str, float] = NOTHING) -> None:
-        """Write the newest commit into the history, with the hash of this node's own bits."""
+    def _summary(self, seconds: float = 0.0) -> node_pb2.RoundSummary | None:
+        """Of the newest commit, unless it was told before or this node lacks some of its bits."""
+        assert self.member is not None
+        if not self.member.level or self.ledger.commit_id == self._noted_commit:
+            return None
+        self._noted_commit = self.ledger.commit_id
+        return round_summary(self, seconds)
+
+    def _note_commit(
+        self,
+        summary: node_pb2.RoundSummary | None = None,
+        metrics: Mapping[str, float] = NOTHING,
+    ) -> None:
+        """Write a commit, or the newest, into the history, with the hash of this node's own bits.
+
+        The summary comes first where something is awaited: the next commit is adopted at any time,
+        and then its bits are only there once they were fetched.
+        """
         assert self.member is not None and self.ledger.record is not None
         self.status.held_experts = self.policy.held_experts(self.ledger.record)
-        if self.ledger.commit_id != self._noted_commit:
-            self._noted_commit = self.ledger.commit_id
-            self.status.note_round(round_summary(self, seconds or 0.0, metrics), self.member.me)
+        summary = summary or self._summary()
+        if summary is not None:
+            summary.metrics.update(metrics)
+            self.status.note_round(summary, self.member.me)

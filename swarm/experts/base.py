@@ -65,8 +65,8 @@ def make_base(
     """A base from any model with all its experts, and public text (ids [N]) for its space.
 
     With `ngrams` its owners' texts are embedded by hashed n-grams, else by hidden states. The
-    model is used as it is and frozen. Raises `DATA_EMPTY`, or `MODEL_UNREADABLE` for a model that
-    is itself an assembly, whose experts may be withdrawn.
+    model is used as it is and frozen. Raises `DATA_EMPTY`, `NON_FINITE`, or `MODEL_UNREADABLE` for
+    a model that is itself an assembly, whose experts may be withdrawn.
     """
     if model.has_router_bias:
         raise SwarmError(
@@ -76,6 +76,7 @@ def make_base(
         )
     model.requires_grad_(False)
     space = make_space(model, public_tokens, ngrams=ngrams)
+    _require_finite(model, space)
     return Base(model, space, base_id(model, space), dict(provenance))
 
 
@@ -104,10 +105,14 @@ def save_base(base: Base, directory: Path) -> None:
 
 
 def load_base(directory: Path) -> Base:
-    """The base of a directory, frozen. Raises `MODEL_UNREADABLE` when anything in it changed."""
+    """The base of a directory, frozen.
+
+    Raises `MODEL_UNREADABLE` when anything in it changed, and `NON_FINITE` or `ARTIFACT_OVERSIZED`
+    when it was no usable base from the beginning.
+    """
     content = read_json(directory / BASE_FILE, Code.MODEL_UNREADABLE)
     model = load_hf(directory).requires_grad_(False)
-    arrays = read_tensors(directory / SPACE_FILE)
+    arrays = read_tensors(directory / SPACE_FILE, EmbeddingSpace.most_bytes(model))
     try:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}; this version reads {FORMAT}")
@@ -118,6 +123,7 @@ def load_base(directory: Path) -> Base:
             raise ValueError(f"{SPACE_FILE} does not fit the model")
         if content["id"] != base_id(model, space):
             raise ValueError("its content does not have the id that it names")
+        _require_finite(model, space)
         return Base(model, space, content["id"], dict(content["provenance"]))
     except (KeyError, TypeError, ValueError) as error:
         raise SwarmError(
@@ -136,6 +142,15 @@ def read_base_id(directory: Path) -> str:
     if not isinstance(named, str) or not re.fullmatch("[0-9a-f]{64}", named):
         raise SwarmError(Code.MODEL_UNREADABLE, f"{directory / BASE_FILE} names no id")
     return named
+
+
+def _require_finite(model: Transformer, space: EmbeddingSpace) -> None:
+    """Whatever is trained beside values that are not finite is lost."""
+    arrays = {name: value.detach().cpu().numpy() for name, value in model.named_parameters()}
+    for name, values in (arrays | _space_arrays(space)).items():
+        if not np.isfinite(values).all():
+            hint = "make the base from a model that was trained without this"
+            raise SwarmError(Code.NON_FINITE, f"{name} of the base is not finite", hint)
 
 
 def _space_arrays(space: EmbeddingSpace) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from owners import LETTERS, RECIPE, corpus_of, tiny_base, trained
 from swarm.errors import Code, SwarmError
 from swarm.evaluation import bits_per_byte
 from swarm.experts.artifact import ExpertTensors, check_tensors
-from swarm.experts.base import BASE_FILE, SPACE_FILE, load_base, make_base, save_base
+from swarm.experts.base import BASE_FILE, SPACE_FILE, base_id, load_base, make_base, save_base
 from swarm.experts.embedding import embed
 from swarm.training.checkpoint import load_checkpoint, save_checkpoint
 from swarm.training.isolation import ExpertTraining, beside, initial_tensors, train_expert
@@ -164,9 +165,28 @@ def test_a_base_is_read_as_it_was_written_and_refused_when_one_value_changed(
     save_base(base, tmp_path)
     assert load_base(tmp_path).id == base.id
     assert (tmp_path / BASE_FILE).exists()
-    weights = bytearray((tmp_path / SPACE_FILE).read_bytes())
+    whole = (tmp_path / SPACE_FILE).read_bytes()
+    weights = bytearray(whole)
     weights[-1] ^= 1
     (tmp_path / SPACE_FILE).write_bytes(weights)
     with pytest.raises(SwarmError) as caught:
         load_base(tmp_path)
     assert caught.value.code is Code.MODEL_UNREADABLE
+    (tmp_path / SPACE_FILE).write_bytes(whole + bytes(2**25))
+    with pytest.raises(SwarmError) as caught:
+        load_base(tmp_path)
+    assert caught.value.code is Code.ARTIFACT_OVERSIZED
+
+
+def test_a_base_that_is_not_finite_is_neither_made_nor_read(tmp_path: Path) -> None:
+    base = copy.deepcopy(tiny_base())
+    base.space.mean_LD[0, 0] = np.nan
+    save_base(dataclasses.replace(base, id=base_id(base.model, base.space)), tmp_path)
+    with pytest.raises(SwarmError, match=r"space\.mean of the base") as caught:
+        load_base(tmp_path)
+    assert caught.value.code is Code.NON_FINITE
+    with torch.no_grad():
+        base.model.lm_head.weight[0, 0] = np.inf
+    with pytest.raises(SwarmError) as caught:
+        make_base(base.model, corpus_of(LAW).train, {})
+    assert caught.value.code is Code.NON_FINITE
