@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swarm.collective.changes import changed_manifest, in_effect
+from swarm.collective.codecs import U8
 from swarm.collective.state import FragmentState
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
@@ -115,7 +116,12 @@ class RunPolicy:
         self._initial.clear()
 
     def apply(
-        self, fragment: str, mean: F32, state: FragmentState, contributors: int
+        self,
+        fragment: str,
+        mean: F32,
+        state: FragmentState,
+        contributors: int,
+        encoded: U8 | None = None,
     ) -> FragmentState:
         """The outer step on one fragment; where peers send parameters, their mean as it is."""
         if self.manifest.sync.contribution == "parameters":

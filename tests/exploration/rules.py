@@ -98,7 +98,7 @@ class Rules:
     def initial(self, fragment):
         return initial(fragment)
 
-    def apply(self, fragment, mean, state, contributors):
+    def apply(self, fragment, mean, state, contributors, encoded=None):
         raise NotImplementedError("the world computes hashes only")
 
     def assign(self, record, previous, ready):
