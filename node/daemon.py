@@ -33,7 +33,7 @@ from node.known_peers import load_addresses
 from node.metrics.server import metrics_server
 from node.names import friendly_name
 from node.node_files import load_fragments, node_lock, require_same_run
-from node.paths import PRIVATE_MASK
+from node.paths import PRIVATE_MASK, genesis_path
 from node.pausing import rest
 from node.publishing import RecordPublisher
 from node.returning import wait_for_return
@@ -56,6 +56,7 @@ from swarm.identity import Identity
 from swarm.network.data_plane import DataPlane
 from swarm.network.membership import PeerDirectory
 from swarm.network.p2p import NetworkConfig, PeerNetwork
+from swarm.training.genesis import read_genesis
 from swarm.training.policy import RunPolicy
 from swarm.wire import node_pb2
 
@@ -157,9 +158,7 @@ class Daemon:
 
     async def _start(self) -> tuple[RoundMember, RecordPublisher]:
         self.status.enter(State.STARTING, f"run {self.manifest.run_id.hex()[:16]}")
-        for name in self.policy.layout.names:  # one by one: a stop does not wait for all of them
-            await asyncio.to_thread(self.policy.initial, name)
-        initial = self.policy.check_genesis()
+        initial = await self._initial()
         saved = await asyncio.to_thread(load_fragments, self.store, self.ledger.record)
         held = self.policy.held_experts(self.ledger.record)
         await self.governor.look()
@@ -169,6 +168,20 @@ class Daemon:
         )
         assert self.member is not None and self.publisher is not None
         return self.member, self.publisher
+
+    async def _initial(self) -> dict[str, FragmentState]:
+        """What this node has of the run's genesis: all of it, or of a model none without its file.
+
+        What is not here is downloaded as anything that a node lacks of a commit.
+        """
+        if self.policy.begins_with_model:
+            path = genesis_path(self.config.manifest_path)
+            if self.ledger.next_round > 1 or not path.exists():
+                return {}
+            self.policy.begin(await asyncio.to_thread(read_genesis, path, self.manifest))
+        for name in self.policy.layout.names:  # one by one: a stop does not wait for all of them
+            await asyncio.to_thread(self.policy.initial, name)
+        return self.policy.check_genesis()
 
     async def _start_worker(self, held: list[int]) -> None:
         await self.governor.while_allowed(self.training.start(held))

@@ -276,6 +276,10 @@ class GenesisConfig:
         default="",
         metadata=doc("SHA-256 over the initial fragments' hashes; node run init fills it in"),
     )
+    fragments: tuple[str, ...] = field(
+        default=(),
+        metadata=doc("hash of each initial fragment of a run that begins with a model, not a seed"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

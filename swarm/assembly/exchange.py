@@ -51,7 +51,7 @@ def export_hf(model: Transformer, out_dir: Path, tokenizer_from: Path | None = N
     `out_dir` appears complete or not at all. Raises `EXPORT_LOSSY` for a model that no public
     architecture expresses, `DISK_FULL` or `DIR_NOT_WRITABLE`.
     """
-    content = hf_config(model.config, model.has_router_bias)
+    content = hf_config(model.config)
     tensors = hf_tensors(model)
     if model.has_router_bias:
         content, tensors = fold(content, tensors)

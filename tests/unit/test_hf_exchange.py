@@ -58,7 +58,7 @@ def tokens_of(config: ModelConfig) -> torch.Tensor:
 
 
 def write_folded(directory: Path, model: Transformer) -> None:
-    write_hf(directory, *fold(hf_config(model.config, router_bias=True), hf_tensors(model)))
+    write_hf(directory, *fold(hf_config(model.config), hf_tensors(model)))
 
 
 @torch.no_grad()
@@ -108,7 +108,7 @@ def test_a_model_with_biases_is_kept_exactly_in_our_own_format(tmp_path):
 def test_what_can_not_be_folded_is_refused(option):
     model = random_model(dataclasses.replace(SMALL, **option), bias=1.0)
     with pytest.raises(SwarmError) as caught:
-        fold(hf_config(model.config, router_bias=True), hf_tensors(model))
+        fold(hf_config(model.config), hf_tensors(model))
     assert caught.value.code is Code.EXPORT_LOSSY
 
 
