@@ -271,16 +271,17 @@ class Daemon:
         if not in_roster(member):
             self.status.enter(State.JOINING, "asking to enter the roster")
             await join(member)
-            self._note_commit(None)
+            self._note_commit()
             self.policy.forget_initial()
-        await halt(member, self.changes, self.status, lambda: self._note_commit(None), self.stop)
+        await halt(member, self.changes, self.status, self._note_commit, self.stop)
         await self._wait_for_company(member)
         self.status.enter(State.SYNCING, "fetching what this node lacks")
         await member.resync()
+        self._note_commit()
         self._keep_fragments()
         offer = self._unanswered() or await self.training.train(member)
         if offer is None:
-            self._note_commit(None)
+            self._note_commit()
         while offer is not None:
             offer = await self._average(member, offer)
         self.status.note_trouble("taking part in the run", None)
@@ -306,9 +307,12 @@ class Daemon:
         try:
             record = await member.run_round(offer)
             self.giving.follow(record, member.me)
-            seconds = time.monotonic() - started
-            metrics = await asyncio.to_thread(watch.finish, record, member.state.fragments)
-            self._note_commit(seconds, metrics)
+            summary = self._summary(time.monotonic() - started)
+            metrics: Mapping[str, float] = NOTHING
+            try:
+                metrics = await asyncio.to_thread(watch.finish, record, member.state.fragments)
+            finally:
+                self._note_commit(summary, metrics)
             if ahead is None or not self._has_company(member):
                 return None
             self._keep_fragments()
@@ -337,7 +341,7 @@ class Daemon:
             self.status.enter(State.JOINING, f"{reason}; --allow-solo would train on")
             if member.leader is not None and not member.leader.finished:
                 await member.run_round(None)  # somebody asks to enter
-                self._note_commit(None)
+                self._note_commit()
             await asyncio.sleep(0.5)
 
     def _why_alone(self, member: RoundMember) -> str:
@@ -358,10 +362,27 @@ class Daemon:
         if self.member is not None and self.ledger.record is not None:
             self.keeper.note(self.member.state.fragments, complete=self.member.level)
 
-    def _note_commit(self, seconds: float | None, metrics: Mapping[str, float] = NOTHING) -> None:
-        """Write the newest commit into the history, with the hash of this node's own bits."""
+    def _summary(self, seconds: float = 0.0) -> node_pb2.RoundSummary | None:
+        """Of the newest commit, unless it was told before or this node lacks some of its bits."""
+        assert self.member is not None
+        if not self.member.level or self.ledger.commit_id == self._noted_commit:
+            return None
+        self._noted_commit = self.ledger.commit_id
+        return round_summary(self, seconds)
+
+    def _note_commit(
+        self,
+        summary: node_pb2.RoundSummary | None = None,
+        metrics: Mapping[str, float] = NOTHING,
+    ) -> None:
+        """Write a commit, or the newest, into the history, with the hash of this node's own bits.
+
+        The summary comes first where something is awaited: the next commit is adopted at any time,
+        and then its bits are only there once they were fetched.
+        """
         assert self.member is not None and self.ledger.record is not None
         self.status.held_experts = self.policy.held_experts(self.ledger.record)
-        if self.ledger.commit_id != self._noted_commit:
-            self._noted_commit = self.ledger.commit_id
-            self.status.note_round(round_summary(self, seconds or 0.0, metrics), self.member.me)
+        summary = summary or self._summary()
+        if summary is not None:
+            summary.metrics.update(metrics)
+            self.status.note_round(summary, self.member.me)

@@ -6,7 +6,7 @@ Read-only views over the daemon's parts; nothing here changes anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from node.network_view import add_network
@@ -26,10 +26,8 @@ def outcome_name(record: pb.RoundRecord | None) -> str:
     return "" if record is None else pb.Outcome.Name(record.outcome).lower()
 
 
-def round_summary(
-    daemon: Daemon, seconds: float, metrics: Mapping[str, float]
-) -> node_pb2.RoundSummary:
-    """The newest commit, with the hash of this node's own bits after it."""
+def round_summary(daemon: Daemon, seconds: float) -> node_pb2.RoundSummary:
+    """The newest commit, with the hash of this node's own bits after it, which must be level."""
     ledger, member, traffic = daemon.ledger, daemon.member, daemon.data_plane.traffic
     record = ledger.record
     assert member is not None and record is not None and ledger.commit is not None
@@ -49,7 +47,6 @@ def round_summary(
         attempts=record.attempts,
         committed_at_ms=record.decided_at_ms,
         electorate=len(record.electorate),
-        metrics=metrics,
     )
 
 

@@ -195,12 +195,14 @@ class TrainingLink:
         """
         record, base_id, base = self._copy_committed(member)
         self._status.enter(State.TRAINING, f"round {record.round + 1}")
+        self._status.step = 0
         training = asyncio.create_task(self._train_in_worker(record, base))
         return await self._offer_of(training, member, record, base_id)
 
     def begin_ahead(self, member: RoundMember) -> asyncio.Task[RoundResult]:
         """Train the round after the open one while the open one is averaged."""
         assert self._worker is not None and member.ledger.record is not None
+        self._status.step = 0
         return asyncio.create_task(
             self._worker.train(
                 round_number=member.ledger.next_round + 1,

@@ -216,7 +216,7 @@ class RoundMember:
 
         Raises `FRAGMENT_UNAVAILABLE` when nobody serves it within the join limit.
         """
-        if not self.level:
+        while not self.level:  # again, if the next commit came before this was told
             await self._driver.level()
 
     async def look_into(self, records: Mapping[str, PeerRecord]) -> bool:

@@ -182,8 +182,6 @@ def test_a_swarm_of_which_everybody_was_gone_goes_on_from_its_disks_alone(
         if ending == "killed":
             swarm.kill()
         else:
-            for node in swarm.nodes.values():
-                node.wait(lambda s: s.state == "TRAINING" and s.step < 20, "a round's beginning")
             swarm.stop()
         swarm.start()
     swarm.wait_for_round(ROUNDS)

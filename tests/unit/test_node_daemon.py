@@ -23,6 +23,7 @@ from node.daemon_status import State, Status
 from node.daemon_view import status_reply
 from node.governing import finish_round
 from node.publishing import RecordPublisher
+from node.round_metrics import RoundWatch
 from node.shared_buffers import SharedBuffers
 from node.status_view import render_status
 from node.tasks import together, uninterrupted
@@ -30,10 +31,12 @@ from node.training_link import TrainingLink
 from node.worker_messages import RoundResult, WorkerReady
 from swarm.collective.context import Offer, RoundEvent
 from swarm.collective.ledger import Ledger
+from swarm.collective.state import CanonicalState
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.files import write_atomic
 from swarm.model.config import ModelConfig
+from swarm.model.fragments import state_root
 from swarm.network.addresses import data_addresses
 from swarm.training.policy import RunPolicy
 from swarm.wire import collective_pb2 as pb
@@ -240,6 +243,26 @@ def test_an_update_of_fewer_steps_is_scaled_to_the_mean_unless_the_run_says_not_
     asyncio.run(main())
 
 
+def test_a_round_begins_at_step_zero_for_those_who_ask(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Watching(FakeWorker):
+        async def train(self, **arguments: Any) -> RoundResult:
+            seen.append(link._status.step)
+            return await super().train(**arguments)
+
+    async def main() -> None:
+        nonlocal link
+        link, member = link_with(tmp_path, Watching())
+        for _ in range(2):
+            assert await link.train(member) is not None  # type: ignore[arg-type]
+            assert link._status.step == 5
+
+    link: Any = None
+    asyncio.run(main())
+    assert seen == [0, 0]
+
+
 def test_a_commit_adopted_while_training_ends_leaves_nothing_to_offer(tmp_path: Path) -> None:
     """The adopter holds the condition's lock, so the cancelled waiter waits for it."""
 
@@ -363,6 +386,62 @@ def test_a_commit_is_given_to_the_keeper_as_soon_as_it_is_adopted(tmp_path: Path
         daemon.data_plane.stop()
 
     asyncio.run(main())
+
+
+class FallingBehind:
+    """A member whose round is decided, and the next one too, of which it lacks a fragment."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.me, self.level, self._daemon = "me", True, daemon
+        names = daemon.policy.layout.names
+        self.state = CanonicalState({name: daemon.policy.initial(name) for name in names})
+        self.whole = state_root(self.state.hashes()).hex()
+
+    def commit(self, round_index: int) -> pb.RoundRecord:
+        memory = self._daemon.ledger.memory
+        memory.record = pb.RoundRecord(round=round_index, roster=["me"])
+        memory.commit, memory.commit_id = pb.Commit(), bytes([round_index])
+        return memory.record
+
+    async def run_round(self, offer: Offer) -> pb.RoundRecord:
+        return self.commit(1)
+
+    def fall_behind(self) -> None:
+        self.commit(2)
+        self.level = False
+        self.lacking = self.state.fragments.popitem()
+
+    def fetch(self) -> None:
+        self.state.put(*self.lacking)
+        self.level = True
+
+
+def test_a_round_decided_while_the_last_one_is_measured_is_told_when_its_bits_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = daemon_in(tmp_path)
+    member = FallingBehind(daemon)
+    daemon.member = member  # type: ignore[assignment]
+
+    def measured(*given: object) -> dict[str, float]:
+        member.fall_behind()
+        return {"routing_entropy": 0.5}
+
+    monkeypatch.setattr(RoundWatch, "finish", measured)
+    offer = Offer(
+        {}, {}, base_commit=b"", steps=1, tokens=1, loss=0.0, train_seconds=1.0, routed_tokens=[]
+    )
+    assert asyncio.run(daemon._average(member, offer)) is None  # type: ignore[arg-type]
+    daemon._note_commit()
+    (first,) = daemon.status.rounds
+    assert (first.round, first.state_root) == (1, member.whole)
+    assert first.metrics["routing_entropy"] == 0.5
+    member.fetch()
+    daemon._note_commit()
+    assert [(s.round, s.state_root) for s in daemon.status.rounds] == [
+        (1, member.whole), (2, member.whole)
+    ]  # fmt: skip
+    daemon.data_plane.stop()
 
 
 def test_an_update_handed_in_before_a_pause_is_offered_again_and_not_trained_anew(
