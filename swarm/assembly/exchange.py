@@ -53,7 +53,7 @@ def export_hf(model: Transformer, out_dir: Path, tokenizer_from: Path | None = N
     """
     content = hf_config(model.config)
     tensors = hf_tensors(model)
-    if model.has_router_bias:
+    if model.config.router_bias:
         content, tensors = fold(content, tensors)
     elif model.config.shared_experts:
         raise SwarmError(
@@ -64,7 +64,7 @@ def export_hf(model: Transformer, out_dir: Path, tokenizer_from: Path | None = N
     with replaced_directory(out_dir, CONFIG) as made:
         write_hf(made, content, tensors)
         _copy_tokenizer(model, tokenizer_from, made)
-    return Exported(content["model_type"], content["hidden_size"], model.has_router_bias)
+    return Exported(content["model_type"], content["hidden_size"], model.config.router_bias)
 
 
 @torch.no_grad()

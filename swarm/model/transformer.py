@@ -10,7 +10,6 @@ expert: `model.layers.0.mlp.gate.weight.3`.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -96,8 +95,6 @@ class Transformer(nn.Module):
         with torch.device("meta"):  # skips torch's own initialization
             self.model = Backbone(config, held)
             self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-            if config.router_bias:
-                self._add_biases()
         self.to_empty(device="cpu")
         cos, sin = rotary_tables(config.head_dim, config.context_length, config.rope_theta)
         self.rotary_cos: Tensor
@@ -111,20 +108,6 @@ class Transformer(nn.Module):
     def moe_layers(self) -> list[MixtureOfExperts]:
         """Router and experts of each layer."""
         return [cast(Layer, layer).mlp for layer in self.model.layers]
-
-    @property
-    def has_router_bias(self) -> bool:
-        """True when the routers add a bias to their logits."""
-        return self.config.router_bias
-
-    def add_router_bias(self) -> None:
-        """Give every expert in every layer a router bias of 0: `...mlp.gate.bias.<expert>`."""
-        self.config = dataclasses.replace(self.config, router_bias=True)
-        self._add_biases()
-
-    def _add_biases(self) -> None:
-        for moe in self.moe_layers:
-            moe.gate.add_bias()
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:

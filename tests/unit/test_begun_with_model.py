@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
+import msgpack
 import pytest
 import torch
 from owners import LETTERS, signed_card, tiny_base, trained
@@ -15,10 +17,11 @@ from node.cli import run_command_line
 from swarm.assembly import assemble, assemble_experts, load_model, save_assembly
 from swarm.assembly.isolated import Offer
 from swarm.collective.state import version_message
-from swarm.config import RunManifest
+from swarm.config import GenesisConfig, RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.experts.artifact import Expert
 from swarm.identity import Identity
+from swarm.model.config import ModelConfig
 from swarm.model.transformer import Transformer
 from swarm.training.genesis import read_genesis
 from swarm.training.policy import RunPolicy
@@ -63,7 +66,7 @@ def test_what_the_run_begins_with_computes_what_the_assembly_did(place: Path) ->
     assemble(manifest, fragments, hashes, place / "again", UNUSED)
     begun, _ = load_model(place / "again")
     made, _ = load_model(place / "assembly")
-    assert begun.has_router_bias and begun.moe_layers[0].gate.bias["0"].item() > 0  # the margin
+    assert begun.config.router_bias and begun.moe_layers[0].gate.bias["0"].item() > 0  # the margin
     assert torch.equal(logits(begun), logits(made))
 
 
@@ -94,6 +97,20 @@ def test_weights_that_the_manifest_does_not_name_are_refused(place: Path, tmp_pa
     (tmp_path / "RUN.genesis").write_bytes(data)
     error = refusal(lambda: read_genesis(tmp_path / "RUN.genesis", manifest))
     assert error.code is Code.CHECKPOINT_CORRUPT
+
+
+def test_the_weights_are_in_the_runs_id_and_runs_that_begin_with_a_seed_keep_theirs(
+    place: Path,
+) -> None:
+    manifest = RunManifest.load(place / "RUN.toml")
+    plain = dataclasses.replace(manifest, genesis=GenesisConfig(), model=ModelConfig())
+    # What a version that knew neither field made of this manifest.
+    known = dataclasses.asdict(plain)
+    del known["model"]["router_bias"], known["genesis"]["fragments"]
+    packed = msgpack.packb(known, use_bin_type=True)
+    assert plain.run_id == hashlib.sha256(b"expertswarm-manifest" + packed).digest()
+    genesis = dataclasses.replace(manifest.genesis, fragments=())
+    assert dataclasses.replace(manifest, genesis=genesis).run_id != manifest.run_id
 
 
 def test_the_manifest_is_found_in_order_and_the_model_says_what_experts_there_are(

@@ -39,9 +39,7 @@ SMALL = ModelConfig(
 
 def random_model(config: ModelConfig, bias: float = 0.0) -> Transformer:
     """Weights that treat no two coordinates alike; biases between 0 and -`bias`."""
-    model = Transformer(config, seed=3)
-    if bias:
-        model.add_router_bias()
+    model = Transformer(dataclasses.replace(config, router_bias=bias != 0), seed=3)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -86,7 +84,7 @@ def test_a_folded_bias_comes_back(tmp_path):
     model = random_model(SMALL, bias=3.0)
     write_folded(tmp_path, model)
     again = load_hf(tmp_path)
-    assert again.config == model.config and again.has_router_bias
+    assert again.config == model.config and again.config.router_bias
     for (name, ours), (_, theirs) in zip(
         model.named_parameters(), again.named_parameters(), strict=True
     ):
