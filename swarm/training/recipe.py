@@ -36,10 +36,10 @@ class Recipe:
     warmup: float = 0.05
     # Of rows and biases, as a share of the experts'. It takes effect only beside public text: where
     # all text is one that the expert should win, rows learn to win everywhere.
-    router_rate: float = 1.0
+    router_rate: float = 3.0
     # Of the sequences of a batch, how many are public text: what an expert has never seen it spoils
     # where a router sends it there by mistake.
-    public_share: float = 0.375
+    public_share: float = 0.5
     rank: int | None = None  # of trained factors; None trains whole matrices
     z_loss_weight: float = 1e-3
     grad_clip: float = 1.0
