@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
+from node.beginning import initial_fragments
 from node.company import CompanyReporter
 from node.control_server import NodeControl, control_server
 from node.daemon_config import DaemonConfig
@@ -29,11 +30,11 @@ from node.governor import Sensors
 from node.halting import halt, refuse_ended
 from node.joining import load_admission
 from node.keeping import FragmentKeeper
-from node.known_peers import load_addresses
 from node.metrics.server import metrics_server
 from node.names import friendly_name
 from node.node_files import load_fragments, node_lock, require_same_run
-from node.paths import PRIVATE_MASK, genesis_path
+from node.opening import open_network
+from node.paths import PRIVATE_MASK
 from node.pausing import rest
 from node.publishing import RecordPublisher
 from node.returning import wait_for_return
@@ -44,19 +45,16 @@ from node.shared_buffers import SharedBuffers
 from node.tasks import both, together, uninterrupted
 from node.training_link import TrainingLink
 from node.volunteer_server import VolunteerControl
-from swarm.collective.context import Context, Offer, RoundEvent
+from swarm.collective.context import Offer, RoundEvent
 from swarm.collective.join import discover, in_roster, join, watch_branches
 from swarm.collective.ledger import Ledger
 from swarm.collective.member import RoundMember
-from swarm.collective.state import CanonicalState, FragmentState
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.experts.store import FragmentStore
 from swarm.identity import Identity
 from swarm.network.data_plane import DataPlane
-from swarm.network.membership import PeerDirectory
-from swarm.network.p2p import NetworkConfig, PeerNetwork
-from swarm.training.genesis import read_genesis
+from swarm.network.p2p import PeerNetwork
 from swarm.training.policy import RunPolicy
 from swarm.wire import node_pb2
 
@@ -158,92 +156,23 @@ class Daemon:
 
     async def _start(self) -> tuple[RoundMember, RecordPublisher]:
         self.status.enter(State.STARTING, f"run {self.manifest.run_id.hex()[:16]}")
-        initial = await self._initial()
+        initial = await initial_fragments(
+            self.policy, self.config.manifest_path, self.ledger.next_round
+        )
         saved = await asyncio.to_thread(load_fragments, self.store, self.ledger.record)
         held = self.policy.held_experts(self.ledger.record)
         await self.governor.look()
         await both(
             self._start_worker(held),
-            self._start_network({**initial, **saved}),
+            open_network(self, {**initial, **saved}, self._on_event),
         )
         assert self.member is not None and self.publisher is not None
         return self.member, self.publisher
-
-    async def _initial(self) -> dict[str, FragmentState]:
-        """What this node has of the run's genesis: all of it, or of a model none without its file.
-
-        What is not here is downloaded as anything that a node lacks of a commit.
-        """
-        if self.policy.begins_with_model:
-            path = genesis_path(self.config.manifest_path)
-            if self.ledger.next_round > 1 or not path.exists():
-                return {}
-            self.policy.begin(await asyncio.to_thread(read_genesis, path, self.manifest))
-        for name in self.policy.layout.names:  # one by one: a stop does not wait for all of them
-            await asyncio.to_thread(self.policy.initial, name)
-        return self.policy.check_genesis()
 
     async def _start_worker(self, held: list[int]) -> None:
         await self.governor.while_allowed(self.training.start(held))
         if not self.governor.verdict.may_train:
             await self.training.rest()
-
-    async def _start_network(self, fragments: dict[str, FragmentState]) -> None:
-        config = self.config
-        address = self.data_plane.start(config.host, 0)
-        self.network = network = await PeerNetwork.start(
-            config.directory / "identity.key",
-            self.manifest.run_id,
-            NetworkConfig(
-                host=config.host,
-                port=config.port,
-                initial_peers=config.peers,
-                known_peers=load_addresses(config.directory),
-                announce=config.announce,
-                relay=config.relay,
-                mdns=config.mdns,
-            ),
-            on_stage=lambda name, message: self.status.report(f"{name}: {message}"),
-            admission=self.admission,
-        )
-        directory = PeerDirectory(
-            network, self.manifest.run_id, time.time, network.learn, self.admission
-        )
-        state = CanonicalState(fragments)
-        self.member = member = RoundMember(
-            Context(
-                manifest=self.manifest,
-                identity=self.identity,
-                transport=network,
-                bulk=self.data_plane,
-                directory=directory,
-                ledger=self.ledger,
-                state=state,
-                policy=self.policy,
-                clock=time.monotonic,
-                wall_clock=time.time,
-                emit=self._on_event,
-                capability=lambda: self.training.capability,
-                archive=self.keeper,
-                change=self.changes.newest,
-            )
-        )
-        self.changes.follow(self.ledger.record)
-        self.data_plane.set_reduce_handler(member.registry.handle)
-        self.data_plane.set_blob_source(state.blob)
-        network.carry(self.data_plane)
-        await network.serve_streams(self.data_plane.accept_tunnel)
-        port = int(address.rpartition(":")[2])
-        self.publisher = RecordPublisher(
-            config, network, directory, self.ledger, self.status, self.data_plane, port
-        )
-        self.company = CompanyReporter(
-            network,
-            lambda: self.ledger.record.roster if self.ledger.record is not None else (),
-            lambda: self.data_plane.traffic.received,
-            self.status.report,
-        )
-        await self.publisher.publish()
 
     # ---- rounds ---------------------------------------------------------------------------
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from swarm.network.p2p.config import RelayMode
+if TYPE_CHECKING:
+    from swarm.network.p2p.config import RelayMode  # which every command would import else
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 
 from google.protobuf.message import Message
@@ -26,6 +26,7 @@ from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import PeerRecord
 
 GOODBYE_S = 1.0
+DEFECT_PAUSE_S = 1.0  # after which the machine is asked to go on
 SERVED = (pb.Ready, pb.Report, pb.Plan, pb.Accept, pb.Resignation, pb.Commit, pb.GetCommit)
 
 
@@ -81,9 +82,15 @@ class Driver:
             todo = self._machine.handle(event, self._context.clock())
         except Exception as error:
             self._report_defect(error)
-            if isinstance(event, events.Received) and event.call_id in self._answers:
-                self._answers[event.call_id].set_exception(error)
+            self._carry_out_all(self._machine.unfinished())
+            self._wake_at(self._context.clock() + DEFECT_PAUSE_S)
+            if isinstance(event, events.Received):
+                self._refuse(event.call_id, SwarmError(Code.INTERNAL, repr(error)))
             return
+        self._carry_out_all(todo)
+
+    def _carry_out_all(self, todo: Sequence[effects.Effect]) -> None:
+        """In order; what can not be kept is neither said nor done."""
         for effect in todo:
             try:
                 self._carry_out(effect)

@@ -28,7 +28,7 @@ import safetensors.numpy
 from swarm.data.tokenizer import Tokens as SampleTokens
 from swarm.errors import Code, SwarmError
 from swarm.experts.embedding import EmbeddingSpace, Tokens, make_space
-from swarm.experts.safe_files import read_json, read_tensors
+from swarm.experts.safe_files import read_bounded, read_json, read_tensors
 from swarm.files import write_atomic
 from swarm.hashing import bulk_hash
 from swarm.model.hf import load_hf, save_hf
@@ -39,6 +39,7 @@ SPACE_FILE = "space.safetensors"
 SAMPLE_FILE = "public.npy"
 SAMPLE_TOKENS = 200_000
 SAMPLE_PIECE = 1024  # tokens in a row; several windows of training
+SAMPLE_HEADER_BYTES = 4096  # of numpy's format; it writes 128
 FORMAT = 1
 
 
@@ -73,8 +74,8 @@ def make_base(
     """A base from any model with all its experts, and public text (ids [N]) for its space.
 
     With `ngrams` its owners' texts are embedded by hashed n-grams, else by hidden states. The
-    model is used as it is and frozen. Raises `DATA_EMPTY`, or `MODEL_UNREADABLE` for a model that
-    is itself an assembly, whose experts may be withdrawn.
+    model is used as it is and frozen. Raises `DATA_EMPTY`, `NON_FINITE`, or `MODEL_UNREADABLE` for
+    a model that is itself an assembly, whose experts may be withdrawn.
     """
     if model.config.router_bias:
         raise SwarmError(
@@ -84,6 +85,7 @@ def make_base(
         )
     model.requires_grad_(False)
     space = make_space(model, public_tokens, ngrams=ngrams)
+    _require_finite(model, space)
     sample = take_sample(public_tokens)
     return Base(model, space, sample, base_id(model, space, sample), dict(provenance))
 
@@ -130,10 +132,14 @@ def save_base(base: Base, directory: Path) -> None:
 
 
 def load_base(directory: Path) -> Base:
-    """The base of a directory, frozen. Raises `MODEL_UNREADABLE` when anything in it changed."""
+    """The base of a directory, frozen.
+
+    Raises `MODEL_UNREADABLE` when anything in it changed, and `NON_FINITE` or `ARTIFACT_OVERSIZED`
+    when it was no usable base from the beginning.
+    """
     content = read_json(directory / BASE_FILE, Code.MODEL_UNREADABLE)
     model = load_hf(directory).requires_grad_(False)
-    arrays = read_tensors(directory / SPACE_FILE)
+    arrays = read_tensors(directory / SPACE_FILE, EmbeddingSpace.most_bytes(model))
     try:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}; this version reads {FORMAT}")
@@ -142,11 +148,12 @@ def load_base(directory: Path) -> Base:
         )
         if not space.fits(model):
             raise ValueError(f"{SPACE_FILE} does not fit the model")
-        sample = _load_sample(directory / SAMPLE_FILE)
+        sample = _load_sample(directory / SAMPLE_FILE, model.config.vocab_size)
         if content["id"] != base_id(model, space, sample):
             raise ValueError("its content does not have the id that it names")
+        _require_finite(model, space)
         return Base(model, space, sample, content["id"], dict(content["provenance"]))
-    except (EOFError, KeyError, OSError, TypeError, ValueError) as error:
+    except (EOFError, KeyError, TypeError, ValueError) as error:
         raise SwarmError(
             Code.MODEL_UNREADABLE,
             f"{directory / BASE_FILE}: {error}",
@@ -154,12 +161,13 @@ def load_base(directory: Path) -> Base:
         ) from error
 
 
-def _load_sample(path: Path) -> SampleTokens:
-    """Raises `ValueError` for what is no list of token ids."""
+def _load_sample(path: Path, vocab_size: int) -> SampleTokens:
+    """Raises `ValueError` or `EOFError` for what is no list of token ids."""
     if not path.exists():
         return np.zeros(0, "<u2")
-    sample: SampleTokens = np.load(path, allow_pickle=False)
-    if sample.ndim != 1 or sample.dtype != np.dtype("<u2"):
+    data = read_bounded(path, SAMPLE_TOKENS * 2 + SAMPLE_HEADER_BYTES, Code.MODEL_UNREADABLE)
+    sample: SampleTokens = np.load(io.BytesIO(data), allow_pickle=False)
+    if sample.ndim != 1 or sample.dtype != np.dtype("<u2") or (sample >= vocab_size).any():
         raise ValueError(f"{path.name} is no list of token ids")
     return sample
 
@@ -173,6 +181,15 @@ def read_base_id(directory: Path) -> str:
     if not isinstance(named, str) or not re.fullmatch("[0-9a-f]{64}", named):
         raise SwarmError(Code.MODEL_UNREADABLE, f"{directory / BASE_FILE} names no id")
     return named
+
+
+def _require_finite(model: Transformer, space: EmbeddingSpace) -> None:
+    """Whatever is trained beside values that are not finite is lost."""
+    arrays = {name: value.detach().cpu().numpy() for name, value in model.named_parameters()}
+    for name, values in (arrays | _space_arrays(space)).items():
+        if not np.isfinite(values).all():
+            hint = "make the base from a model that was trained without this"
+            raise SwarmError(Code.NON_FINITE, f"{name} of the base is not finite", hint)
 
 
 def _space_arrays(space: EmbeddingSpace) -> dict[str, np.ndarray]:

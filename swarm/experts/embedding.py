@@ -54,6 +54,12 @@ class EmbeddingSpace:
     projection_LPD: F32
     ngrams_LFD: F32 | None = None
 
+    @staticmethod
+    def most_bytes(model: Transformer) -> int:
+        """Upper bound of what the arrays of any space of `model` take."""
+        rows = 1 + MAX_DIMENSIONS + (1 << NGRAM_BITS) + 1
+        return 4 * rows * model.config.num_layers * model.config.d_model
+
     def fits(self, model: Transformer) -> bool:
         """Whether the arrays have the shapes that the model asks for."""
         layers, width = model.config.num_layers, model.config.d_model

@@ -7,6 +7,7 @@ file can claim one of 10 GB (https://github.com/huggingface/safetensors#format).
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ _LENGTH_BYTES = 8
 
 
 def read_bounded(path: Path, limit: int, code: Code) -> bytes:
-    """The bytes of a small file. Raises `ARTIFACT_OVERSIZED` above `limit`, `code` without one."""
+    """The bytes of a file. Raises `ARTIFACT_OVERSIZED` above `limit`, `code` without one."""
     try:
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            if os.fstat(file.fileno()).st_size > limit:
+                raise _oversized(f"{path} is above {limit} bytes")
+            data = file.read(limit + 1)  # a pipe has no size
     except OSError as error:
         raise SwarmError(code, f"{path}: {error.strerror}") from error
     if len(data) > limit:
@@ -49,15 +52,13 @@ def parse_json(data: bytes, code: Code, origin: str) -> dict[str, Any]:
     return content
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of a safetensors file; as `parse_tensors`."""
-    try:
-        with path.open("rb") as file:
-            check_header(file.read(_LENGTH_BYTES), path.stat().st_size, str(path))
-            file.seek(0)
-            return parse_tensors(file.read(), str(path))
-    except OSError as error:
-        raise SwarmError(Code.EXPERT_CORRUPT, f"{path}: {error.strerror}") from error
+def read_tensors(path: Path, limit: int) -> dict[str, np.ndarray]:
+    """All tensors of a safetensors file whose values take `limit` bytes at most.
+
+    Raises as `parse_tensors`, and `ARTIFACT_OVERSIZED` for a larger file, which is not read.
+    """
+    largest = _LENGTH_BYTES + MAX_HEADER_BYTES + limit
+    return parse_tensors(read_bounded(path, largest, Code.EXPERT_CORRUPT), str(path))
 
 
 def parse_tensors(data: bytes, origin: str) -> dict[str, np.ndarray]:

@@ -68,9 +68,22 @@ class Backbone(nn.Module):
 
     def __init__(self, config: ModelConfig, experts: Sequence[int]) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model)
+        # Not drawn at random, for which torch would import its compiler even on the device "meta".
+        unset_VD = torch.empty(config.vocab_size, config.d_model)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.d_model, _weight=unset_VD)
         self.layers = nn.ModuleList(Layer(config, i, experts) for i in range(config.num_layers))
         self.norm = RMSNorm(config.d_model, config.rms_norm_eps)
+
+
+def _allocate(module: nn.Module) -> None:
+    """Give parameters on the device "meta" unset values on the CPU.
+
+    `Module.to_empty` does it too, but imports sympy for it, and that takes longer than the model.
+    """
+    for part in module.modules():
+        for name, meant in list(part.named_parameters(recurse=False)):
+            values = torch.empty(meant.shape, dtype=meant.dtype, device="cpu")
+            setattr(part, name, nn.Parameter(values))
 
 
 class Transformer(nn.Module):
@@ -95,7 +108,7 @@ class Transformer(nn.Module):
         with torch.device("meta"):  # skips torch's own initialization
             self.model = Backbone(config, held)
             self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        self.to_empty(device="cpu")
+        _allocate(self)
         cos, sin = rotary_tables(config.head_dim, config.context_length, config.rope_theta)
         self.rotary_cos: Tensor
         self.rotary_sin: Tensor

@@ -37,6 +37,7 @@ from swarm.experts.base import Base
 from swarm.experts.embedding import F32, Tokens, embed, most_used, router_start
 from swarm.experts.mixture import mixture
 from swarm.model.transformer import Transformer
+from swarm.training.adamw import AdamW
 from swarm.training.balance import router_z_loss
 from swarm.training.low_rank import LowRankExpert
 from swarm.training.recipe import Recipe
@@ -109,7 +110,7 @@ class ExpertTraining:
             {"params": matrices, "share": 1.0},
             {"params": router, "share": recipe.router_rate if public else 0.0},
         ]
-        self._adam = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0)
+        self._adam = AdamW(groups, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0)
 
     def train_step(self) -> Step:
         """One AdamW step on the next batch.
@@ -138,7 +139,7 @@ class ExpertTraining:
         logits_NV = output.logits_BTV.float().flatten(0, 1)
         loss = F.cross_entropy(logits_NV, batch_BT[:, 1:].flatten())
         total = loss + self.recipe.z_loss_weight * router_z_loss(output.routing)
-        self._adam.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         torch.autograd.backward(total)
         norm = nn.utils.clip_grad_norm_(self.own.values(), self.recipe.grad_clip).item()
         if not (math.isfinite(loss.item()) and math.isfinite(norm)):

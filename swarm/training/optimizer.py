@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from swarm.config import TrainingConfig
+from swarm.training.adamw import AdamW
 from swarm.training.schedule import gain_ramp
 
 NamedParameters = Mapping[str, nn.Parameter]
@@ -27,7 +27,7 @@ class FragmentAdamW:
         self.config = config
         self.fragments: dict[str, NamedParameters] = {}
         self.age_steps: dict[str, int] = {}
-        self._adamw: torch.optim.AdamW | None = None
+        self._adamw: AdamW | None = None
 
     def set_fragments(self, fragments: Mapping[str, NamedParameters]) -> None:
         """Train exactly `fragments`: keep the state of old ones, start new ones afresh."""
@@ -41,7 +41,7 @@ class FragmentAdamW:
                 if chosen:
                     groups.append({"params": chosen, "weight_decay": decay, "fragment": fragment})
         betas = (self.config.beta1, self.config.beta2)
-        self._adamw = torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+        self._adamw = AdamW(groups, lr=0.0, betas=betas, fused=True)
         self._put_state(state)
 
     @property

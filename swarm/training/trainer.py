@@ -14,7 +14,6 @@ Runs alone just as well as under a swarm:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +23,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from swarm.config import RunManifest
@@ -32,9 +30,8 @@ from swarm.data.sampler import Sampler
 from swarm.errors import Code, SwarmError
 from swarm.model.fragment_io import read_fragment, write_fragment
 from swarm.model.fragments import FragmentLayout, initial_fragment
-from swarm.model.transformer import ModelOutput, Transformer
-from swarm.training.balance import load_balance_loss, own_factor, router_z_loss
-from swarm.training.coupling import coupling_loss
+from swarm.model.transformer import Transformer
+from swarm.training.objective import Counts, Objective
 from swarm.training.optimizer import FragmentAdamW
 from swarm.training.schedule import learning_rate
 
@@ -49,7 +46,7 @@ class StepStats:
     step: int
     loss: float
     tokens: int
-    routed_LE: npt.NDArray[np.int64]
+    routed_LE: Counts
     grad_norm: float
     learning_rate: float
 
@@ -76,11 +73,11 @@ class Trainer:
             manifest.model, manifest.sync.trunk_fragments, manifest.sync.router_rows
         )
         self.optimizer = FragmentAdamW(self.config)
+        self._objective = Objective(manifest, self.device)
         self.step = 0
         self.rows_at_once = self.config.batch_size
         self._committed_tokens = 0
         self._tokens_since_commit = 0
-        self._global_load_LE: Tensor | None = None
         self._bias_LE: Tensor | None = None
         self.held: tuple[int, ...] = ()
         self.model = self._build_model(sorted(set(held)))
@@ -161,13 +158,8 @@ class Trainer:
         self._tokens_since_commit = since
 
     def set_global_load(self, counts_LE: npt.ArrayLike | None) -> None:
-        """Routed tokens [L, E] of all peers in the last round, for the load balance loss."""
-        if counts_LE is None:
-            self._global_load_LE = None
-            return
-        shape = (self.manifest.model.num_layers, self.manifest.model.num_experts)
-        counts = np.asarray(counts_LE, dtype=np.float32).reshape(shape)
-        self._global_load_LE = torch.from_numpy(counts).to(self.device)
+        """See `Objective.set_global_load`."""
+        self._objective.set_global_load(counts_LE)
 
     def train_step(self) -> StepStats:
         """One AdamW step on the next batch.
@@ -290,51 +282,19 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
         self.optimizer.set_fragments(fragments)
 
-    def _forward_backward(self, batch_BT: Tensor) -> tuple[float, npt.NDArray[np.int64]]:
+    def _forward_backward(self, batch_BT: Tensor) -> tuple[float, Counts]:
         """Gradients of the batch's mean loss; returns the loss and the routed tokens [L, E]."""
-        self.model.zero_grad(set_to_none=True)
-        loss, routed_LE = 0.0, np.zeros(1, np.int64)
-        for part_BT in torch.split(batch_BT, self.rows_at_once):
-            share = len(part_BT) / len(batch_BT)
-            part_loss, counts_LE = self._accumulate(part_BT, share)
-            loss += share * part_loss
-            routed_LE = routed_LE + counts_LE
+        loss, routed_LE = self._objective.gradients(
+            self.model,
+            batch_BT,
+            rows_at_once=self.rows_at_once,
+            held=self.held,
+            tokens=self._committed_tokens + self._tokens_since_commit,
+        )
         self._forget_gradients_of_idle_experts(routed_LE)
         return loss, routed_LE
 
-    def _accumulate(self, batch_BT: Tensor, share: float) -> tuple[float, npt.NDArray[np.int64]]:
-        """Add the gradients of a part of a batch, which is this share of it."""
-        with self._autocast():
-            output: ModelOutput = self.model(batch_BT[:, :-1])
-        logits_NV = output.logits_BTV.float().flatten(0, 1)
-        cross_entropy = F.cross_entropy(logits_NV, batch_BT[:, 1:].flatten())
-        balance_config = self.manifest.balance
-        balance = load_balance_loss(output.routing, self._global_load_LE, self._own_factors())
-        z_loss = router_z_loss(output.routing)
-        total = (
-            cross_entropy
-            + self.config.load_balance_weight * balance
-            + self.config.z_loss_weight * z_loss
-        )
-        if balance_config.coupling_weight:
-            coupling = coupling_loss(self.model, balance_config.coupling_alpha)
-            total = total + balance_config.coupling_weight * coupling
-        torch.autograd.backward(total * share if share < 1.0 else total)
-        routed_LE = torch.stack([stats.counts_E for stats in output.routing]).cpu().numpy()
-        return cross_entropy.item(), routed_LE
-
-    def _own_factors(self) -> Tensor | None:
-        """Factors on the experts' counts in the balance loss; None when all are 1."""
-        tokens = self._committed_tokens + self._tokens_since_commit
-        factor = own_factor(self.manifest.balance, tokens / self.config.total_tokens)
-        if factor == 1.0:
-            return None
-        factors = [
-            factor if e in self.held else 1.0 for e in range(self.manifest.model.num_experts)
-        ]
-        return torch.tensor(factors, device=self.device)
-
-    def _forget_gradients_of_idle_experts(self, routed_LE: npt.NDArray[np.int64]) -> None:
+    def _forget_gradients_of_idle_experts(self, routed_LE: Counts) -> None:
         """No tokens, no step: a zero gradient would still decay weights and follow momentum."""
         for expert in self.held:
             if not routed_LE[:, expert].any():
@@ -353,8 +313,3 @@ class Trainer:
             f"step {self.step + 1}: loss {loss}, gradient norm {grad_norm}",
             "the parameters were left as they were; lower training.learning_rate if it recurs",
         )
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.device.type == "cuda" and torch.cuda.is_bf16_supported():
-            return torch.autocast("cuda", dtype=torch.bfloat16)
-        return contextlib.nullcontext()

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from tiny_run import tiny_manifest, tiny_peers
@@ -25,11 +26,23 @@ from swarm.wire.node_pb2 import StatusReply
 LIMIT_S = 90
 
 
+class Lonely(NamedTuple):
+    """A node, its place, and the address of nobody that it was given."""
+
+    place: Path
+    address: str
+    process: subprocess.Popen[str]
+
+
+def founded(place: Path) -> Path:
+    tiny_manifest(place / "RUN.toml", peers=1)
+    tiny_peers(place, 1)
+    return place
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    tiny_manifest(tmp_path / "RUN.toml", peers=1)
-    tiny_peers(tmp_path, 1)
-    return tmp_path
+    return founded(tmp_path)
 
 
 def command(place: Path, **options: str) -> list[str]:
@@ -45,12 +58,16 @@ def fails(place: Path, **options: str) -> tuple[int, str]:
     ended = subprocess.run(
         command(place, **options), capture_output=True, text=True, timeout=LIMIT_S
     )
-    lines = ended.stderr.splitlines()
-    errors = [line for line in lines if line.startswith("error ")]
-    assert len(errors) == 1, ended.stderr
-    assert "Traceback" not in ended.stderr
+    return ended.returncode, the_error(place, ended.stderr)
+
+
+def the_error(place: Path, output: str) -> str:
+    """What an ended node wrote, if that is one error and nothing is left of it."""
+    errors = [line for line in output.splitlines() if line.startswith("error ")]
+    assert len(errors) == 1, output
+    assert "Traceback" not in output
     assert not (place / "node" / "node.sock").exists()
-    return ended.returncode, ended.stderr
+    return output
 
 
 @contextlib.contextmanager
@@ -74,6 +91,22 @@ def running(place: Path, **options: str) -> Iterator[StatusReply]:
     finally:
         process.terminate()
         assert process.wait(30) == exit_codes.TERMINATED
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lonely(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lonely]:
+    """A node that looks for its bootstrap peer for half a minute, while the other tests run."""
+    place = founded(tmp_path_factory.mktemp("lonely"))
+    address = f"/ip4/127.0.0.1/tcp/{free_port()}/p2p/{Identity.generate().peer_id}"
+    with subprocess.Popen(
+        command(place, peer=address), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        log, deadline = place / "node" / "logs" / "node.log", time.monotonic() + LIMIT_S
+        while "data ready" not in (log.read_text() if log.exists() else ""):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)  # until all its processes are there, which none of the tests leaves
+        yield Lonely(place, address, process)
+        process.terminate()
 
 
 def test_data_that_is_not_there(place: Path) -> None:
@@ -101,14 +134,6 @@ def test_a_port_that_is_taken(place: Path) -> None:
     assert code == exit_codes.NETWORK
     assert "error PORT_IN_USE" in error
     assert str(port) in error
-
-
-def test_a_bootstrap_peer_that_is_not_there_is_named(place: Path) -> None:
-    address = f"/ip4/127.0.0.1/tcp/{free_port()}/p2p/{Identity.generate().peer_id}"
-    code, error = fails(place, peer=address)
-    assert code == exit_codes.NETWORK
-    assert "error BOOTSTRAP_UNREACHABLE" in error
-    assert address in error
 
 
 @pytest.mark.parametrize("address", ["nonsense", "/ip4/127.0.0.1/tcp/4001", "10.0.0.1:4001"])
@@ -175,3 +200,11 @@ def test_a_swarm_with_another_manifest_shows_both_run_ids(place: Path) -> None:
     assert "error RUN_MISMATCH" in error
     assert other.run_id.hex()[:16] in error
     assert status.run_id[:16] in error
+
+
+def test_a_bootstrap_peer_that_is_not_there_is_named(lonely: Lonely) -> None:
+    _, output = lonely.process.communicate(timeout=LIMIT_S)
+    error = the_error(lonely.place, output)
+    assert lonely.process.returncode == exit_codes.NETWORK
+    assert "error BOOTSTRAP_UNREACHABLE" in error
+    assert lonely.address in error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,7 +61,10 @@ def test_calls_go_on_while_a_pair_leaves_the_relay(swarm: LabSwarm) -> None:
     for caller in callers:
         caller.start()
     eventually(lambda: {one.path_to(other), other.path_to(one)}, {"punched"}, WITHIN_S)
-    time.sleep(1)
+    calls = [caller.calls for caller in callers]
+    eventually(
+        lambda: all(c.calls >= n + 5 for c, n in zip(callers, calls, strict=True)), True, WITHIN_S
+    )
     for caller in callers:
         caller.ends.set()
     for caller in callers:

@@ -135,3 +135,11 @@ def until(condition: Callable[[], object], limit_s: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < deadline_s, f"not within {limit_s} s"
         time.sleep(0.005)
+
+
+def failure_after(lane: Lane, *frames: tuple) -> str:
+    for frame in frames:
+        lane.send(*frame)
+    while lane.receive().kind is not Kind.FAILURE:
+        lane.read()
+    return lane.read().decode()

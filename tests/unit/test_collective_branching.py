@@ -10,7 +10,7 @@ from swarm.collective.protocol.machine import PeerMachine
 from swarm.collective.protocol.memory import Memory
 from swarm.errors import Code, SwarmError
 from swarm.wire import collective_pb2 as pb
-from tests.unit.test_collective_machine import NAMES, TIMEOUTS, Net, setup_of
+from tests.unit.machine_net import NAMES, TIMEOUTS, Net, setup_of
 
 
 def founded(names):

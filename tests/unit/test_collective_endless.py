@@ -15,7 +15,7 @@ from swarm.errors import SwarmError
 from swarm.identity import Identity, public_key_of
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.data_pb2 import ReduceHello
-from tests.unit.test_collective_machine import NAMES, TIMEOUTS, Net, leader_of
+from tests.unit.machine_net import NAMES, TIMEOUTS, Net, leader_of
 
 KEY = Identity(Ed25519PrivateKey.from_private_bytes(b"k" * 32))
 

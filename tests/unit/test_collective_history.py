@@ -11,7 +11,7 @@ from swarm.collective.protocol.machine import PeerMachine
 from swarm.collective.protocol.memory import Memory
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import PeerRecord
-from tests.unit.test_collective_machine import NAMES, Net, setup_of
+from tests.unit.machine_net import NAMES, Net, setup_of
 
 LAST = 3
 

@@ -19,7 +19,7 @@ from swarm.experts.capability import Sizes
 from swarm.experts.duties import DutyRules, fill_duties
 from swarm.simulation.swarm import toy_manifest
 from swarm.wire import collective_pb2 as pb
-from tests.unit.test_collective_machine import NAMES, Net, leader_of
+from tests.unit.machine_net import NAMES, Net, leader_of
 
 MAX_TOKENS = 1000
 RULES = DutyRules(

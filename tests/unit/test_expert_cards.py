@@ -109,9 +109,18 @@ def test_a_header_of_ten_gigabytes_is_refused_before_it_is_read(tmp_path: Path) 
     data = (10 * 2**30).to_bytes(8, "little") + b"{"
     path = tmp_path / WEIGHTS_FILE
     path.write_bytes(data)
-    assert refusal(lambda: read_tensors(path)) is Code.ARTIFACT_OVERSIZED
+    assert refusal(lambda: read_tensors(path, limit=100)) is Code.ARTIFACT_OVERSIZED
     signed = signed_card(OWNER, "law", trained("law"), data)
     assert refusal(lambda: check_expert(signed, data, tiny_base())) is Code.ARTIFACT_OVERSIZED
+
+
+def test_a_file_of_ten_gigabytes_of_tensors_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / WEIGHTS_FILE
+    header = b"{}".ljust(8)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(10 * 2**30)  # sparse: takes no room
+    assert refusal(lambda: read_tensors(path, limit=2**20)) is Code.ARTIFACT_OVERSIZED
 
 
 def test_a_card_or_a_notice_of_ten_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from swarm.experts.base import (
     BASE_FILE,
     SAMPLE_FILE,
     SPACE_FILE,
+    base_id,
     load_base,
     make_base,
     save_base,
@@ -195,9 +197,28 @@ def test_a_base_is_read_as_it_was_written_and_refused_when_one_value_changed(
     assert read.id == base.id
     np.testing.assert_array_equal(read.sample, base.sample)
     assert (tmp_path / BASE_FILE).exists()
-    data = bytearray((tmp_path / file).read_bytes())
+    whole = (tmp_path / file).read_bytes()
+    data = bytearray(whole)
     data[-1] ^= 1
     (tmp_path / file).write_bytes(data)
     with pytest.raises(SwarmError) as caught:
         load_base(tmp_path)
     assert caught.value.code is Code.MODEL_UNREADABLE
+    (tmp_path / file).write_bytes(whole + bytes(2**25))
+    with pytest.raises(SwarmError) as caught:
+        load_base(tmp_path)
+    assert caught.value.code is Code.ARTIFACT_OVERSIZED
+
+
+def test_a_base_that_is_not_finite_is_neither_made_nor_read(tmp_path: Path) -> None:
+    base = copy.deepcopy(tiny_base())
+    base.space.mean_LD[0, 0] = np.nan
+    save_base(dataclasses.replace(base, id=base_id(base.model, base.space, base.sample)), tmp_path)
+    with pytest.raises(SwarmError, match=r"space\.mean of the base") as caught:
+        load_base(tmp_path)
+    assert caught.value.code is Code.NON_FINITE
+    with torch.no_grad():
+        base.model.lm_head.weight[0, 0] = np.inf
+    with pytest.raises(SwarmError) as caught:
+        make_base(base.model, corpus_of(LAW).train, {})
+    assert caught.value.code is Code.NON_FINITE

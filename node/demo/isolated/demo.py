@@ -219,7 +219,7 @@ class IsolatedDemo:
     def _trace_left(self, name: str) -> bool:
         """Whether anything of the expert that is out is in the model's files."""
         signed = load_card(self._fetched(OUT))
-        tensors = read_tensors(self._fetched(OUT) / WEIGHTS_FILE)
+        tensors = read_tensors(self._fetched(OUT) / WEIGHTS_FILE, signed.card.weights_bytes)
         traces = [text.encode() for text in (signed.card.owner, signed.card.weights)]
         traces += [tensors[part].tobytes() for part in ("layers.0.row", "layers.0.up_proj.weight")]
         whole, rest = self._files("all"), self._files(name)

@@ -19,8 +19,7 @@ from swarm.collective.consensus import (
     quorum,
 )
 from swarm.collective.context import RoundEvent
-from swarm.collective.norms import exceeded_norms
-from swarm.collective.plan import reducers_of
+from swarm.collective.protocol.gathering import Gathering, Progress
 from swarm.collective.protocol.planning import plan_attempt, record_of
 from swarm.collective.protocol.proposal import Proposal
 from swarm.collective.protocol.rollcall import RollCall
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 RETRY_S = 0.5
 MAX_PAUSE_S = 8.0  # between attempts that lead nowhere
-ACCUSATIONS_S = 0.2  # other accusations of the same failure are on their way
-LATE_S = 0.5  # silence of one that has not reported when others have, until it is probed
 MAX_SPOILED = 10  # attempts; then the round is skipped
 MAX_SILENT = 2  # plans that a living peer may leave unanswered
 MAX_REFUSED = 4  # ballots that a member may refuse for a higher one, while a majority grants them
@@ -63,9 +60,7 @@ class Leading:
         self._silent: dict[str, int] = {}  # living peers that left plans unanswered
         self._refused: dict[str, int] = {}  # members that had promised higher ballots
         self._proposal: Proposal | None = None  # of the attempt that is being led
-        self._failed_at: float | None = None
-        self._lost_at: float | None = None  # when a member was found dead that had not reported
-        self._deadline = 0.0
+        self._gathering: Gathering | None = None  # of its results
         self._checked: list[str] = []
         self._checked_since = 0.0
         self._then: Callable[[list[str]], None] = self._judge
@@ -154,9 +149,9 @@ class Leading:
             self._standing.excluded.update(dict.fromkeys(self.rollcall.ready, reason))
         ballot = make_ballot((self._highest, peer.setup.me))
         plan = plan_attempt(peer, self.rollcall, ballot, electorate, unanimous)
-        self._failed_at, self._lost_at, self._voting = None, None, None
-        self._deadline = peer.now + plan.attempt_timeout_ms / 1000
+        self._voting = None
         self._proposal = Proposal(peer, plan)
+        self._gathering = Gathering(peer, self.rollcall, self._proposal)
         self._stage = self._propose
         self._proposal.begin(self._standing.dead)
 
@@ -218,54 +213,21 @@ class Leading:
         return self._proposal is not None and self._proposal.note_report(sender, report)
 
     def _gather(self) -> bool:
-        """The members' results; when the attempt failed, who is to blame?"""
-        peer, proposal, dead = self._peer, self._proposal, self._standing.dead
-        assert proposal is not None
-        plan, reports = proposal.plan, proposal.reports
-        if not plan.fragments:
-            self._propose_record({})
-            return True
-        waiting = [p for p in proposal.members if p not in reports and p not in dead]
-        if any(r.suspects or r.failure for r in reports.values()):
-            if self._failed_at is None:
-                self._failed_at = peer.now
-            if waiting and peer.now < self._failed_at + ACCUSATIONS_S:
-                peer.wake_by(self._failed_at + ACCUSATIONS_S)
+        """Go on as the members' results, or what became of them, say."""
+        gathering = self._gathering
+        assert gathering is not None
+        match gathering.look():
+            case Progress.WAITING:
                 return False
-            self._check(sorted(self._standing.accused(reports, plan)), self._judge)
-            return True
-        if not waiting:
-            exceeded = exceeded_norms(plan, reports)
-            if exceeded:
-                self._standing.excluded.update(exceeded)
+            case Progress.COMPLETE:
+                self._propose_record(gathering.results)
+            case Progress.FAILED:
+                self._check(gathering.accused(), self._judge)
+            case Progress.SUPERSEDED:
+                self._again()
+            case Progress.SPOILED:
                 self._spoil(at_once=True)
-            else:
-                self._propose_record(reports)
-            return True
-        if peer.now >= self._deadline:
-            late = "missed the attempt's deadline"
-            self._standing.excluded.update(dict.fromkeys(waiting, late))
-            self._spoil(at_once=True)
-            return True
-        peer.wake_by(self._deadline)
-        if proposal.superseded:
-            self._again()
-            return True
-        self.rollcall.bury(waiting, LATE_S if reports else None)
-        lost = [p for p in proposal.members if p in dead and p not in reports]
-        if any(p in reducers_of(plan) for p in lost):
-            self._spoil(at_once=True)  # nobody can get its parts any more
-            return True
-        if not lost:
-            return False
-        # It may have given all of its update before it died; if not, the others wait in vain.
-        if self._lost_at is None:
-            self._lost_at = peer.now
-        if peer.now >= self._lost_at + ACCUSATIONS_S:
-            self._spoil(at_once=True)
-            return True
-        peer.wake_by(self._lost_at + ACCUSATIONS_S)
-        return False
+        return True
 
     def _judge(self, alive: list[str]) -> None:
         before = self._standing_mark()
@@ -289,7 +251,7 @@ class Leading:
 
     # ---- the decision ---------------------------------------------------------------------
 
-    def _propose_record(self, reports: dict[str, pb.Report]) -> None:
+    def _propose_record(self, reports: Mapping[str, pb.Report]) -> None:
         assert self._proposal is not None
         record = record_of(self._peer, self.rollcall, self._proposal.plan, reports)
         self._vote(record.SerializeToString(), record)
@@ -335,7 +297,7 @@ class Leading:
     def _again(self, *, at_once: bool = False) -> None:
         self._stage = self._collect
         self.rollcall.again()
-        self._proposal = None
+        self._proposal = self._gathering = None
         self._resume_at = self._peer.now
         if not at_once:
             self._resume_at += self._pause_s * (1 + self._peer.rng.random())

@@ -115,6 +115,17 @@ class PeerMachine:
         self.out = []
         return out
 
+    def unfinished(self) -> list[Effect]:
+        """Effects of an event in the middle of which `handle` raised something unexpected.
+
+        They have to be carried out all the same: the machine has changed as they say. A commit
+        would else be adopted in its memory alone, and a call be waited for that nobody makes. Each
+        comes after those that it rests on, so that it is as if this peer had been stopped there.
+        """
+        self._wake_told = NEVER  # whoever asks will come again at a time of his own
+        out, self.out = self.out, []
+        return out
+
     def _take(self, event: events.Event) -> None:
         match event:
             case events.Received():

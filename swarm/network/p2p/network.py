@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
 import socket
 import time
 from collections import Counter
@@ -28,34 +27,22 @@ from swarm.network.clocks import ClockOffsets
 from swarm.network.company import CompanyKeeper
 from swarm.network.contacts import Contacts, by_peer
 from swarm.network.data_plane import DataPlane
-from swarm.network.isolation import PROBE_LIMIT_S, View
+from swarm.network.isolation import View
 from swarm.network.limits import MESSAGES, RequestLimits
-from swarm.network.p2p.circuit import HOP
+from swarm.network.p2p.channel import Channel
 from swarm.network.p2p.config import NetworkConfig
-from swarm.network.p2p.daemon import BrokenCallError
 from swarm.network.p2p.life import Calls, Life, Parts, StageCallback
 from swarm.network.p2p.publisher import Publisher
 from swarm.network.p2p.routes import Routes
-from swarm.network.p2p.streams import Accept, Streams
+from swarm.network.p2p.streams import Accept
 from swarm.network.p2p.tunnels import Tunnels
-from swarm.network.p2p.twin import CONTROL_PROTOCOL
 from swarm.network.reachability import Reachability
 from swarm.network.records import LEFT
 from swarm.network.speed import SpeedService
 from swarm.network.transport import Clock, Endpoint, Reply, Request
-from swarm.wire.control_pb2 import (
-    DialBack,
-    Locate,
-    LocateReply,
-    Observe,
-    Ping,
-    Pong,
-    Punch,
-    SpeedTest,
-)
+from swarm.wire.control_pb2 import DialBack, Observe, Punch, SpeedTest
 from swarm.wire.membership_pb2 import PeerRecord, SignedRecord
 
-PROBE_WAIT = timedelta(seconds=2)
 FAREWELL_WAIT = timedelta(seconds=1.5)
 
 
@@ -67,8 +54,7 @@ class PeerNetwork:
 
     Attributes:
         identity: this peer's key.
-        incarnation: 16 random bytes of this start; goes into the peer record.
-        clocks: how far the clocks of other peers are from this one's.
+        channel: calls of other peers, and answers to theirs.
         routes: the ways between this peer and the others.
         life: p2pd and the DHT, up or down.
     """
@@ -85,31 +71,29 @@ class PeerNetwork:
     ) -> None:
         admission = admission or open_to_all(run_id)
         self.identity = identity
-        self.incarnation = secrets.token_bytes(16)
-        self.clocks = ClockOffsets()
-        self._now = now
         limits = RequestLimits(MESSAGES, self._is_member)
         self._endpoint = Endpoint(identity, run_id, now, limits, admission)
         rng = random.Random()
         self._contacts = Contacts(identity.peer_id, rng)
-        self._company = CompanyKeeper(
-            identity.peer_id, self._contacts, self._look_for, self._drop, time.monotonic, rng
+        self.channel = channel = Channel(
+            self._endpoint, self._contacts, now, lambda: self.life, self.heard
         )
-        self._publisher = Publisher(identity, run_id, self.incarnation, now, admission.own)
-        self.routes = Routes(self, config, run_id, admission.admits, self._is_member)
+        self._company = CompanyKeeper(
+            identity.peer_id, self._contacts, channel.look_for, channel.drop, time.monotonic, rng
+        )
+        self._publisher = Publisher(identity, run_id, channel.incarnation, now, admission.own)
+        self.routes = Routes(channel, config, run_id, admission.admits, self._is_member)
         self.routes.on_change = self._tell_everybody
         self._tunnels = Tunnels(self._connect)
         parts = Parts(
             identity, key_file, run_id, config, now, admission, self._endpoint, self._contacts,
             self._company, self._publisher, self.routes, self._tunnels, self._is_member,
         )  # fmt: skip
-        calls = Calls(self._answer, self._look_for, self._introduce, self._announce)
+        calls = Calls(channel.answer, channel.look_for, channel.introduce, self._announce)
         self.life = Life(parts, calls, on_stage)
         self.serve(Observe, self.routes.answers.observe)
         self.serve(DialBack, self.routes.answers.dial_back)
         self.serve(Punch, self.routes.puncher.answer)
-        self.serve(Ping, self._answer_ping)
-        self.serve(Locate, self._answer_locate)
         self.serve(SpeedTest, SpeedService(self._is_member).answer)
 
     # ---- start and stop ----
@@ -171,6 +155,16 @@ class PeerNetwork:
         return self._endpoint.refused
 
     @property
+    def incarnation(self) -> bytes:
+        """16 random bytes of this start; they go into the peer record."""
+        return self.channel.incarnation
+
+    @property
+    def clocks(self) -> ClockOffsets:
+        """How far the clocks of other peers are from this one's."""
+        return self.channel.clocks
+
+    @property
     def port(self) -> int:
         """TCP port of p2pd."""
         return self.life.port
@@ -189,30 +183,7 @@ class PeerNetwork:
         self, peer: str, request: Message, reply_type: type[Reply], timeout: timedelta
     ) -> Reply:
         """See `swarm.network.transport.Transport.call`."""
-        data = self._endpoint.seal(peer, request)
-        if peer == self.peer_id:
-            answer = await self._endpoint.answer(peer, data)
-            return self._endpoint.open_reply(peer, answer, reply_type)
-        deadline_s = time.monotonic() + timeout.total_seconds()
-        try:
-            answer = await self._ask(peer, data, deadline_s)
-        except BrokenCallError:
-            # The peer may have replaced the connection. Any request may come twice, so once more.
-            answer = await self._ask(peer, data, deadline_s)
-        self._company.heard(peer)
-        return self._endpoint.open_reply(peer, answer, reply_type)
-
-    async def _ask(self, peer: str, data: bytes, deadline_s: float) -> bytes:
-        daemon, _ = self.life.running()
-        left = timedelta(seconds=max(0.05, deadline_s - time.monotonic()))
-        # By its announced addresses: p2pd alone may try stale ones, for 10 s and more.
-        await daemon.connect(peer, self._contacts.addresses(peer), left)
-        left = timedelta(seconds=max(0.05, deadline_s - time.monotonic()))
-        return await daemon.call(peer, CONTROL_PROTOCOL, data, left)
-
-    async def _answer(self, peer: str, data: bytes) -> bytes:
-        self._company.heard(peer)
-        return await self._endpoint.answer(peer, data)
+        return await self.channel.call(peer, request, reply_type, timeout)
 
     def serve(
         self, request_type: type[Request], handler: Callable[[str, Request], Awaitable[Message]]
@@ -229,7 +200,7 @@ class PeerNetwork:
         """
         plane.set_tunnel(self.open_stream)
         plane.set_addresses(self.routes.data_addresses)
-        self.routes.busy = lambda: plane.tunnelled
+        self.channel.busy = self.routes.busy = lambda: plane.tunnelled
         self.routes.on_better = plane.renew
         self.routes.puncher.seen_from = plane.seen_from
 
@@ -249,7 +220,7 @@ class PeerNetwork:
 
     async def _connect(self, record: PeerRecord, limit: timedelta) -> None:
         self.learn(record)
-        await self.connect(record.peer_id, limit)
+        await self.channel.connect(record.peer_id, limit)
 
     # ---- paths ----------------------------------------------------------------------------
 
@@ -279,18 +250,6 @@ class PeerNetwork:
     def _is_member(self, peer: str) -> bool:
         return peer == self.peer_id or peer in self._company.roster()
 
-    async def _look_for(self, peer: str) -> None:
-        sent_s = self._now()
-        pong = await self.call(peer, Ping(), Pong, timedelta(seconds=PROBE_LIMIT_S))
-        self.clocks.note(peer, sent_s, self._now(), pong.now_ms)
-
-    async def _introduce(self, peer: str) -> None:
-        await self.call(peer, Ping(), Pong, PROBE_WAIT)
-
-    async def _drop(self, peer: str) -> None:
-        if self.life.daemon is not None:
-            await self.life.daemon.disconnect(peer)
-
     @property
     def data_hosts(self) -> list[str]:
         """Multiaddrs of the interfaces at which others may reach a data plane, in a LAN too."""
@@ -306,26 +265,6 @@ class PeerNetwork:
         """Peers in the DHT's routing table; empty means alone or cut off."""
         directory = self.life.directory
         return directory.known() if directory is not None else set()
-
-    async def _answer_ping(self, sender: str, request: Ping) -> Pong:
-        return Pong(
-            sequence=request.sequence,
-            incarnation=self.incarnation,
-            now_ms=int(self._now() * 1000),
-        )
-
-    async def _answer_locate(self, sender: str, request: Locate) -> LocateReply:
-        if request.peer_id == self.peer_id:
-            return LocateReply(alive=True)
-        daemon, _ = self.life.running()
-        if not self._contacts.addresses(request.peer_id):
-            if request.peer_id not in await daemon.connections():
-                return LocateReply(alive=False)
-        try:
-            await self.call(request.peer_id, Ping(), Pong, PROBE_WAIT)
-        except SwarmError:
-            return LocateReply(alive=False)
-        return LocateReply(alive=True)
 
     # ---- records ----
 
@@ -385,29 +324,3 @@ class PeerNetwork:
             else:
                 self.learn(record)
         return found
-
-    # ---- for the routes ----
-
-    async def connections(self) -> dict[str, list[str]]:
-        """Remote multiaddrs of the live connections of each connected peer."""
-        return await self.life.running()[0].connections()
-
-    async def connect(self, peer: str, limit: timedelta) -> None:
-        """Make sure of a connection. Raises `PEER_UNREACHABLE`."""
-        await self.life.running()[0].connect(peer, self._contacts.addresses(peer), limit)
-
-    async def reconnect(self, peer: str, limit: timedelta) -> None:
-        """Make a new connection in place of those there are, unless bulk data is on them."""
-        if peer not in self.routes.busy():
-            await self.life.running()[0].disconnect(peer)
-            with suppress(SwarmError):
-                await self.connect(peer, limit)
-
-    def addresses_of(self, peer: str) -> list[str]:
-        """Known addresses of a peer."""
-        return self._contacts.addresses(peer)
-
-    @property
-    def hop(self) -> Streams:
-        """Streams to relays."""
-        return self.life.running()[0].streams(HOP)
