@@ -255,7 +255,11 @@ class PeerNetwork:
 
     async def paths(self) -> dict[str, str]:
         """How each connected peer is reached: "lan", "direct", "punched" or "relay"."""
-        return await self.routes.paths()
+        return self.routes.paths_by(await self.connections())
+
+    async def recent_paths(self) -> dict[str, str]:
+        """As `paths`, up to a second old, for those who look again and again."""
+        return self.routes.paths_by(await self.recent_connections())
 
     async def path_of(self, peer: str) -> str:
         """How `peer` is reached: "self", "none", or as in `paths`."""
@@ -391,6 +395,10 @@ class PeerNetwork:
     async def connections(self) -> dict[str, list[str]]:
         """Remote multiaddrs of the live connections of each connected peer."""
         return await self.life.running()[0].connections()
+
+    async def recent_connections(self) -> dict[str, list[str]]:
+        """As `connections`, up to a second old."""
+        return await self.life.running()[0].recent_connections()
 
     async def connect(self, peer: str, limit: timedelta) -> None:
         """Make sure of a connection. Raises `PEER_UNREACHABLE`."""
