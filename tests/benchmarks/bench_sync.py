@@ -114,30 +114,24 @@ def line(
     manifest: RunManifest, alone: Sequence[Alone], averaged: dict[str, list[Measured]]
 ) -> dict[str, object]:
     """What is printed; the turns of all arms are in order."""
-    ratios = {
-        arm: [
-            turn.tokens_per_s / base.tokens_per_s for turn, base in zip(turns, alone, strict=True)
-        ]
-        for arm, turns in averaged.items()
-    }
-    to_steps = {
-        arm: [
-            turn.tokens_per_s / base.steps_tokens_per_s
-            for turn, base in zip(turns, alone, strict=True)
-        ]
-        for arm, turns in averaged.items()
-    }
+    ratios, to_steps = (
+        {
+            arm: [turn.tokens_per_s / base for turn, base in zip(turns, bases, strict=True)]
+            for arm, turns in averaged.items()
+        }
+        for bases in ([a.tokens_per_s for a in alone], [a.steps_tokens_per_s for a in alone])
+    )
     return {
         "bench": "sync",
         "peers": PEERS,
         "parameters": sum(RunPolicy(manifest).numel.values()),
         "inner_steps": manifest.training.inner_steps,
-        "alone_tokens_per_s": round(statistics.median(base.tokens_per_s for base in alone)),
-        "ratio": {arm: round(statistics.median(values), 3) for arm, values in ratios.items()},
+        "alone_tokens_per_s": round(statistics.median(turn.tokens_per_s for turn in alone)),
+        "ratio": {arm: round(statistics.median(found), 3) for arm, found in ratios.items()},
         "ratio_to_steps": {
-            arm: round(statistics.median(values), 3) for arm, values in to_steps.items()
+            arm: round(statistics.median(found), 3) for arm, found in to_steps.items()
         },
-        "ratio_of_turns": {arm: [round(r, 3) for r in values] for arm, values in ratios.items()},
+        "ratio_of_turns": {arm: [round(r, 3) for r in found] for arm, found in ratios.items()},
         "round_seconds": {
             arm: round(statistics.median(turn.round_s for turn in turns), 2)
             for arm, turns in averaged.items()
