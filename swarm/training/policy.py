@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from swarm.collective.buffers import take
 from swarm.collective.changes import changed_manifest, in_effect
 from swarm.collective.codecs import U8
 from swarm.collective.state import FragmentState, hash_of, version_message
@@ -156,7 +157,7 @@ class RunPolicy:
         """The outer step on one fragment; where peers send parameters, their mean as it is."""
         if self.manifest.sync.contribution == "parameters":
             return FragmentState.of(mean, state.momentum, state.version + 1)
-        theta, momentum = np.empty_like(state.theta), np.empty_like(state.momentum)
+        theta, momentum = take(state.theta.size), take(state.momentum.size)
         update_fragment(
             self.manifest.outer,
             contributors,
