@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from swarm.collective.consensus import fragment_results, outcome_of
 from swarm.collective.context import Policy
-from swarm.collective.state import version_message
 from swarm.collective.tallies import add_tallies
 from swarm.wire import collective_pb2 as pb
 
@@ -55,7 +54,7 @@ def agreed(fragment: str, previous: pb.RoundRecord | None, policy: Policy) -> pb
         unused = pb.FragmentVersion(fragment=fragment)
         return next((s for s in states if s.fragment == fragment), unused)
     if previous is None:
-        return version_message(fragment, policy.initial(fragment))
+        return policy.initial_version(fragment)
     return next(o.state for o in previous.fragments if o.state.fragment == fragment)
 
 
@@ -116,6 +115,7 @@ def _add_fragments(
             outcome.numel = planned[name].numel
             if policy.open_tags:
                 outcome.operation = planned[name].operation
+                outcome.codec = planned[name].codec
         else:
             outcome.state.CopyFrom(agreed(name, inputs.previous, policy))
             outcome.numel = before[name].numel if name in before else policy.numel[name]
@@ -123,6 +123,7 @@ def _add_fragments(
                 outcome.contributors.extend(before[name].contributors)
                 outcome.weights.extend(before[name].weights)
                 outcome.operation = before[name].operation
+                outcome.codec = before[name].codec
 
 
 def _branch(plan: pb.Plan) -> bytes:

@@ -21,12 +21,12 @@ from dataclasses import replace
 import numpy as np
 
 from swarm.aio import in_time
-from swarm.collective.codecs import F32
+from swarm.collective.codecs import F32, U8
 from swarm.collective.context import Context, Offer, Policy, RoundEvent
 from swarm.collective.join import join, watch_branches
 from swarm.collective.ledger import Ledger
 from swarm.collective.member import RoundMember
-from swarm.collective.state import CanonicalState, FragmentState
+from swarm.collective.state import CanonicalState, FragmentState, version_message
 from swarm.config import MembershipConfig, RunManifest, SyncConfig, TimeoutPolicy
 from swarm.experts.assignment import AssignmentRules
 from swarm.experts.duties import DutyRules, assignment_of, fill_duties
@@ -86,8 +86,17 @@ class ToyPolicy:
         """Values drawn from the fragment's name."""
         return FragmentState.initial(toy_values(fragment, self.numel[fragment]))
 
+    def initial_version(self, fragment: str) -> pb.FragmentVersion:
+        """What those values are."""
+        return version_message(fragment, self.initial(fragment))
+
     def apply(
-        self, fragment: str, mean: F32, state: FragmentState, contributors: int
+        self,
+        fragment: str,
+        mean: F32,
+        state: FragmentState,
+        contributors: int,
+        encoded: U8 | None = None,
     ) -> FragmentState:
         """theta - (mean + 0.5 momentum'), momentum' = 0.5 momentum + mean."""
         momentum = state.momentum * np.float32(0.5)
