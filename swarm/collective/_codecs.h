@@ -145,6 +145,7 @@ FAST static void from_bf16(const uint16_t *halves, Py_ssize_t count, float *out)
 
 /* ---- codecs --------------------------------------------------------------------------------- */
 
+#define LAYOUT 2 /* of encoded bytes, as in codecs.py */
 #define TILE 1024 /* values; a multiple of every block, and one of int8 */
 #define INT8_BLOCK 1024
 #define INT4_BLOCK 64
