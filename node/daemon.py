@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
+from node.beginning import initial_fragments
 from node.company import CompanyReporter
 from node.control_server import NodeControl, control_server
 from node.daemon_config import DaemonConfig
@@ -155,9 +156,9 @@ class Daemon:
 
     async def _start(self) -> tuple[RoundMember, RecordPublisher]:
         self.status.enter(State.STARTING, f"run {self.manifest.run_id.hex()[:16]}")
-        for name in self.policy.layout.names:  # one by one: a stop does not wait for all of them
-            await asyncio.to_thread(self.policy.initial, name)
-        initial = self.policy.check_genesis()
+        initial = await initial_fragments(
+            self.policy, self.config.manifest_path, self.ledger.next_round
+        )
         saved = await asyncio.to_thread(load_fragments, self.store, self.ledger.record)
         held = self.policy.held_experts(self.ledger.record)
         await self.governor.look()

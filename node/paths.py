@@ -26,6 +26,11 @@ def default_directory(run_name: str) -> Path:
     return state_home() / (re.sub(r"[^\w.-]+", "-", run_name).strip(".-") or "run")
 
 
+def genesis_path(manifest_path: Path) -> Path:
+    """Where a node looks for the weights of a run that begins with a model."""
+    return manifest_path.with_suffix(".genesis")
+
+
 def socket_path(directory: Path) -> Path:
     """Path of the control socket of the node in `directory`.
 

@@ -34,6 +34,8 @@ else:
 PROTOCOL_VERSION = 4
 LEARNING = ("model", "training", "outer", "sync", "stream", "merge", "balance")
 SECTIONS = (*LEARNING, "membership", "timeouts", "genesis")
+# Left out of the canonical form while they are empty: runs that are older keep their id.
+LATER_FIELDS = (("model", "router_bias"), ("genesis", "fragments"))
 T = TypeVar("T")
 
 
@@ -276,6 +278,10 @@ class GenesisConfig:
         default="",
         metadata=doc("SHA-256 over the initial fragments' hashes; node run init fills it in"),
     )
+    fragments: tuple[str, ...] = field(
+        default=(),
+        metadata=doc("hash of each initial fragment of a run that begins with a model, not a seed"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,7 +361,11 @@ class RunManifest:
     @property
     def run_id(self) -> bytes:
         """SHA-256 (32 bytes) of the canonical form of the manifest."""
-        canonical = msgpack.packb(dataclasses.asdict(self), use_bin_type=True)
+        table = dataclasses.asdict(self)
+        for section, name in LATER_FIELDS:
+            if not table[section][name]:
+                del table[section][name]
+        canonical = msgpack.packb(table, use_bin_type=True)
         return hashlib.sha256(b"expertswarm-manifest" + bytes(canonical)).digest()
 
     @classmethod

@@ -18,8 +18,9 @@ EXAMPLES = """\
   node base make base --from model --data ~/public-texts       from what node assemble wrote
   node base make base --from OLMo-dir --data a.jsonl.gz --data b.txt
   node base make base --from model --data ~/public-texts --embedding ngrams
-The public texts are only looked at: they fix what "like the public text" means for the routers of
-all experts. Publish the directory; its id is on the card of every expert trained beside it."""
+The public texts fix what "like the public text" means for the routers of all experts, and up to
+200000 tokens of them are kept in the base, as public.npy: owners train on them too.
+Publish the directory; its id is on the card of every expert trained beside it."""
 
 
 def register(verbs: Verbs) -> None:

@@ -83,6 +83,11 @@ def _register_train(actions: Verbs) -> None:
         help="at the peak (default: %(default)s)",
     )  # fmt: skip
     numbers.add_argument(
+        "--public-share", type=float, default=0.5, metavar="X",
+        help="part of each batch that is the base's public text, so that the expert does no harm "
+        "on text that is not yours; 0: none (default: %(default)s)",
+    )  # fmt: skip
+    numbers.add_argument(
         "--rank", type=positive_int, metavar="R", help="train factors of rank R instead of matrices"
     )
     numbers.add_argument("--seed", type=int, default=0, metavar="N", help="order of the text")

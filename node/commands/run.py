@@ -1,4 +1,4 @@
-"""`node run`: found a run by writing its manifest and its key, tickets, export and import."""
+"""`node run`: found a run by writing its manifest, its key, and the model that it begins with."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.commands.run_change import register_changes
+from node.commands.run_exchange import register_exchange
 from node.commands.ticket import register_ticket
 from node.exit_codes import OK
 from node.parser import Verbs, add_command, positive_int
-from node.paths import default_directory
+from node.paths import genesis_path
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.files import write_atomic
@@ -20,7 +21,7 @@ from swarm.model.config import ModelConfig
 from swarm.presets import PRESETS, preset
 
 if TYPE_CHECKING:
-    from node.run_file import RunFile
+    from swarm.model.transformer import Transformer
 
 EXAMPLES = """\
   node run init RUN.toml                              8 experts, founded by 2 peers
@@ -28,6 +29,7 @@ EXAMPLES = """\
   node run init RUN.toml --preset spes --peers 4      as SPES does it: other presets in --help
   node run init RUN.toml --experts 16 --peers 8 --seed 7
   node run init RUN.toml --closed                     only with a ticket: node run ticket
+  node run init RUN.toml --from assembly --peers 4    begin with a model, not with a seed
 Edit the file before the first start only: a changed manifest is another run."""
 
 
@@ -43,8 +45,13 @@ def register(verbs: Verbs) -> None:
     parser.add_argument("manifest", type=Path, metavar="RUN.toml", help="file to write")
     parser.add_argument("--name", help="name of the run, for people (default: the file's name)")
     parser.add_argument(
-        "--experts", type=positive_int, default=model.num_experts, metavar="N",
-        help="routed experts per layer (default: %(default)s)",
+        "--experts", type=positive_int, metavar="N",
+        help=f"routed experts per layer (default: {model.num_experts}, or those of the model)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--from", dest="model", type=Path, metavar="DIR",
+        help="model to begin with, of node assemble or node base make; its weights are written "
+        "beside the manifest as RUN.genesis",
     )  # fmt: skip
     parser.add_argument(
         "--peers", type=positive_int, default=2, metavar="N",
@@ -73,139 +80,117 @@ def register(verbs: Verbs) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite both files")
     register_ticket(actions)
     register_changes(actions)
-    _register_export(actions)
-    _register_import(actions)
-
-
-def _register_export(actions: Verbs) -> None:
-    parser = add_command(
-        actions, "export", "write a run's newest state, as a node has it, to one file",
-        "  node run export law.run --run RUN.toml\n"
-        "  node run export law.run --run RUN.toml --dir ~/nodes/law\n"
-        "No key, text or optimizer state is in the file.",
-        export,
-    )  # fmt: skip
-    parser.add_argument("file", type=Path, metavar="FILE", help="file to write")
-    parser.add_argument(
-        "--run", dest="manifest", type=Path, required=True, metavar="RUN.toml",
-        help="manifest of the run",
-    )  # fmt: skip
-    parser.add_argument(
-        "--dir", type=Path, metavar="DIR", help="directory of the node (default: by the run's name)"
-    )
-
-
-def _register_import(actions: Verbs) -> None:
-    parser = add_command(
-        actions, "import", "make a node's directory from an exported run",
-        "  node run import law.run --run RUN.toml\n"
-        "  node run import law.run --run RUN.toml --dir ~/nodes/law\n"
-        "A node that starts there has the state without downloading it.",
-        import_,
-    )  # fmt: skip
-    parser.add_argument("file", type=Path, metavar="FILE", help="file that was exported")
-    parser.add_argument(
-        "--run", dest="manifest", type=Path, required=True, metavar="RUN.toml",
-        help="manifest of the run; written if it is not there",
-    )  # fmt: skip
-    parser.add_argument(
-        "--dir", type=Path, metavar="DIR", help="directory to make (default: by the run's name)"
-    )
-
-
-def export(args: argparse.Namespace) -> int:
-    """Write the newest state of a run to a file."""
-    from node.run_file import export_run
-
-    manifest = RunManifest.load(args.manifest)
-    done = export_run(args.dir or default_directory(manifest.name), manifest, args.file)
-    _say(args, done, f"wrote round {done.record.round} of {manifest.name} to {args.file}")
-    return OK
-
-
-def import_(args: argparse.Namespace) -> int:
-    """Make a node's directory from a file."""
-    from node.run_file import import_run, read_run
-
-    directory = args.dir or default_directory(read_run(args.file).manifest.name)
-    done = import_run(args.file, directory, args.manifest)
-    _say(args, done, f"{directory} has round {done.record.round} of {done.manifest.name}")
-    return OK
-
-
-def _say(args: argparse.Namespace, done: RunFile, line: str) -> None:
-    if args.json:
-        facts = {"run_id": done.manifest.run_id.hex(), "round": int(done.record.round)}
-        print(json.dumps({**facts, "fragments": sorted(done.fragments), "missing": done.missing}))
-        return
-    print(line)
-    if done.missing:
-        print(f"without {', '.join(done.missing)}, which the node does not keep")
+    register_exchange(actions)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the manifest and the run key."""
-    key_path = args.manifest.with_suffix(".key")
-    for path in (args.manifest, key_path):
+    """Write the manifest and the run key, and the weights of a model to begin with."""
+    paths = [args.manifest, args.manifest.with_suffix(".key")]
+    if args.model is not None:
+        paths.append(genesis_path(args.manifest))
+    for path in paths:
         if path.exists() and not args.force:
             raise SwarmError(
                 Code.USAGE, f"{path} exists", "choose another name, or overwrite it with --force"
             )
-    held = args.experts_per_peer or max(1, min(2, args.experts // args.peers))
-    base = RunManifest()
-    model = dataclasses.replace(
-        base.model, num_experts=args.experts, top_k=min(base.model.top_k, args.experts)
-    )
-    manifest = dataclasses.replace(
-        base,
-        name=args.name or args.manifest.stem,
-        model=model.finer(args.finer),
-        sync=dataclasses.replace(base.sync, experts_per_peer=held * args.finer),
-        membership=dataclasses.replace(base.membership, min_peers=args.peers),
-        genesis=dataclasses.replace(base.genesis, seed=args.seed),
-    )
-    if args.preset:
-        manifest = preset(args.preset, manifest)
-    manifest = found_run(manifest, args.manifest, closed=args.closed)
+    model = _given_model(args)
+    config = model.config if model is not None else _dimensions(args.experts)
+    manifest = found_run(_manifest(args, config), args.manifest, model, closed=args.closed)
     if args.json:
-        facts = {"manifest": str(args.manifest), "key": str(key_path), "name": manifest.name}
-        print(json.dumps({**facts, "run_id": manifest.run_id.hex()}))
-    else:
-        print(f"wrote {args.manifest} (run {manifest.run_id.hex()[:16]}) and {key_path}")
-        share = "a ticket (node run ticket)" if args.closed else "the .toml"
-        print(f"Give {share} to everybody who takes part; keep the .key to yourself.")
-        print(f"next: node start --run {args.manifest} --data PATH --domain NAME")
+        names = ("manifest", "key", "genesis")
+        facts = dict(zip(names, map(str, paths), strict=False))
+        print(json.dumps({**facts, "name": manifest.name, "run_id": manifest.run_id.hex()}))
+        return OK
+    written = " and ".join(map(str, paths[1:]))
+    print(f"wrote {args.manifest} (run {manifest.run_id.hex()[:16]}) and {written}")
+    share = "a ticket (node run ticket)" if args.closed else "the .toml"
+    print(f"Give {share} to everybody who takes part; keep the .key to yourself.")
+    if model is not None:
+        print(f"One founder needs {paths[2].name} beside the .toml; the others download from him.")
+    print(f"next: node start --run {args.manifest} --data PATH --domain NAME")
     return OK
 
 
-def found_run(manifest: RunManifest, path: Path, *, closed: bool = False) -> RunManifest:
+def _manifest(args: argparse.Namespace, config: ModelConfig) -> RunManifest:
+    base = RunManifest()
+    held = args.experts_per_peer or max(1, min(2, config.num_experts // args.peers))
+    length = min(base.training.sequence_length, config.context_length)
+    manifest = dataclasses.replace(
+        base,
+        name=args.name or args.manifest.stem,
+        model=config.finer(args.finer),
+        training=dataclasses.replace(base.training, sequence_length=length),
+        sync=dataclasses.replace(
+            base.sync,
+            experts_per_peer=held * args.finer,
+            trunk_fragments=min(base.sync.trunk_fragments, config.num_layers),
+        ),
+        membership=dataclasses.replace(base.membership, min_peers=args.peers),
+        genesis=dataclasses.replace(base.genesis, seed=args.seed),
+    )
+    return preset(args.preset, manifest) if args.preset else manifest
+
+
+def _given_model(args: argparse.Namespace) -> Transformer | None:
+    """The model to begin with, if there is to be one; it says how many experts there are."""
+    if args.model is None:
+        return None
+    if args.experts is not None or args.finer != 1:
+        raise SwarmError(
+            Code.USAGE, "the model says what experts there are", "leave --experts and --finer away"
+        )
+    from swarm.assembly.loading import load_model
+
+    return load_model(args.model)[0]
+
+
+def _dimensions(experts: int | None) -> ModelConfig:
+    base = ModelConfig()
+    count = base.num_experts if experts is None else experts
+    return dataclasses.replace(base, num_experts=count, top_k=min(base.top_k, count))
+
+
+def found_run(
+    manifest: RunManifest, path: Path, model: Transformer | None = None, *, closed: bool = False
+) -> RunManifest:
     """Write `manifest`, completed with its run key and initial state, to `path`.
 
-    The key goes beside it with the suffix .key, mode 0600. Both files are replaced when there.
-    Raises `DIR_NOT_WRITABLE` or `DISK_FULL`.
+    The key goes beside it with the suffix .key, mode 0600; with a `model` that the run begins
+    with, its fragments too, with the suffix .genesis. Files that are there are replaced. Raises
+    `DIR_NOT_WRITABLE` or `DISK_FULL`.
     """
     from swarm.identity import Identity, public_key_of
-    from swarm.model.fragments import FragmentLayout, fragment_hash, initial_fragment, state_root
 
     key_path = path.with_suffix(".key")
     key_path.unlink(missing_ok=True)
-    layout = FragmentLayout.of(
-        manifest.model, manifest.sync.trunk_fragments, manifest.sync.router_rows
-    )
-    seed = manifest.genesis.seed
-    hashes = {
-        name: fragment_hash(initial_fragment(manifest.model, layout, name, seed))
-        for name in layout.names
-    }
-    genesis = dataclasses.replace(manifest.genesis, state_root=state_root(hashes).hex())
+    if model is None:
+        manifest = _with_seed(manifest)
+    else:
+        from swarm.assembly.founding import found_with
+        from swarm.training.genesis import write_genesis
+
+        manifest, fragments = found_with(manifest, model)
+        write_genesis(genesis_path(path), fragments)
     identity = Identity.load_or_create(key_path)
     complete = dataclasses.replace(
-        manifest,
-        genesis=genesis,
-        run_public_key=public_key_of(identity.peer_id).public_bytes_raw().hex(),
+        manifest, run_public_key=public_key_of(identity.peer_id).public_bytes_raw().hex()
     )
     if closed:
         membership = dataclasses.replace(complete.membership, admission="ticket")
         complete = dataclasses.replace(complete, membership=membership)
     write_atomic(path, complete.to_toml().encode())
     return complete
+
+
+def _with_seed(manifest: RunManifest) -> RunManifest:
+    from swarm.model.fragments import fragment_hash, initial_fragment, state_root
+    from swarm.training.genesis import layout_of
+
+    layout = layout_of(manifest)
+    seed = manifest.genesis.seed
+    hashes = {
+        name: fragment_hash(initial_fragment(manifest.model, layout, name, seed))
+        for name in layout.names
+    }
+    genesis = dataclasses.replace(manifest.genesis, state_root=state_root(hashes).hex())
+    return dataclasses.replace(manifest, genesis=genesis)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from node.control_client import ControlClient
 from node.exit_codes import OK
 from node.parser import Verbs, add_command
-from node.paths import find_directory
+from node.paths import find_directory, genesis_path
 from node.waiting import wait_for
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
@@ -191,10 +191,16 @@ def validate(args: argparse.Namespace) -> int:
     """Say what is wrong with a manifest, or what run it is."""
     from swarm.collective.changes import run_key_of
     from swarm.identity import Identity
+    from swarm.training.genesis import read_genesis
     from swarm.training.policy import RunPolicy
 
     manifest = RunManifest.load(args.manifest)
-    states = RunPolicy(manifest).check_genesis()
+    policy = RunPolicy(manifest)
+    genesis = genesis_path(args.manifest)
+    if not policy.begins_with_model:
+        policy.check_genesis()
+    elif genesis.exists():
+        read_genesis(genesis, manifest)
     path = args.manifest.with_suffix(".key")
     has_key = path.exists()
     if has_key and Identity.load_or_create(path).peer_id != run_key_of(manifest):
@@ -203,15 +209,16 @@ def validate(args: argparse.Namespace) -> int:
             f"{path} is not the key of {args.manifest}",
             "find the right one: without it the run can not be changed, nor tickets made",
         )
-    parameters = sum(int(state.theta.size) for state in states.values())
+    parameters = sum(policy.numel.values())
     facts = {
         "run_id": manifest.run_id.hex(), "name": manifest.name, "parameters": parameters,
-        "fragments": len(states), "admission": manifest.membership.admission, "key": has_key,
+        "fragments": len(policy.numel), "admission": manifest.membership.admission, "key": has_key,
     }  # fmt: skip
     if args.json:
         print(json.dumps(facts))
     else:
         print(f"{args.manifest} is in order: run {manifest.name} {manifest.run_id.hex()[:16]}")
-        print(f"{parameters} parameters in {len(states)} fragments, {facts['admission']} admission")
+        admission = manifest.membership.admission
+        print(f"{parameters} parameters in {len(policy.numel)} fragments, {admission} admission")
         print("its key is here" if has_key else "its key is not here")
     return OK

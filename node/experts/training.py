@@ -66,7 +66,7 @@ def train(args: argparse.Namespace) -> SignedCard:
         issued_at_ms=int(time.time() * 1000),
         origins=tensors.origins,
         ranks=tensors.ranks,
-        training=_training_facts(training.recipe),
+        training=_training_facts(training),
         data={
             "documents": corpus.report.documents,
             "bytes": corpus.report.bytes,
@@ -104,6 +104,7 @@ def _recipe(args: argparse.Namespace, base: Base) -> Recipe:
         batch_size=args.batch_size,
         sequence_length=min(args.sequence_length, base.model.config.context_length),
         learning_rate=args.learning_rate,
+        public_share=args.public_share,
         rank=args.rank,
         seed=args.seed,
         privacy=privacy,
@@ -167,10 +168,12 @@ def _bits(base: Base, corpus: Corpus, tensors: ExpertTensors | None) -> float:
     return found.bits_per_byte
 
 
-def _training_facts(recipe: Recipe) -> dict[str, float]:
+def _training_facts(training: ExpertTraining) -> dict[str, float]:
+    recipe = training.recipe
     facts: dict[str, float] = {
         "steps": recipe.steps,
-        "tokens": recipe.steps * recipe.batch_size * recipe.sequence_length,
+        "tokens": training.own_tokens,
+        "public_tokens": training.public_tokens,
         "learning_rate": recipe.learning_rate,
     }
     return facts if recipe.rank is None else facts | {"rank": recipe.rank}

@@ -51,9 +51,9 @@ def export_hf(model: Transformer, out_dir: Path, tokenizer_from: Path | None = N
     `out_dir` appears complete or not at all. Raises `EXPORT_LOSSY` for a model that no public
     architecture expresses, `DISK_FULL` or `DIR_NOT_WRITABLE`.
     """
-    content = hf_config(model.config, model.has_router_bias)
+    content = hf_config(model.config)
     tensors = hf_tensors(model)
-    if model.has_router_bias:
+    if model.config.router_bias:
         content, tensors = fold(content, tensors)
     elif model.config.shared_experts:
         raise SwarmError(
@@ -64,7 +64,7 @@ def export_hf(model: Transformer, out_dir: Path, tokenizer_from: Path | None = N
     with replaced_directory(out_dir, CONFIG) as made:
         write_hf(made, content, tensors)
         _copy_tokenizer(model, tokenizer_from, made)
-    return Exported(content["model_type"], content["hidden_size"], model.has_router_bias)
+    return Exported(content["model_type"], content["hidden_size"], model.config.router_bias)
 
 
 @torch.no_grad()

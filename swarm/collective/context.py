@@ -41,7 +41,11 @@ class Policy(Protocol):
         ...
 
     def initial(self, fragment: str) -> FragmentState:
-        """The fragment at genesis."""
+        """The fragment at genesis. Raises `FRAGMENT_UNAVAILABLE` when it is not here."""
+        ...
+
+    def initial_version(self, fragment: str) -> pb.FragmentVersion:
+        """What everybody agrees that the fragment is at genesis, whether it is here or not."""
         ...
 
     def apply(

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from swarm.collective.consensus import fragment_results, outcome_of
 from swarm.collective.context import Policy
-from swarm.collective.state import version_message
 from swarm.collective.tallies import add_tallies
 from swarm.wire import collective_pb2 as pb
 
@@ -55,7 +54,7 @@ def agreed(fragment: str, previous: pb.RoundRecord | None, policy: Policy) -> pb
         unused = pb.FragmentVersion(fragment=fragment)
         return next((s for s in states if s.fragment == fragment), unused)
     if previous is None:
-        return version_message(fragment, policy.initial(fragment))
+        return policy.initial_version(fragment)
     return next(o.state for o in previous.fragments if o.state.fragment == fragment)
 
 

@@ -43,6 +43,10 @@ class TensorPolicy:
         """Before the first operation there is nothing."""
         return FragmentState(NOTHING, NOTHING, 0, b"", b"")
 
+    def initial_version(self, fragment: str) -> pb.FragmentVersion:
+        """No hashes: nobody has it."""
+        return pb.FragmentVersion(fragment=fragment)
+
     def apply(
         self,
         fragment: str,

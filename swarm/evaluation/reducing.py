@@ -41,8 +41,6 @@ def merged(model: Transformer, keep: int, use_LE: Shares, protected: int = 0) ->
         model.config, num_experts=keep, top_k=min(model.config.top_k, keep)
     )
     smaller = Transformer(config, seed=None)
-    if model.has_router_bias:
-        smaller.add_router_bias()
     values = dict(model.named_parameters())
     for name, parameter in smaller.named_parameters():
         if ".mlp.experts." not in name and ".mlp.gate." not in name:

@@ -70,21 +70,14 @@ def _moved(name: str, kept: Sequence[int]) -> str:
 
 
 def _names(model: Transformer, config: ModelConfig) -> list[str]:
-    return [name for name, _ in _empty(model, config).named_parameters()]
-
-
-def _empty(model: Transformer, config: ModelConfig) -> Transformer:
-    made = Transformer(config, seed=None)
-    if model.has_router_bias:
-        made.add_router_bias()
-    return made
+    return [name for name, _ in Transformer(config, seed=None).named_parameters()]
 
 
 @torch.no_grad()
 def _filled(
     model: Transformer, config: ModelConfig, values: Mapping[str, torch.nn.Parameter]
 ) -> Transformer:
-    made = _empty(model, config).requires_grad_(False)
+    made = Transformer(config, seed=None).requires_grad_(False)
     for name, parameter in made.named_parameters():
         parameter.copy_(values[name])
     return made

@@ -6,13 +6,15 @@
     base.id                                 # what expert cards are pinned to
 
 A base directory is a model directory (`swarm.model.hf`) with `space.safetensors`, the embedding
-space of `swarm.experts.embedding`, and `base.json`. Equal models and texts make equal bytes.
+space of `swarm.experts.embedding`, `public.npy`, a sample of the public text that owners train on
+beside their own, and `base.json`. Equal models and texts make equal bytes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -23,9 +25,10 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from swarm.data.tokenizer import Tokens as SampleTokens
 from swarm.errors import Code, SwarmError
 from swarm.experts.embedding import EmbeddingSpace, Tokens, make_space
-from swarm.experts.safe_files import read_json, read_tensors
+from swarm.experts.safe_files import read_bounded, read_json, read_tensors
 from swarm.files import write_atomic
 from swarm.hashing import bulk_hash
 from swarm.model.hf import load_hf, save_hf
@@ -33,19 +36,25 @@ from swarm.model.transformer import Transformer
 
 BASE_FILE = "base.json"
 SPACE_FILE = "space.safetensors"
+SAMPLE_FILE = "public.npy"
+SAMPLE_TOKENS = 200_000
+SAMPLE_PIECE = 1024  # tokens in a row; several windows of training
+SAMPLE_HEADER_BYTES = 4096  # of numpy's format; it writes 128
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Base:
-    """A public model with its embedding space.
+    """A public model with its embedding space and a sample of its text.
 
-    `id`: SHA-256 (hex) over the dimensions and every tensor of both; `provenance`: where the model
-    came from, not part of the id.
+    `sample`: ids [N] of public tokens, uint16; none in a base of an earlier version. `id`: SHA-256
+    (hex) over the dimensions, every tensor and the sample; `provenance`: where the model came from,
+    not part of the id.
     """
 
     model: Transformer
     space: EmbeddingSpace
+    sample: SampleTokens
     id: str
     provenance: Mapping[str, Any]
 
@@ -68,7 +77,7 @@ def make_base(
     model is used as it is and frozen. Raises `DATA_EMPTY`, `NON_FINITE`, or `MODEL_UNREADABLE` for
     a model that is itself an assembly, whose experts may be withdrawn.
     """
-    if model.has_router_bias:
+    if model.config.router_bias:
         raise SwarmError(
             Code.MODEL_UNREADABLE,
             "a model with router biases is an assembly of owners' experts, no base",
@@ -77,21 +86,36 @@ def make_base(
     model.requires_grad_(False)
     space = make_space(model, public_tokens, ngrams=ngrams)
     _require_finite(model, space)
-    return Base(model, space, base_id(model, space), dict(provenance))
+    sample = take_sample(public_tokens)
+    return Base(model, space, sample, base_id(model, space, sample), dict(provenance))
 
 
-def base_id(model: Transformer, space: EmbeddingSpace) -> str:
+def take_sample(tokens: Tokens) -> SampleTokens:
+    """At most `SAMPLE_TOKENS` ids of a text [N], in pieces from all over it, as uint16."""
+    if len(tokens) <= SAMPLE_TOKENS:
+        return tokens.astype("<u2")
+    starts = np.linspace(0, len(tokens) - SAMPLE_PIECE, SAMPLE_TOKENS // SAMPLE_PIECE)
+    places = starts.astype(np.int64)[:, None] + np.arange(SAMPLE_PIECE)
+    sample: SampleTokens = tokens[places.ravel()].astype("<u2")
+    return sample
+
+
+def base_id(model: Transformer, space: EmbeddingSpace, sample: SampleTokens) -> str:
     """SHA-256 (hex) over the configuration and the BLAKE3 hashes of all tensors by name."""
     arrays = {name: value.detach().cpu().numpy() for name, value in model.named_parameters()}
     arrays |= _space_arrays(space)
+    dimensions = dataclasses.asdict(model.config)
+    del dimensions["router_bias"]  # no base has one, and ids are older than the field
     content = {
         "format": FORMAT,
-        "model": dataclasses.asdict(model.config),
+        "model": dimensions,
         "tensors": {
             name: bulk_hash(np.ascontiguousarray(values, "<f4").tobytes()).hex()
             for name, values in arrays.items()
         },
     }
+    if len(sample):
+        content["public"] = bulk_hash(np.ascontiguousarray(sample, "<u2").tobytes()).hex()
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -99,6 +123,9 @@ def save_base(base: Base, directory: Path) -> None:
     """Write the base; `base.json` comes last. Raises `DISK_FULL` or `DIR_NOT_WRITABLE`."""
     save_hf(directory, base.model.config, base.model)
     write_atomic(directory / SPACE_FILE, safetensors.numpy.save(_space_arrays(base.space)))
+    buffer = io.BytesIO()
+    np.save(buffer, base.sample, allow_pickle=False)
+    write_atomic(directory / SAMPLE_FILE, buffer.getvalue())
     content = {"format": FORMAT, "id": base.id, "provenance": dict(base.provenance)}
     text = json.dumps(content, indent=2, sort_keys=True) + "\n"
     write_atomic(directory / BASE_FILE, text.encode())
@@ -121,16 +148,28 @@ def load_base(directory: Path) -> Base:
         )
         if not space.fits(model):
             raise ValueError(f"{SPACE_FILE} does not fit the model")
-        if content["id"] != base_id(model, space):
+        sample = _load_sample(directory / SAMPLE_FILE, model.config.vocab_size)
+        if content["id"] != base_id(model, space, sample):
             raise ValueError("its content does not have the id that it names")
         _require_finite(model, space)
-        return Base(model, space, content["id"], dict(content["provenance"]))
-    except (KeyError, TypeError, ValueError) as error:
+        return Base(model, space, sample, content["id"], dict(content["provenance"]))
+    except (EOFError, KeyError, TypeError, ValueError) as error:
         raise SwarmError(
             Code.MODEL_UNREADABLE,
             f"{directory / BASE_FILE}: {error}",
             "get the base again from who published it; node base make writes one",
         ) from error
+
+
+def _load_sample(path: Path, vocab_size: int) -> SampleTokens:
+    """Raises `ValueError` or `EOFError` for what is no list of token ids."""
+    if not path.exists():
+        return np.zeros(0, "<u2")
+    data = read_bounded(path, SAMPLE_TOKENS * 2 + SAMPLE_HEADER_BYTES, Code.MODEL_UNREADABLE)
+    sample: SampleTokens = np.load(io.BytesIO(data), allow_pickle=False)
+    if sample.ndim != 1 or sample.dtype != np.dtype("<u2") or (sample >= vocab_size).any():
+        raise ValueError(f"{path.name} is no list of token ids")
+    return sample
 
 
 def read_base_id(directory: Path) -> str:

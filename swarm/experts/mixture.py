@@ -70,13 +70,13 @@ def mixture(
         num_experts=total,
         top_k=wanted,
         norm_topk_prob=base.size == 1 or base.model.config.norm_topk_prob,
+        router_bias=True,
     )
     model = Transformer(config, seed=None)
-    model.add_router_bias()
     _put(model, dict(base.model.named_parameters()))
     for place, expert in enumerate(ordered, start=base.size):
         _put(model, _named(base, expert, place))
-    _raise(model, base.size, margin_of(len(ordered)) if margin is None else margin)
+    _prefer(model, base.size, margin_of(len(ordered)) if margin is None else margin)
     return model
 
 
@@ -104,10 +104,10 @@ def _tensor(values: np.ndarray) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _raise(model: Transformer, count: int, margin: float) -> None:
+def _prefer(model: Transformer, count: int, margin: float) -> None:
     for moe in model.moe_layers:
         for place in range(count):
-            moe.gate.bias[str(place)].add_(margin)
+            moe.gate.bias[str(place)].fill_(margin)
 
 
 @torch.no_grad()

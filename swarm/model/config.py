@@ -38,6 +38,10 @@ class ModelConfig:
         default=False,
         metadata={"doc": "norm what enters attention and experts (OLMoE), not what leaves them"},
     )
+    router_bias: bool = field(
+        default=False,
+        metadata={"doc": "routers add a bias to each expert's score, as assemblies' do"},
+    )
     context_length: int = field(default=256, metadata={"doc": "longest sequence in tokens"})
     rope_theta: float = field(default=10_000.0, metadata={"doc": "base of the rotary embedding"})
     rms_norm_eps: float = field(default=1e-6, metadata={"doc": "epsilon of the RMS norms"})

@@ -77,7 +77,8 @@ class FragmentLayout:
             for layer in group.tolist():
                 tensors += _layer_tensors(config, layer)
                 if router_rows == "trunk":
-                    tensors += [_router_row(config, layer, e) for e in range(config.num_experts)]
+                    for expert in range(config.num_experts):
+                        tensors += _router_row(config, layer, expert)
             contents[f"trunk.{number}"] = tensors
         contents[f"trunk.{trunk_fragments - 1}"] += _top_tensors(config)
         trunk_names = tuple(contents)
@@ -86,7 +87,7 @@ class FragmentLayout:
             for layer in range(config.num_layers):
                 tensors += _expert_tensors(config, layer, expert)
                 if router_rows == "expert":
-                    tensors.append(_router_row(config, layer, expert))
+                    tensors += _router_row(config, layer, expert)
             contents[cls.expert_name(expert)] = tensors
         slices = {name: _placed(tensors) for name, tensors in contents.items()}
         return cls(config, tuple(contents), trunk_names, slices)
@@ -178,8 +179,10 @@ def _layer_tensors(config: ModelConfig, layer: int) -> list[tuple[str, Shape]]:
     return [(f"model.layers.{layer}.{name}.weight", shape) for name, shape in shapes.items()]
 
 
-def _router_row(config: ModelConfig, layer: int, expert: int) -> tuple[str, Shape]:
-    return f"model.layers.{layer}.mlp.gate.weight.{expert}", (config.d_model,)
+def _router_row(config: ModelConfig, layer: int, expert: int) -> list[tuple[str, Shape]]:
+    prefix = f"model.layers.{layer}.mlp.gate"
+    row: list[tuple[str, Shape]] = [(f"{prefix}.weight.{expert}", (config.d_model,))]
+    return row + ([(f"{prefix}.bias.{expert}", ())] if config.router_bias else [])
 
 
 def _expert_tensors(config: ModelConfig, layer: int, expert: int) -> list[tuple[str, Shape]]:

@@ -27,7 +27,7 @@ from swarm.files import write_atomic
 from swarm.model.config import BYTE_VOCAB, ModelConfig
 from swarm.model.fragments import FragmentLayout
 from swarm.model.hf_bias import is_folded, unfold
-from swarm.model.hf_config import CONFIG, OLMO2, has_router_bias, hf_config, model_config
+from swarm.model.hf_config import CONFIG, OLMO2, hf_config, model_config
 from swarm.model.hf_tokenizer import tokenizer_files
 from swarm.model.transformer import Transformer
 
@@ -71,9 +71,7 @@ def save_hf(
 
     Raises `DISK_FULL` or `DIR_NOT_WRITABLE`.
     """
-    tensors = hf_tensors(source)
-    biased = any(name.endswith(".mlp.gate.bias") for name in tensors)
-    write_hf(directory, hf_config(config, biased), tensors)
+    write_hf(directory, hf_config(config), hf_tensors(source))
 
 
 def write_hf(
@@ -106,8 +104,6 @@ def load_hf(directory: Path) -> Transformer:
         # Before memory is taken for what the files may not hold.
         _check_shapes(_shapes(paths), config, content)
         model = Transformer(config, seed=None)
-        if has_router_bias(content):
-            model.add_router_bias()
         _load_weights(_tensors(paths), model)
     except SwarmError as error:
         raise _unreadable(directory, error.message) from error
@@ -123,7 +119,6 @@ def _unfolded(content: dict[str, Any], paths: list[Path]) -> Transformer:
     config = model_config(content)
     _check_shapes({name: values.shape for name, values in tensors.items()}, config, content)
     model = Transformer(config, seed=None)
-    model.add_router_bias()
     _load_weights(((name, torch.from_numpy(values)) for name, values in tensors.items()), model)
     return model
 
@@ -177,9 +172,7 @@ def _check_shapes(found: Shapes, config: ModelConfig, content: dict[str, Any]) -
         if not (match := _ROUTER_ROW.fullmatch(part.name)):
             expected[part.name] = part.shape
         elif content["model_type"] != OLMO2:
-            expected[match[1]] = (config.num_experts, config.d_model)
-            if has_router_bias(content):
-                expected[match[1].removesuffix("weight") + "bias"] = (config.num_experts,)
+            expected[match[1]] = (config.num_experts, *part.shape)
     for name in sorted(found.keys() | expected.keys()):
         if name not in expected:
             raise ValueError(f"unknown tensor {name}")

@@ -35,8 +35,11 @@ _FIELDS = {  # ours: theirs
     "init_std": "initializer_range",
 }
 _DENSE = {"num_experts": 1, "num_experts_per_tok": 1, "norm_topk_prob": True}
-_BIAS = "router_bias"
-_OPTIONS = {"num_shared_experts": ("shared_experts", 0), "pre_norm": ("pre_norm", False)}
+_OPTIONS = {  # theirs: ours, default
+    "num_shared_experts": ("shared_experts", 0),
+    "pre_norm": ("pre_norm", False),
+    "router_bias": ("router_bias", False),
+}
 _FIXED = {  # what this architecture does not vary
     "hidden_act": "silu",
     "attention_bias": False,
@@ -46,16 +49,16 @@ _FIXED = {  # what this architecture does not vary
 }
 
 
-def model_type(config: ModelConfig, router_bias: bool = False) -> str:
-    """The architecture that expresses `config`, with or without biases of the router."""
-    if config.shared_experts or router_bias:  # `transformers` would leave them out without a word
+def model_type(config: ModelConfig) -> str:
+    """The architecture that expresses `config`."""
+    if config.shared_experts or config.router_bias:  # `transformers` would just leave them out
         return OURS
     return OLMOE if config.pre_norm else FLEX_OLMO
 
 
-def hf_config(config: ModelConfig, router_bias: bool = False) -> dict[str, Any]:
+def hf_config(config: ModelConfig) -> dict[str, Any]:
     """Content of `config.json`."""
-    kind = model_type(config, router_bias)
+    kind = model_type(config)
     special = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}
     bytes_only = config.vocab_size == BYTE_VOCAB
     content = {
@@ -70,13 +73,7 @@ def hf_config(config: ModelConfig, router_bias: bool = False) -> dict[str, Any]:
         content["clip_qkv"] = None
     if kind == OURS:
         content |= {theirs: getattr(config, ours) for theirs, (ours, _) in _OPTIONS.items()}
-        content |= {_BIAS: True} if router_bias else {}
     return content
-
-
-def has_router_bias(content: dict[str, Any]) -> bool:
-    """True when a `config.json` says that the weights have biases of the router."""
-    return content["model_type"] == OURS and content.get(_BIAS) is True
 
 
 def model_config(content: Any) -> ModelConfig:

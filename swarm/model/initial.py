@@ -18,12 +18,14 @@ from swarm.model.config import ModelConfig
 def initial_tensor(config: ModelConfig, name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     """Initial fp32 values of the tensor `name` (Hugging Face name; router rows by expert).
 
-    Norm weights are ones; all else is uniform with mean 0 and standard deviation
-    `config.init_std`.
+    Norm weights are ones, biases of the router zeros; all else is uniform with mean 0 and standard
+    deviation `config.init_std`.
     """
     count = math.prod(shape)
     if name.endswith("norm.weight"):
         return np.ones(shape, dtype=np.float32)
+    if ".mlp.gate.bias." in name:
+        return np.zeros(shape, dtype=np.float32)
     key = hashlib.sha256(f"expertswarm-init/{seed}/{name}".encode()).digest()
     generator = np.random.Philox(key=np.frombuffer(key[:16], dtype="<u8").astype(np.uint64))
     words = generator.random_raw((count + 1) // 2).astype("<u8").view("<u4")[:count]

@@ -1,7 +1,7 @@
 """Softmax top-k router with one parameter per expert's row.
 
 A row per expert (instead of one matrix) lets a row travel with its expert, be frozen, or be
-absent. So does a bias, which only models with isolated experts have (FlexOlmo, arXiv 2507.07024).
+absent. So does a bias, as models with isolated experts have it (FlexOlmo, arXiv 2507.07024).
 Letters in tensor names: N tokens, D d_model, E all experts, M experts of this model, K chosen
 experts per token.
 """
@@ -47,7 +47,7 @@ class Router(nn.Module):
     """Rows `weight.<expert>`, each [D], of the experts that this model holds.
 
     Attributes:
-        bias: `bias.<expert>`, each a scalar, added to the logits; empty until `add_bias`.
+        bias: `bias.<expert>`, scalars added to the logits; empty without `config.router_bias`.
         selection_bias_M: added to the probabilities when experts are chosen, not to their weights;
             None is none. A training aid, no parameter: `swarm/collective/selection_bias.py`.
     """
@@ -61,13 +61,9 @@ class Router(nn.Module):
         self.weight = nn.ParameterDict(
             {str(e): nn.Parameter(torch.zeros(config.d_model)) for e in experts}
         )
-        self.bias = nn.ParameterDict()
+        biased = experts if config.router_bias else ()
+        self.bias = nn.ParameterDict({str(e): nn.Parameter(torch.zeros(())) for e in biased})
         self.selection_bias_M: Tensor | None = None
-
-    def add_bias(self) -> None:
-        """Give every expert of this model a bias of 0."""
-        for expert in self.held:
-            self.bias[str(expert)] = nn.Parameter(torch.zeros(()))
 
     def rows(self) -> Tensor:
         """All rows [M, D], in the order of `held`."""

@@ -122,16 +122,6 @@ class Transformer(nn.Module):
         """Router and experts of each layer."""
         return [cast(Layer, layer).mlp for layer in self.model.layers]
 
-    @property
-    def has_router_bias(self) -> bool:
-        """True when the routers add a bias to their logits."""
-        return bool(self.moe_layers[0].gate.bias)
-
-    def add_router_bias(self) -> None:
-        """Give every expert in every layer a router bias of 0: `...mlp.gate.bias.<expert>`."""
-        for moe in self.moe_layers:
-            moe.gate.add_bias()
-
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
         """Set all parameters to the initial values of `seed`."""

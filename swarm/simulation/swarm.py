@@ -26,7 +26,7 @@ from swarm.collective.context import Context, Offer, Policy, RoundEvent
 from swarm.collective.join import join, watch_branches
 from swarm.collective.ledger import Ledger
 from swarm.collective.member import RoundMember
-from swarm.collective.state import CanonicalState, FragmentState
+from swarm.collective.state import CanonicalState, FragmentState, version_message
 from swarm.config import MembershipConfig, RunManifest, SyncConfig, TimeoutPolicy
 from swarm.experts.assignment import AssignmentRules
 from swarm.experts.duties import DutyRules, assignment_of, fill_duties
@@ -85,6 +85,10 @@ class ToyPolicy:
     def initial(self, fragment: str) -> FragmentState:
         """Values drawn from the fragment's name."""
         return FragmentState.initial(toy_values(fragment, self.numel[fragment]))
+
+    def initial_version(self, fragment: str) -> pb.FragmentVersion:
+        """What those values are."""
+        return version_message(fragment, self.initial(fragment))
 
     def apply(
         self,

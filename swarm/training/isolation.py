@@ -6,13 +6,18 @@
 The model in training is the mixture of the base and this one expert, so a base of one expert makes
 two slots, both always active. Everything of the base is frozen (no gradient, no decay): it is the
 anchor to which all owners coordinate without knowing one another. What is trained is the expert's
-matrices, or their low-rank factors; its router rows and biases are made from its text, and trained
-with `router_rate`. A bias never becomes positive.
+matrices, or their low-rank factors, and its router rows and biases, which begin as its text makes
+them. A bias never becomes positive.
+
+A part of each batch is public text, from the base (MetaMoE, arXiv 2605.14289): beside other
+experts, a router gives an expert some tokens that are not of its domain. There the expert is to do
+no harm, and its router learns when to stay out. Without public text the router is not trained.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swarm.data.corpus import Corpus
+from swarm.data.documents import DataReport
 from swarm.data.sampler import Sampler
 from swarm.errors import Code, SwarmError
 from swarm.experts.artifact import MATRICES, Expert, ExpertTensors, origin_matrix
@@ -50,7 +56,7 @@ class Step:
 
 @dataclass(frozen=True)
 class TrainedExpert:
-    """The result, and the facts for its card."""
+    """The result, and the facts for its card. `tokens` are those of the owner's text."""
 
     tensors: ExpertTensors
     tokens: int
@@ -62,6 +68,10 @@ class ExpertTraining:
 
     `start`: the expert before its first step, by default `initial_tensors`. Raises `DATA_EMPTY`
     when the text is shorter than one window.
+
+    Attributes:
+        own_tokens: of the owner's text, that all steps take together.
+        public_tokens: of the base's sample, beside them.
     """
 
     def __init__(
@@ -80,7 +90,12 @@ class ExpertTraining:
         self.step = 0
         self.whole = True  # False while a step changes the state, and if that was interrupted
         self.loss = math.nan
-        self.sampler = Sampler(corpus, recipe.batch_size, recipe.sequence_length, recipe.seed)
+        self._public = _public_sampler(base, recipe)
+        public = self._public.batch_size if self._public is not None else 0
+        own = recipe.batch_size - public
+        self.sampler = Sampler(corpus, own, recipe.sequence_length, recipe.seed)
+        self.own_tokens = recipe.steps * own * recipe.sequence_length
+        self.public_tokens = recipe.steps * public * recipe.sequence_length
         start = start or initial_tensors(base, corpus.train, recipe)
         self.origins = start.origins
         self._device = torch.device(device)
@@ -93,7 +108,7 @@ class ExpertTraining:
         matrices = [p for name, p in self.own.items() if ".mlp.gate." not in name]
         groups: list[dict[str, Any]] = [
             {"params": matrices, "share": 1.0},
-            {"params": router, "share": recipe.router_rate},
+            {"params": router, "share": recipe.router_rate if public else 0.0},
         ]
         self._adam = AdamW(groups, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0)
 
@@ -119,7 +134,7 @@ class ExpertTraining:
 
     def _gradients(self) -> tuple[float, float]:
         """Loss and gradient norm of the next batch."""
-        batch_BT = torch.from_numpy(self.sampler.next_batch()).to(self._device)
+        batch_BT = torch.from_numpy(self._next_batch()).to(self._device)
         output = self.model(batch_BT[:, :-1])
         logits_NV = output.logits_BTV.float().flatten(0, 1)
         loss = F.cross_entropy(logits_NV, batch_BT[:, 1:].flatten())
@@ -134,6 +149,13 @@ class ExpertTraining:
                 "nothing was changed; lower the learning rate",
             )
         return loss.item(), norm
+
+    def _next_batch(self) -> np.ndarray:
+        own_BT = self.sampler.next_batch()
+        if self._public is None:
+            return own_BT
+        self._public.position = self.step  # one batch a step, so it needs no state of its own
+        return np.concatenate([own_BT, self._public.next_batch()])
 
     def tensors(self) -> ExpertTensors:
         """The expert as it is now."""
@@ -227,8 +249,17 @@ def train_expert(
     training = ExpertTraining(base, corpus, recipe)
     while training.step < recipe.steps:
         on_step(training.train_step())
-    tokens = recipe.steps * recipe.batch_size * recipe.sequence_length
-    return TrainedExpert(training.tensors(), tokens, training.loss)
+    return TrainedExpert(training.tensors(), training.own_tokens, training.loss)
+
+
+def _public_sampler(base: Base, recipe: Recipe) -> Sampler | None:
+    """Windows of the base's sample, or None where there is too little of it or none is wanted."""
+    wanted, length = recipe.public_sequences, recipe.sequence_length
+    if not wanted or len(base.sample) <= length:
+        return None
+    digest = hashlib.sha256(base.sample.tobytes()).hexdigest()
+    public = Corpus(base.sample, base.sample[:0], DataReport(), digest)
+    return Sampler(public, wanted, length, recipe.seed)
 
 
 def beside(base: Base, tensors: ExpertTensors) -> Transformer:

@@ -6,21 +6,24 @@ who holds which experts. All of it is pure and gives the same bits on every mach
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from swarm.collective.buffers import take
 from swarm.collective.changes import changed_manifest, in_effect
 from swarm.collective.codecs import U8
-from swarm.collective.state import FragmentState
+from swarm.collective.state import FragmentState, hash_of, version_message
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.experts.assignment import AssignmentRules
 from swarm.experts.capability import Sizes
 from swarm.experts.duties import DutyRules, assignment_of, fill_duties
 from swarm.model.fragments import FragmentLayout, initial_fragment, state_root
+from swarm.training.genesis import layout_of, pinned_hashes
 from swarm.training.merging import merge_experts, merge_strength, merged_total
 from swarm.training.outer import update_fragment
 from swarm.training.streaming import due
@@ -49,14 +52,13 @@ class RunPolicy:
 
     def __init__(self, manifest: RunManifest, me: str | None = None) -> None:
         self.manifest = manifest
-        self.layout = FragmentLayout.of(
-            manifest.model, manifest.sync.trunk_fragments, manifest.sync.router_rows
-        )
+        self.layout = layout_of(manifest)
         self.numel: Mapping[str, int] = {n: self.layout.numel(n) for n in self.layout.names}
         self.open_tags = False
         self.routing_width = manifest.model.num_layers * manifest.model.num_experts
         self.last_merge: MergeReport | None = None
         self.me = me
+        self._pinned = pinned_hashes(manifest, self.layout)
         self._initial: dict[str, FragmentState] = {}
 
     def changed(self, record: pb.RoundRecord | None) -> RunManifest:
@@ -88,17 +90,46 @@ class RunPolicy:
         return self.holds(record, self.me) if record is not None else self.layout.trunk_names
 
     def initial(self, fragment: str) -> FragmentState:
-        """The fragment at genesis, computed once."""
+        """The fragment at genesis: computed once, or what `begin` was given.
+
+        Raises `FRAGMENT_UNAVAILABLE` when the run begins with a model that is not here.
+        """
         if fragment not in self._initial:
+            if self._pinned is not None:
+                raise SwarmError(
+                    Code.FRAGMENT_UNAVAILABLE,
+                    f"{fragment} of the model that the run begins with is not here",
+                    "put the .genesis file of node run init beside RUN.toml",
+                )
             seed = self.manifest.genesis.seed
             theta = initial_fragment(self.manifest.model, self.layout, fragment, seed)
             self._initial[fragment] = FragmentState.initial(theta)
         return self._initial[fragment]
 
+    def initial_version(self, fragment: str) -> pb.FragmentVersion:
+        """Version and hashes of the fragment at genesis."""
+        if self._pinned is None:
+            return version_message(fragment, self.initial(fragment))
+        return pb.FragmentVersion(
+            fragment=fragment,
+            theta_hash=self._pinned[fragment],
+            momentum_hash=_hash_of_zeros(self.numel[fragment]),
+        )
+
+    @property
+    def begins_with_model(self) -> bool:
+        """True when the initial fragments can not be computed from the manifest."""
+        return self._pinned is not None
+
+    def begin(self, fragments: Mapping[str, F32]) -> None:
+        """Take the model that the run begins with, from `read_genesis`."""
+        self._initial = {name: FragmentState.initial(theta) for name, theta in fragments.items()}
+
     def check_genesis(self) -> dict[str, FragmentState]:
         """All fragments at genesis.
 
-        Raises `CONFIG_INVALID` when they are not those that the manifest was made with.
+        Raises `CONFIG_INVALID` when they are not those that the manifest was made with, and as
+        `initial`.
         """
         states = {name: self.initial(name) for name in self.layout.names}
         root = state_root({name: state.theta_hash for name, state in states.items()}).hex()
@@ -126,7 +157,7 @@ class RunPolicy:
         """The outer step on one fragment; where peers send parameters, their mean as it is."""
         if self.manifest.sync.contribution == "parameters":
             return FragmentState.of(mean, state.momentum, state.version + 1)
-        theta, momentum = np.empty_like(state.theta), np.empty_like(state.momentum)
+        theta, momentum = take(state.theta.size), take(state.momentum.size)
         update_fragment(
             self.manifest.outer,
             contributors,
@@ -174,6 +205,11 @@ class RunPolicy:
     ) -> None:
         """Experts and steps of each member of the record's roster."""
         fill_duties(record, previous, ready, _duty_rules(self.changed(record), self.layout))
+
+
+@functools.cache
+def _hash_of_zeros(numel: int) -> bytes:
+    return hash_of(np.zeros(numel, dtype=np.float32))
 
 
 def _duty_rules(manifest: RunManifest, layout: FragmentLayout) -> DutyRules:

@@ -51,18 +51,17 @@ class PrivateTraining(ExpertTraining):
     def __init__(
         self, base: Base, corpus: Corpus, recipe: Recipe, secret: bytes, device: str = "cpu"
     ) -> None:
-        if recipe.privacy is None:
+        privacy = recipe.privacy
+        if privacy is None:
             raise SwarmError(Code.USAGE, "private training needs a privacy budget")
+        # Each record is the owner's; the router would learn to win everywhere.
+        recipe = dataclasses.replace(recipe, public_share=0.0, router_rate=0.0)
         self.records = cut_records(corpus.train, recipe.sequence_length + 1)
-        self.plan = plan_privacy(recipe.privacy, len(self.records), recipe.batch_size, recipe.steps)
+        self.plan = plan_privacy(privacy, len(self.records), recipe.batch_size, recipe.steps)
         self._key = noise_key(secret, base, corpus, recipe)
         start = private_start(base, self.records, recipe, self.plan, self._random(_START, 0))
         super().__init__(base, corpus, recipe, device, start)
-        self._trained = [
-            parameter
-            for name, parameter in self.own.items()
-            if recipe.router_rate or ".mlp.gate." not in name
-        ]
+        self._trained = [p for name, p in self.own.items() if ".mlp.gate." not in name]
 
     def _gradients(self) -> tuple[float, float]:
         """Noisy gradients of the records that this step's sample takes."""

@@ -34,9 +34,12 @@ class Recipe:
     learning_rate: float = 2e-3
     final_rate: float = 0.1  # as a share of the peak
     warmup: float = 0.05
-    # Of rows and biases, as a share of the experts'. An owner has only texts that its expert should
-    # win, so trained rows learn to win everywhere, the other owners' texts included.
-    router_rate: float = 0.0
+    # Of rows and biases, as a share of the experts'. It takes effect only beside public text: where
+    # all text is one that the expert should win, rows learn to win everywhere.
+    router_rate: float = 3.0
+    # Of the sequences of a batch, how many are public text: what an expert has never seen it spoils
+    # where a router sends it there by mistake.
+    public_share: float = 0.5
     rank: int | None = None  # of trained factors; None trains whole matrices
     z_loss_weight: float = 1e-3
     grad_clip: float = 1.0
@@ -49,8 +52,15 @@ class Recipe:
         for name in ("steps", "batch_size", "sequence_length"):
             if getattr(self, name) < 1:
                 raise SwarmError(Code.USAGE, f"{name} must be at least 1")
+        if not 0 <= self.public_share < 1:
+            raise SwarmError(Code.USAGE, "the share of public text must be from 0 to below 1")
         if self.rank is not None and self.rank < 1:
             raise SwarmError(Code.USAGE, "the rank must be at least 1")
+
+    @property
+    def public_sequences(self) -> int:
+        """Sequences of public text in a batch; at least one is the owner's."""
+        return min(self.batch_size - 1, round(self.public_share * self.batch_size))
 
     def rate(self, step: int) -> float:
         """Learning rate of the step with this number, from 0."""

@@ -98,6 +98,9 @@ class Rules:
     def initial(self, fragment):
         return initial(fragment)
 
+    def initial_version(self, fragment):
+        return version_message(fragment, initial(fragment))
+
     def apply(self, fragment, mean, state, contributors, encoded=None):
         raise NotImplementedError("the world computes hashes only")
 

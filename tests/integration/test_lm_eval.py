@@ -40,9 +40,10 @@ def test_lm_eval_measures_the_bits_per_byte_that_we_measure(tmp_path, monkeypatc
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    config = ModelConfig(d_model=32, num_layers=2, d_ff=48, num_experts=3, context_length=128)
+    config = ModelConfig(
+        d_model=32, num_layers=2, d_ff=48, num_experts=3, context_length=128, router_bias=True
+    )
     model = Transformer(config, seed=1)
-    model.add_router_bias()
     for moe in model.moe_layers:
         moe.gate.bias["1"].data.fill_(-0.5)
     export_hf(model, tmp_path / "hf")

@@ -150,7 +150,7 @@ def test_init_with_impossible_numbers_writes_nothing(
 def test_init_into_a_missing_or_locked_place_is_a_storage_error(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(manifest: object, path: Path, *, closed: bool) -> None:
+    def refuse(manifest: object, path: Path, model: object, *, closed: bool) -> None:
         raise SwarmError(Code.DISK_FULL, f"{path}: full")
 
     monkeypatch.setattr(run_command, "found_run", refuse)

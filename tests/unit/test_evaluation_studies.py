@@ -31,8 +31,7 @@ TOKENS = torch.arange(40, 72)[None]
 
 
 def biased(config: ModelConfig = CONFIG) -> Transformer:
-    model = Transformer(config, seed=1)
-    model.add_router_bias()
+    model = Transformer(dataclasses.replace(config, router_bias=True), seed=1)
     with torch.no_grad():
         for layer, moe in enumerate(model.moe_layers):
             for place, bias in enumerate(moe.gate.bias.values()):

@@ -39,9 +39,7 @@ SMALL = ModelConfig(
 
 def random_model(config: ModelConfig, bias: float = 0.0) -> Transformer:
     """Weights that treat no two coordinates alike; biases between 0 and -`bias`."""
-    model = Transformer(config, seed=3)
-    if bias:
-        model.add_router_bias()
+    model = Transformer(dataclasses.replace(config, router_bias=bias != 0), seed=3)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -58,7 +56,7 @@ def tokens_of(config: ModelConfig) -> torch.Tensor:
 
 
 def write_folded(directory: Path, model: Transformer) -> None:
-    write_hf(directory, *fold(hf_config(model.config, router_bias=True), hf_tensors(model)))
+    write_hf(directory, *fold(hf_config(model.config), hf_tensors(model)))
 
 
 @torch.no_grad()
@@ -86,7 +84,7 @@ def test_a_folded_bias_comes_back(tmp_path):
     model = random_model(SMALL, bias=3.0)
     write_folded(tmp_path, model)
     again = load_hf(tmp_path)
-    assert again.config == model.config and again.has_router_bias
+    assert again.config == model.config and again.config.router_bias
     for (name, ours), (_, theirs) in zip(
         model.named_parameters(), again.named_parameters(), strict=True
     ):
@@ -108,7 +106,7 @@ def test_a_model_with_biases_is_kept_exactly_in_our_own_format(tmp_path):
 def test_what_can_not_be_folded_is_refused(option):
     model = random_model(dataclasses.replace(SMALL, **option), bias=1.0)
     with pytest.raises(SwarmError) as caught:
-        fold(hf_config(model.config, router_bias=True), hf_tensors(model))
+        fold(hf_config(model.config), hf_tensors(model))
     assert caught.value.code is Code.EXPORT_LOSSY
 
 

@@ -59,7 +59,7 @@ def test_an_assembly_is_read_as_it_was_written(tmp_path: Path) -> None:
     gate = read.model.moe_layers[1].gate
     assert gate.bias["1"].item() == LAW.expert.tensors.bias(1) < 0
     model, facts = load_model(tmp_path / "model")
-    assert model.has_router_bias
+    assert model.config.router_bias
     assert facts["experts"] == ["law", "sums"]
 
 
@@ -173,9 +173,10 @@ def test_changed_weights_are_refused(tmp_path: Path) -> None:
 
 def test_the_eleventh_expert_has_the_eleventh_row() -> None:
     """A ParameterDict sorts its keys as text, "10" before "2"."""
-    config = ModelConfig(d_model=8, num_heads=2, num_kv_heads=2, num_experts=12, top_k=1)
+    config = ModelConfig(
+        d_model=8, num_heads=2, num_kv_heads=2, num_experts=12, top_k=1, router_bias=True
+    )
     router = Router(config, range(12))
-    router.add_bias()
     with torch.no_grad():
         router.weight["10"].fill_(math.pi)
     assert router(torch.ones(1, 8)).chosen_KN.item() == 10

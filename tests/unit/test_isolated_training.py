@@ -14,7 +14,15 @@ from owners import LETTERS, RECIPE, corpus_of, tiny_base, trained
 from swarm.errors import Code, SwarmError
 from swarm.evaluation import bits_per_byte
 from swarm.experts.artifact import ExpertTensors, check_tensors
-from swarm.experts.base import BASE_FILE, SPACE_FILE, base_id, load_base, make_base, save_base
+from swarm.experts.base import (
+    BASE_FILE,
+    SAMPLE_FILE,
+    SPACE_FILE,
+    base_id,
+    load_base,
+    make_base,
+    save_base,
+)
 from swarm.experts.embedding import embed
 from swarm.training.checkpoint import load_checkpoint, save_checkpoint
 from swarm.training.isolation import ExpertTraining, beside, initial_tensors, train_expert
@@ -64,6 +72,27 @@ def test_a_stop_in_the_middle_changes_no_bit(tmp_path: Path) -> None:
     while second.step < recipe.steps:
         second.train_step()
     assert_equal(second.tensors(), whole)
+
+
+def test_an_expert_that_saw_public_text_does_less_harm_where_it_is_not_wanted() -> None:
+    base, elsewhere = tiny_base(), corpus_of(LETTERS["sums"], seed=1).valid
+    harm = {}
+    for share in (0.0, 0.5):
+        recipe = dataclasses.replace(RECIPE, public_share=share, steps=40, learning_rate=3e-2)
+        training = ExpertTraining(base, corpus_of(LAW), recipe)
+        while training.step < recipe.steps:
+            training.train_step()
+        harm[share] = bits_per_byte(beside(base, training.tensors()), elsewhere)
+        assert training.public_tokens == share * (training.own_tokens + training.public_tokens)
+    assert harm[0.5] < harm[0.0] - 0.01
+
+
+def test_a_base_without_a_sample_has_owners_train_on_their_text_alone() -> None:
+    base = dataclasses.replace(tiny_base(), sample=tiny_base().sample[:0])
+    training = ExpertTraining(base, corpus_of(LAW), RECIPE)
+    training.train_step()
+    assert training.public_tokens == 0
+    assert training.own_tokens == RECIPE.steps * RECIPE.batch_size * RECIPE.sequence_length
 
 
 @pytest.mark.parametrize("change", ["recipe", "text", "base"])
@@ -158,21 +187,24 @@ def test_an_expert_is_cut_by_number_by_energy_and_by_what_it_costs() -> None:
         assert loss(truncate(base, whole, by_number(rank // 2))) > 1.01 * loss(whole)
 
 
+@pytest.mark.parametrize("file", [SPACE_FILE, SAMPLE_FILE])
 def test_a_base_is_read_as_it_was_written_and_refused_when_one_value_changed(
-    tmp_path: Path,
+    file: str, tmp_path: Path
 ) -> None:
     base = tiny_base()
     save_base(base, tmp_path)
-    assert load_base(tmp_path).id == base.id
+    read = load_base(tmp_path)
+    assert read.id == base.id
+    np.testing.assert_array_equal(read.sample, base.sample)
     assert (tmp_path / BASE_FILE).exists()
-    whole = (tmp_path / SPACE_FILE).read_bytes()
-    weights = bytearray(whole)
-    weights[-1] ^= 1
-    (tmp_path / SPACE_FILE).write_bytes(weights)
+    whole = (tmp_path / file).read_bytes()
+    data = bytearray(whole)
+    data[-1] ^= 1
+    (tmp_path / file).write_bytes(data)
     with pytest.raises(SwarmError) as caught:
         load_base(tmp_path)
     assert caught.value.code is Code.MODEL_UNREADABLE
-    (tmp_path / SPACE_FILE).write_bytes(whole + bytes(2**25))
+    (tmp_path / file).write_bytes(whole + bytes(2**25))
     with pytest.raises(SwarmError) as caught:
         load_base(tmp_path)
     assert caught.value.code is Code.ARTIFACT_OVERSIZED
@@ -181,7 +213,7 @@ def test_a_base_is_read_as_it_was_written_and_refused_when_one_value_changed(
 def test_a_base_that_is_not_finite_is_neither_made_nor_read(tmp_path: Path) -> None:
     base = copy.deepcopy(tiny_base())
     base.space.mean_LD[0, 0] = np.nan
-    save_base(dataclasses.replace(base, id=base_id(base.model, base.space)), tmp_path)
+    save_base(dataclasses.replace(base, id=base_id(base.model, base.space, base.sample)), tmp_path)
     with pytest.raises(SwarmError, match=r"space\.mean of the base") as caught:
         load_base(tmp_path)
     assert caught.value.code is Code.NON_FINITE

@@ -47,10 +47,13 @@ def btx(
     """
     averaged = soup(branches)
     config = dataclasses.replace(
-        averaged.config, num_experts=len(branches), top_k=top_k, norm_topk_prob=True
+        averaged.config,
+        num_experts=len(branches),
+        top_k=top_k,
+        norm_topk_prob=True,
+        router_bias=True,
     )
     model = Transformer(config, seed=None)
-    model.add_router_bias()
     shared = dict(averaged.named_parameters())
     for name, parameter in model.named_parameters():
         if ".mlp." not in name:

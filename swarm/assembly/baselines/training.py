@@ -24,8 +24,6 @@ BALANCE_WEIGHT = 0.01  # as in OLMoE (arXiv 2409.02060)
 def copy_of(model: Transformer) -> Transformer:
     """An independent model with the same weights, all trainable."""
     copied = Transformer(model.config, model.held, seed=None)
-    if model.has_router_bias:
-        copied.add_router_bias()
     copied.load_state_dict(model.state_dict())
     return copied.requires_grad_(True)
 

@@ -20,7 +20,6 @@ from swarm.collective.consensus import (
 )
 from swarm.collective.protocol.effects import PersistWord
 from swarm.collective.selection_bias import check_bias
-from swarm.collective.state import version_message
 from swarm.collective.tallies import check_tallies
 from swarm.collective.validate import check_plan
 from swarm.collective.validate_record import (
@@ -174,7 +173,7 @@ class Elector:
         check_record(
             record,
             previous,
-            lambda name: version_message(name, setup.policy.initial(name)),
+            setup.policy.initial_version,
             setup.policy.numel,
             setup.max_round_tokens,
             setup.policy.open_tags,

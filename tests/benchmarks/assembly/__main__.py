@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.assembly                    what is missing of three seeds
     python -m tests.benchmarks.assembly --seeds 1 --arms base assembly
+    python -m tests.benchmarks.assembly --skip 16385 --lines choice.jsonl --arms assembly
     python -m tests.benchmarks.assembly --tables           write the tables from the lines so far
 
 One JSON line for each arm and seed goes to `--lines`; what is there already is not done again, and
@@ -33,7 +34,7 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     scale = Scale(args.base_steps, args.owner_steps)
-    texts = read_texts(args.data, args.measured)
+    texts = read_texts(args.data, args.measured, args.skip)
     for seed in range(args.seeds):
         workshop = Workshop(args.work / f"seed{seed}", texts, scale, seed)
         for arm in arms():
@@ -60,6 +61,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--base-steps", type=int, default=Scale.base_steps)
     parser.add_argument("--owner-steps", type=int, default=Scale.owner_steps)
     parser.add_argument("--measured", type=int, default=16_384, help="tokens of each domain")
+    parser.add_argument(
+        "--skip", type=int, default=0, metavar="N",
+        help="held-out tokens of each domain to pass over: choices are made on other text",
+    )  # fmt: skip
     parser.add_argument("--tables", action="store_true")
     return parser.parse_args()
 

@@ -96,6 +96,10 @@ def arms() -> list[Arm]:
         ),
         Arm("assembly - bias", without_bias),
         Arm(
+            "assembly - public text",
+            lambda w: measured(w, assembled(w, w.experts_without_public())),
+        ),
+        Arm(
             "assembly - embedding",
             lambda w: measured(w, assembled(w, w.experts_without_embedding())),
         ),

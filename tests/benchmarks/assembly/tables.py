@@ -21,7 +21,8 @@ BEATEN = (  # what the assembly should be better than on the mean
 UNRESTRICTED = ("unrestricted MoE", "unrestricted MoE, twice the compute")
 MAIN = ("base", "own expert", "own branch", *OURS, *BEATEN, *UNRESTRICTED)
 ABLATION = (
-    "assembly", "assembly - bias", "assembly - embedding", "assembly - anchor",
+    "assembly", "assembly - bias", "assembly - public text", "assembly - embedding",
+    "assembly - anchor",
     "assembly, n-grams", *OURS[1:],
     *(f"assembly margin {margin}" for margin in MARGINS),
     "assembly top-1", "assembly top-2", "assembly top-3", "assembly top-7",

@@ -32,8 +32,11 @@ class Texts:
     valid: dict[str, np.ndarray]
 
 
-def read_texts(directory: Path, measured: int) -> Texts:
-    """The texts of `../shared/data`; `measured` tokens of each domain are held out."""
+def read_texts(directory: Path, measured: int, skipped: int = 0) -> Texts:
+    """The texts of `../shared/data`; `measured` tokens of each domain are held out.
+
+    `skipped` of the held-out tokens come before them: choices are made on others than are reported.
+    """
     own, proxies, public = {}, {}, documents(directory / f"{PUBLIC}.train.jsonl")
     for domain in OWNERS:
         every = documents(directory / f"{domain}.train.jsonl")
@@ -42,7 +45,9 @@ def read_texts(directory: Path, measured: int) -> Texts:
         proxies[domain] = corpus(proxy)
         public += proxy
     valid = {
-        domain: tokens(documents(directory / f"{domain}.valid.jsonl"))[: measured + 1]
+        domain: tokens(documents(directory / f"{domain}.valid.jsonl"))[
+            skipped : skipped + measured + 1
+        ]
         for domain in (*OWNERS, PUBLIC, UNSEEN)
     }
     public = shuffled(public)

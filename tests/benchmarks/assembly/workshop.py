@@ -74,29 +74,28 @@ class Workshop:
         return load_base(path)
 
     def experts(self) -> list[Expert]:
-        """The owners' experts: anchored, with routers made from their texts."""
+        """The owners' experts: anchored, their routers made from their texts, then trained."""
         return [self._expert("expert", d, self._anchored(d, self.recipe)) for d in OWNERS]
 
+    def experts_without_public(self) -> list[Expert]:
+        """Trained on the owners' texts alone, so their routers stay as the texts made them."""
+        recipe = dataclasses.replace(self.recipe, public_share=0.0)
+        return [self._expert("own-text", d, self._anchored(d, recipe)) for d in OWNERS]
+
     def experts_without_embedding(self) -> list[Expert]:
-        """The same, but router rows begin as the anchor's, and are trained with the experts."""
-        recipe = dataclasses.replace(self.recipe, embedding_scale=0.0, router_rate=0.1)
+        """As `experts`, but router rows begin as the anchor's."""
+        recipe = dataclasses.replace(self.recipe, embedding_scale=0.0)
         return [self._expert("plain-row", d, self._anchored(d, recipe)) for d in OWNERS]
 
     def experts_without_anchor(self) -> list[Expert]:
-        """Trained in the base's place instead of beside it; rows made from their texts."""
+        """Trained in the base's place, on the owners' texts alone; rows as the texts made them."""
         return [self._expert("alone", d, self._unanchored(d)) for d in OWNERS]
 
     def experts_of_ngrams(self) -> list[Expert]:
-        """The owners' experts with routers made from n-grams of their texts."""
+        """As `experts`, but routers begin as n-grams of the texts make them."""
         base, public = self.base(), self.texts.public.train
         base = dataclasses.replace(base, space=make_space(base.model, public, ngrams=True))
-        found = []
-        for expert in self.experts():
-            start = initial_tensors(base, self.texts.own[expert.domain].train, self.recipe)
-            router = {n: v for n, v in start.arrays.items() if n.endswith((".row", ".bias"))}
-            tensors = ExpertTensors({**expert.tensors.arrays, **router}, expert.tensors.origins)
-            found.append(dataclasses.replace(expert, tensors=tensors))
-        return found
+        return [self._expert("ngrams", d, self._anchored(d, self.recipe, base)) for d in OWNERS]
 
     def routers(self) -> list[Expert]:
         """Copies of the base's expert with rows made from the owners' texts, not trained."""
@@ -126,9 +125,11 @@ class Workshop:
             lambda: unrestricted_moe(self.base().model, corpora, recipe, len(OWNERS) + 1, 2),
         )
 
-    def _anchored(self, domain: str, recipe: Recipe) -> Callable[[], ExpertTensors]:
+    def _anchored(
+        self, domain: str, recipe: Recipe, base: Base | None = None
+    ) -> Callable[[], ExpertTensors]:
         def train() -> ExpertTensors:
-            training = ExpertTraining(self.base(), self.texts.own[domain], recipe)
+            training = ExpertTraining(base or self.base(), self.texts.own[domain], recipe)
             while training.step < recipe.steps:
                 training.train_step()
             return training.tensors()
