@@ -63,7 +63,7 @@ class RecordPublisher:
         while True:
             try:
                 self.known = frozenset(await self._directory.records())
-                self.paths = await self._network.paths()
+                self.paths = await self._network.recent_paths()
                 late = loop.time() - published_s > RECORD_LEASE.total_seconds() / 3
                 if late or self._content() != published:
                     published_s, published = loop.time(), self._content()

@@ -187,7 +187,7 @@ class RelayNode:
         while True:
             try:
                 self._records = await network.records()
-                self._paths = await network.paths()
+                self._paths = await network.recent_paths()
                 if looks % SAVE_EVERY_LOOKS == 0:
                     save_addresses(self.config.directory, network.known_addresses)
             except SwarmError as error:

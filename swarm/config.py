@@ -31,7 +31,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 LEARNING = ("model", "training", "outer", "sync", "stream", "merge", "balance")
 SECTIONS = (*LEARNING, "membership", "timeouts", "genesis")
 # Left out of the canonical form while they are empty: runs that are older keep their id.

@@ -41,19 +41,24 @@ def sync_file(path: Path) -> None:
         raise storage_error(path, error) from error
 
 
-def write_atomic(path: Path, data: bytes | memoryview, *, sync: bool = True) -> None:
+def write_atomic(
+    path: Path, data: bytes | memoryview, *, sync: bool = True, over: Path | None = None
+) -> None:
     """Write `data` to a temporary file beside `path`, sync it, and rename it over `path`.
 
-    Without `sync` a power cut may leave neither content.
+    Without `sync` a power cut may leave neither content. `over`: a file beside `path` that nobody
+    needs any more, which becomes the temporary one. To write over its pages and blocks costs less
+    than half of making new ones and removing these.
 
     Who may read it is up to the process's umask, as with any new file.
     Raises `DISK_FULL` or `DIR_NOT_WRITABLE`; the temporary file is removed then.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = over or path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
+        with open(temporary, "r+b" if over else "xb") as file:
             file.write(data)
+            file.truncate()
             file.flush()
             if sync:
                 os.fsync(file.fileno())

@@ -1,8 +1,8 @@
 /* Loops over fp32 values, and the lossy codecs on top of them; codecs.py explains these.
  *
- * Operations must stay as they are written: never -ffast-math. A codec works on any run of a
- * chunk's values: `begin` to `end` of `count`, where `begin` is a multiple of `TILE`. `values` are
- * those of the run, `data` is the whole encoded chunk.
+ * Operations must stay as they are written: never -ffast-math. A codec works on any run of values
+ * that begins at a multiple of `TILE`: what it makes of a chunk is what it makes of its runs, one
+ * after the other.
  */
 #include <stdint.h>
 #include <string.h>
@@ -103,13 +103,13 @@ FAST static void weigh_and_add(const float *values, Py_ssize_t count, float weig
     }
 }
 
-/* Whether all scales are possible; see codecs.py. */
-FAST static int scales_fit(const uint8_t *data, Py_ssize_t count) {
+/* Whether the scale at the beginning of each block is possible; see codecs.py. */
+static int scales_fit(const uint8_t *data, Py_ssize_t blocks, Py_ssize_t block_bytes) {
     float largest = as_float(MAX_SCALE);
     int wrong = 0;
-    for (Py_ssize_t i = 0; i < count; i++) {
+    for (Py_ssize_t i = 0; i < blocks; i++) {
         float scale;
-        memcpy(&scale, data + 4 * i, 4);
+        memcpy(&scale, data + i * block_bytes, 4);
         wrong |= !(scale >= 0.0f && scale <= largest);
     }
     return !wrong;
@@ -125,14 +125,14 @@ FAST static void from_bf16(const uint16_t *halves, Py_ssize_t count, float *out)
 #define TILE 1024 /* values; a multiple of every block */
 #define INT8_BLOCK 1024
 #define INT4_BLOCK 64
+#define INT8_BLOCK_BYTES (4 + INT8_BLOCK)
+#define INT4_BLOCK_BYTES (4 + INT4_BLOCK / 2)
 
 typedef struct {
     Py_ssize_t (*bytes)(Py_ssize_t count);
     int (*fits)(const uint8_t *data, Py_ssize_t count); /* false: not to be decoded */
-    void (*encode)(const float *values, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t count,
-                   uint8_t *data);
-    void (*decode)(const uint8_t *data, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t count,
-                   float *values);
+    void (*encode)(const float *values, Py_ssize_t count, uint8_t *data);
+    void (*decode)(const uint8_t *data, Py_ssize_t count, float *values);
 } Codec;
 
 static Py_ssize_t blocks_of(Py_ssize_t count, Py_ssize_t block) { return (count + block - 1) / block; }
@@ -142,27 +142,23 @@ static Py_ssize_t least(Py_ssize_t a, Py_ssize_t b) { return a < b ? a : b; }
 static Py_ssize_t int8_bytes(Py_ssize_t count) { return count + 4 * blocks_of(count, INT8_BLOCK); }
 
 static int int8_fits(const uint8_t *data, Py_ssize_t count) {
-    return scales_fit(data, blocks_of(count, INT8_BLOCK));
+    return scales_fit(data, blocks_of(count, INT8_BLOCK), INT8_BLOCK_BYTES);
 }
 
-static void encode_int8(const float *values, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t count,
-                        uint8_t *data) {
-    uint8_t *levels = data + 4 * blocks_of(count, INT8_BLOCK);
-    for (Py_ssize_t at = begin; at < end; at += INT8_BLOCK, values += INT8_BLOCK) {
-        Py_ssize_t size = least(INT8_BLOCK, end - at);
+static void encode_int8(const float *values, Py_ssize_t count, uint8_t *data) {
+    for (; count > 0; count -= INT8_BLOCK, values += INT8_BLOCK, data += INT8_BLOCK_BYTES) {
+        Py_ssize_t size = least(INT8_BLOCK, count);
         float scale = scale_of(largest_bits(values, size), 127.0f);
-        memcpy(data + 4 * (at / INT8_BLOCK), &scale, 4);
-        round_block(values, size, scale, 127.0f, 0, levels + at);
+        memcpy(data, &scale, 4);
+        round_block(values, size, scale, 127.0f, 0, data + 4);
     }
 }
 
-static void decode_int8(const uint8_t *data, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t count,
-                        float *values) {
-    const int8_t *levels = (const int8_t *)data + 4 * blocks_of(count, INT8_BLOCK);
-    for (Py_ssize_t at = begin; at < end; at += INT8_BLOCK, values += INT8_BLOCK) {
+static void decode_int8(const uint8_t *data, Py_ssize_t count, float *values) {
+    for (; count > 0; count -= INT8_BLOCK, values += INT8_BLOCK, data += INT8_BLOCK_BYTES) {
         float scale;
-        memcpy(&scale, data + 4 * (at / INT8_BLOCK), 4);
-        scale_block(levels + at, least(INT8_BLOCK, end - at), scale, values);
+        memcpy(&scale, data, 4);
+        scale_block((const int8_t *)data + 4, least(INT8_BLOCK, count), scale, values);
     }
 }
 
@@ -171,36 +167,28 @@ static Py_ssize_t int4_bytes(Py_ssize_t count) {
 }
 
 static int int4_fits(const uint8_t *data, Py_ssize_t count) {
-    return scales_fit(data, blocks_of(count, INT4_BLOCK));
+    return scales_fit(data, blocks_of(count, INT4_BLOCK), INT4_BLOCK_BYTES);
 }
 
-/* The lower half of the values must be encoded before the upper one. */
-static void encode_int4(const float *values, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t count,
-                        uint8_t *data) {
-    Py_ssize_t half = (count + 1) / 2;
-    uint8_t *packed = data + 4 * blocks_of(count, INT4_BLOCK), levels[INT4_BLOCK];
-    for (Py_ssize_t at = begin; at < end; at += INT4_BLOCK, values += INT4_BLOCK) {
-        Py_ssize_t size = least(INT4_BLOCK, end - at);
-        Py_ssize_t low = at >= half ? 0 : least(size, half - at);
+static void encode_int4(const float *values, Py_ssize_t count, uint8_t *data) {
+    uint8_t levels[INT4_BLOCK];
+    for (; count > 0; count -= INT4_BLOCK, values += INT4_BLOCK, data += INT4_BLOCK_BYTES) {
+        Py_ssize_t size = least(INT4_BLOCK, count), low = (size + 1) / 2;
         float scale = scale_of(largest_bits(values, size), 7.0f);
-        memcpy(data + 4 * (at / INT4_BLOCK), &scale, 4);
+        memcpy(data, &scale, 4);
         round_block(values, size, scale, 7.0f, 8, levels);
-        memcpy(packed + at, levels, (size_t)low);
-        pack_high(levels + low, size - low, packed + at + low - half);
+        memcpy(data + 4, levels, (size_t)low);
+        pack_high(levels + low, size - low, data + 4);
     }
 }
 
-static void decode_int4(const uint8_t *data, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t count,
-                        float *values) {
-    Py_ssize_t half = (count + 1) / 2;
-    const uint8_t *packed = data + 4 * blocks_of(count, INT4_BLOCK);
-    for (Py_ssize_t at = begin; at < end; at += INT4_BLOCK, values += INT4_BLOCK) {
-        Py_ssize_t size = least(INT4_BLOCK, end - at);
-        Py_ssize_t low = at >= half ? 0 : least(size, half - at);
+static void decode_int4(const uint8_t *data, Py_ssize_t count, float *values) {
+    for (; count > 0; count -= INT4_BLOCK, values += INT4_BLOCK, data += INT4_BLOCK_BYTES) {
+        Py_ssize_t size = least(INT4_BLOCK, count), low = (size + 1) / 2;
         float scale;
-        memcpy(&scale, data + 4 * (at / INT4_BLOCK), 4);
-        unpack_block(packed + at, low, 0, scale, values);
-        unpack_block(packed + at + low - half, size - low, 4, scale, values + low);
+        memcpy(&scale, data, 4);
+        unpack_block(data + 4, low, 0, scale, values);
+        unpack_block(data + 4, size - low, 4, scale, values + low);
     }
 }
 
@@ -211,16 +199,12 @@ static int bf16_fits(const uint8_t *data, Py_ssize_t count) {
     return 1;
 }
 
-static void encode_bf16(const float *values, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t count,
-                        uint8_t *data) {
-    (void)count;
-    to_bf16(values, end - begin, (uint16_t *)data + begin);
+static void encode_bf16(const float *values, Py_ssize_t count, uint8_t *data) {
+    to_bf16(values, count, (uint16_t *)data);
 }
 
-static void decode_bf16(const uint8_t *data, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t count,
-                        float *values) {
-    (void)count;
-    from_bf16((const uint16_t *)data + begin, end - begin, values);
+static void decode_bf16(const uint8_t *data, Py_ssize_t count, float *values) {
+    from_bf16((const uint16_t *)data, count, values);
 }
 
 static const Codec INT8 = {int8_bytes, int8_fits, encode_int8, decode_int8};

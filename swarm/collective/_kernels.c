@@ -32,7 +32,7 @@ static PyObject *encode(PyObject *args, const Codec *codec) {
               (uintptr_t)data.buf % 2 == 0;
     if (fit) {
         Py_BEGIN_ALLOW_THREADS
-        codec->encode(values.buf, 0, count, count, data.buf);
+        codec->encode(values.buf, count, data.buf);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&values);
@@ -50,7 +50,7 @@ static PyObject *decode(PyObject *args, const Codec *codec) {
     if (fit) {
         Py_BEGIN_ALLOW_THREADS
         possible = codec->fits(data.buf, count);
-        if (possible) codec->decode(data.buf, 0, count, count, values.buf);
+        if (possible) codec->decode(data.buf, count, values.buf);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&data);
@@ -92,10 +92,11 @@ static const float *tile_of(const Sum *sum, Py_ssize_t i, Py_ssize_t begin, Py_s
     Py_ssize_t size = end - begin;
     if (sum->codec == NULL) return plain;
     if (i == sum->own) { /* through the codec, as everybody's */
-        sum->codec->encode(plain, 0, size, size, scratch);
-        sum->codec->decode(scratch, 0, size, size, room);
+        sum->codec->encode(plain, size, scratch);
+        sum->codec->decode(scratch, size, room);
     } else {
-        sum->codec->decode(sum->all[i].buf, begin, end, sum->count, room);
+        const uint8_t *data = sum->all[i].buf;
+        sum->codec->decode(data + sum->codec->bytes(begin), size, room);
     }
     return room;
 }
@@ -115,8 +116,9 @@ static int add_up(const Sum *sum) {
         }
         if (largest_bits(tile, size) >= INFINITE) return 0;
         if (sum->codec != NULL) {
-            sum->codec->encode(tile, begin, end, sum->count, sum->mean);
-            sum->codec->decode(sum->mean, begin, end, sum->count, sum->total + begin);
+            uint8_t *mean = sum->mean + sum->codec->bytes(begin);
+            sum->codec->encode(tile, size, mean);
+            sum->codec->decode(mean, size, sum->total + begin);
         }
     }
     return 1;

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from swarm.collective.codecs import F32
+from swarm.collective.codecs import F32, U8
 from swarm.collective.consensus import ballot_key
 from swarm.collective.context import Context, Offer, RoundEvent
 from swarm.collective.exchange import Exchange, ExchangeRegistry
@@ -113,7 +113,7 @@ class Attempts:
                 for timer in timers:
                     timer.cancel()
             shadow = await loop.run_in_executor(
-                self._threads, self._shadow, plan, offer, means, base
+                self._threads, self._shadow, plan, offer, means, exchange.encoded, base
             )
             if self._current is not exchange:
                 return
@@ -141,6 +141,7 @@ class Attempts:
         plan: pb.Plan,
         offer: Offer,
         means: Mapping[str, F32],
+        encoded: Mapping[str, U8],
         base: Mapping[str, FragmentState],
     ) -> Mapping[str, FragmentState]:
         policy = self._context.policy
@@ -152,7 +153,9 @@ class Attempts:
                 shadow[name] = FragmentState.of(offer.deltas[name], np.zeros(0, "<f4"), number)
             elif name in means:
                 old = base.get(name) or policy.initial(name)
-                shadow[name] = policy.apply(name, means[name], old, len(fragment.contributors))
+                shadow[name] = policy.apply(
+                    name, means[name], old, len(fragment.contributors), encoded.get(name)
+                )
         whole = policy.finish(plan.round, shadow, base)
         # Before it is reported: then what a commit names is on a disk of whoever computed it, also
         # when all are killed the moment after.

@@ -19,7 +19,7 @@ import numpy as np
 
 from swarm.collective.codecs import F32
 
-KEPT_BYTES = 5 * 2**26  # 320 MiB
+KEPT_BYTES = 6 * 2**26  # 384 MiB
 LEAST_VALUES = 2**16  # smaller ones are the allocator's matter
 
 # A buffer may come back in any thread, in the middle of anything (garbage collection), so there is

@@ -5,7 +5,7 @@
     call.stop("the round is decided")                   # from any thread
     call.complete                                       # both sides have said END
 
-Slices go straight from the deltas to the lane, fp32 means straight from the lane to the results.
+Slices go straight from the deltas to the lane, means straight from the lane to where they belong.
 A reducer that waits for others holds its members' slices back. It says so, and when that is over,
 by a chunk without payload. So a member knows whether the network is busy with its slices; when it
 is not, the means that it owes go first (`swarm.collective.outbox`).
@@ -42,7 +42,6 @@ class Work:
 
     me: str
     deltas: Mapping[str, F32]
-    results: Mapping[str, F32]
     session: ReduceSession
     hello: ReduceHello  # but for the lane's number
     stall: timedelta
@@ -167,20 +166,14 @@ class ReducerCall:
             self._received.set()
 
     def _receive_means(self, lane: Lane) -> None:
-        wanted = [job for job in self._jobs if self._work.me in job.receivers]
-        lossy = [job for job in wanted if not get_codec(job.codec).lossless]
-        scratch = np.empty(largest_payload(lossy) if lossy else 0, np.uint8)
-        for job in wanted:
-            codec = get_codec(job.codec)
-            size = codec.encoded_bytes(job.elements)
-            self._next(lane, (Kind.CHUNK, job.index, size))
-            values = self._work.results[job.fragment][job.begin : job.end]
-            if codec.lossless:
-                lane.read_into(values.data.cast("B"))
-            else:
-                lane.read_into(scratch[:size].data)
-                codec.decode_into(scratch[:size], values)
-            self._work.session.tally.add(received=size)
+        outbox = self._work.session.outbox
+        for job in (job for job in self._jobs if self._work.me in job.receivers):
+            codec, room, values = get_codec(job.codec), outbox.payload(job), outbox.values(job)
+            self._next(lane, (Kind.CHUNK, job.index, room.nbytes))
+            lane.read_into(room)
+            if not codec.lossless:
+                codec.decode_into(outbox.encoded(job), values)
+            self._work.session.tally.add(received=room.nbytes)
             if not codec.finite and not all_finite(values):
                 raise SwarmError(Code.NON_FINITE, f"{self.reducer} sent a mean with NaN in it")
         self._next(lane, (Kind.END, 0, 0))

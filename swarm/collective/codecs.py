@@ -9,15 +9,18 @@ Encoding and decoding are exact functions of the bytes: whoever decodes the same
 fp32 bits, on any machine. That is what bit parity under lossy codecs rests on (the reducer encodes
 the mean once and adopts its own decoding).
 
-**What was decoded once encodes to the same bytes again**, in every codec. So a mean can be encoded
-anew from the result whenever a receiver asks for it, and an update that went through the codec
-before it is offered (`swarm.collective.feedback`) reaches the reducer without a further loss. It
-holds for chunks that begin at a multiple of `ALIGNMENT` values, where blocks begin too.
+**What was decoded once encodes to the same bytes again**, in every codec. So an update that went
+through the codec before it is offered (`swarm.collective.feedback`) reaches the reducer without a
+further loss. It holds for chunks that begin at a multiple of `ALIGNMENT` values, where blocks begin
+too.
 
-int8 and int4 are symmetric with one fp32 scale per block (1024 and 64 values): payload = scales,
-then one byte a value, or half of one (value `i` in the low and value `i + ceil(n / 2)` in the high
-half of byte `i`, plus 8). A scale has 16 significant bits, so that scale times level is exact; that
-is why encoding again changes nothing.
+int8 and int4 are symmetric with one fp32 scale per block (1024 and 64 values). A block is written
+as its scale, then one byte a value, or half of one (of n values, `i` in the low and
+`i + ceil(n / 2)` in the high half of byte `i`, plus 8). A scale has 16 significant bits, so that
+scale times level is exact; that is why encoding again changes nothing.
+
+**What a codec makes of aligned chunks, one after the other, is what it makes of all as one chunk**:
+so the bytes that a result is decoded from do not depend on how a round was cut.
 
 The lossy codecs are compiled (_kernels.c) where there was a C compiler at installation; the numpy
 code here gives the same bytes, four to five times slower.
@@ -175,50 +178,47 @@ class _BlockCodec:
     def _num_blocks(self, elements: int) -> int:
         return -(-elements // self.block)
 
-    def _split(self, values: F32) -> Iterator[tuple[slice, F32]]:
-        """The full blocks as rows, then what is left as a shorter row, with their scales' place."""
-        full = values.size // self.block
-        if full:
-            yield slice(0, full), values[: full * self.block].reshape(full, self.block)
-        if full * self.block < values.size:
-            yield slice(full, full + 1), values[full * self.block :].reshape(1, -1)
+    def encoded_bytes(self, elements: int) -> int:
+        """See `Codec`."""
+        raise NotImplementedError
 
-    def _quantize(self, values: F32, out: U8, offset: int) -> npt.NDArray[np.uint8]:
-        """Fill `out` with the scales, then a byte a value: the level plus `offset`.
+    def _pack(self, levels_BN: F32, out_BN: U8) -> None:
+        """Write whole numbers within the levels."""
+        raise NotImplementedError
 
-        A piece at a time, so that what is between stays in the processor's cache. Returns the bytes
-        of levels, which are in `out` if there is room.
+    def _unpack(self, data_BN: U8, out_BN: F32) -> None:
+        """Read what `_pack` wrote."""
+        raise NotImplementedError
+
+    def _runs(self, values: F32, data: U8) -> Iterator[tuple[F32, U8]]:
+        """Blocks as rows, with their bytes: full ones, some at a time, then a shorter one.
+
+        So few at a time that what is between stays in the processor's cache.
         """
-        edge = 4 * self._num_blocks(values.size)
-        scales = out[:edge].view("<f4")
-        levels = out[edge:] if out.size - edge == values.size else np.empty(values.size, np.uint8)
-        scratch = np.empty(min(PIECE, values.size), np.float32)
-        with np.errstate(all="ignore"):
-            for begin in range(0, values.size, PIECE):
-                piece = values[begin : begin + PIECE]
-                rounded = scratch[: piece.size]
-                self._round(piece, rounded, scales[begin // self.block :])
-                if offset:
-                    rounded += np.float32(offset)
-                place = levels[begin : begin + PIECE]
-                np.copyto(place if offset else place.view(np.int8), rounded, casting="unsafe")
-        return levels
+        size, full = self.encoded_bytes(self.block), values.size // self.block
+        step = PIECE // self.block
+        for begin in range(0, full, step):
+            end = min(full, begin + step)
+            rows_BN = values[begin * self.block : end * self.block].reshape(-1, self.block)
+            yield rows_BN, data[begin * size : end * size].reshape(-1, size)
+        if full * self.block < values.size:
+            yield values[full * self.block :].reshape(1, -1), data[full * size :].reshape(1, -1)
 
-    def _round(self, values: F32, out: F32, scales: F32) -> None:
-        """Whole numbers within the levels; fills the scales, NaN where values are not finite."""
-        for (place, rows_BN), (_, out_BN) in zip(
-            self._split(values), self._split(out), strict=True
-        ):
-            np.abs(rows_BN, out=out_BN)
-            scale_B = self._scale(out_BN.max(axis=1))
-            scales[place] = scale_B
-            inverse_B = np.divide(np.float32(1), scale_B)
-            inverse_B[scale_B == 0] = 0
-            np.copyto(out_BN, inverse_B[:, None])  # twice as fast as to multiply by a column
-            np.multiply(rows_BN, out_BN, out=out_BN)
-            np.rint(out_BN, out=out_BN)
-            if (scale_B >= MAX_SCALE).any():
-                np.clip(out_BN, -self.levels, self.levels, out=out_BN)
+    def _encode(self, values: F32, out: U8) -> None:
+        """NaN as the scale of a block that is not finite."""
+        with np.errstate(all="ignore"):
+            for rows_BN, data_BN in self._runs(values, out):
+                levels_BN = np.abs(rows_BN)
+                scale_B = self._scale(levels_BN.max(axis=1))
+                data_BN[:, :4].view("<f4")[:, 0] = scale_B
+                inverse_B = np.divide(np.float32(1), scale_B)
+                inverse_B[scale_B == 0] = 0
+                np.copyto(levels_BN, inverse_B[:, None])  # twice as fast as to multiply by a column
+                np.multiply(rows_BN, levels_BN, out=levels_BN)
+                np.rint(levels_BN, out=levels_BN)
+                if (scale_B >= MAX_SCALE).any():
+                    np.clip(levels_BN, -self.levels, self.levels, out=levels_BN)
+                self._pack(levels_BN, data_BN[:, 4:])
 
     def _scale(self, largest_B: F32) -> F32:
         scale_B = largest_B / np.float32(self.levels)
@@ -230,17 +230,15 @@ class _BlockCodec:
         scale_B[~np.isfinite(largest_B)] = np.nan
         return scale_B
 
-    def _scales_of(self, data: U8, elements: int) -> F32:
-        scales: F32 = data[: 4 * self._num_blocks(elements)].view("<f4")
-        if not ((scales >= 0) & (scales <= MAX_SCALE)).all():
-            if np.isfinite(scales).all():
-                raise SwarmError(Code.MESSAGE_MALFORMED, f"{self.name} chunk: impossible scale")
-            raise SwarmError(Code.NON_FINITE, f"{self.name} chunk: a scale is not finite")
-        return scales
-
-    def _scale_up(self, values: F32, scales: F32) -> None:
-        for place, rows_BN in self._split(values):
-            rows_BN *= scales[place, None]
+    def _decode(self, data: U8, out: F32) -> None:
+        for rows_BN, data_BN in self._runs(out, data):
+            scale_B: F32 = data_BN[:, :4].view("<f4")[:, 0]
+            if not ((scale_B >= 0) & (scale_B <= MAX_SCALE)).all():
+                if np.isfinite(scale_B).all():
+                    raise SwarmError(Code.MESSAGE_MALFORMED, f"{self.name} chunk: impossible scale")
+                raise SwarmError(Code.NON_FINITE, f"{self.name} chunk: a scale is not finite")
+            self._unpack(data_BN[:, 4:], rows_BN)
+            rows_BN *= scale_B[:, None]
 
 
 class Int8Codec(_BlockCodec):
@@ -258,20 +256,20 @@ class Int8Codec(_BlockCodec):
         """Scale each block by its largest magnitude, round to nearest even."""
         if compiled is not None:
             compiled.encode_int8(values, out)
-            return
-        self._quantize(values, out, 0)
+        else:
+            self._encode(values, out)
 
     def decode_into(self, data: U8, out: F32) -> None:
         """One exact multiplication a value."""
         _check_size(self, data, out.size)
-        if compiled is not None and compiled.decode_int8(data, out):
-            return
-        scales = self._scales_of(data, out.size)
-        levels = data[4 * scales.size :].view(np.int8)
-        for begin in range(0, out.size, PIECE):
-            piece = out[begin : begin + PIECE]
-            np.copyto(piece, levels[begin : begin + PIECE])
-            self._scale_up(piece, scales[begin // self.block :])
+        if compiled is None or not compiled.decode_int8(data, out):
+            self._decode(data, out)
+
+    def _pack(self, levels_BN: F32, out_BN: U8) -> None:
+        np.copyto(out_BN.view(np.int8), levels_BN, casting="unsafe")
+
+    def _unpack(self, data_BN: U8, out_BN: F32) -> None:
+        np.copyto(out_BN, data_BN.view(np.int8))
 
 
 class Int4Codec(_BlockCodec):
@@ -289,24 +287,27 @@ class Int4Codec(_BlockCodec):
         """Scale each block by its largest magnitude, round to nearest even."""
         if compiled is not None:
             compiled.encode_int4(values, out)
-            return
-        levels = self._quantize(values, out, 8)
-        half = (values.size + 1) // 2
-        packed, high = out[4 * self._num_blocks(values.size) :], levels[half:]
-        packed[:] = levels[:half]
-        packed[: high.size] |= high << np.uint8(4)
+        else:
+            self._encode(values, out)
 
     def decode_into(self, data: U8, out: F32) -> None:
         """One exact multiplication a value."""
         _check_size(self, data, out.size)
-        if compiled is not None and compiled.decode_int4(data, out):
-            return
-        scales = self._scales_of(data, out.size)
-        packed, half = data[4 * scales.size :], (out.size + 1) // 2
-        np.copyto(out[:half], packed & np.uint8(15))
-        np.copyto(out[half:], (packed >> np.uint8(4))[: out.size - half])
-        out -= np.float32(8)
-        self._scale_up(out, scales)
+        if compiled is None or not compiled.decode_int4(data, out):
+            self._decode(data, out)
+
+    def _pack(self, levels_BN: F32, out_BN: U8) -> None:
+        levels_BN += np.float32(8)
+        half = out_BN.shape[1]
+        np.copyto(out_BN, levels_BN[:, :half], casting="unsafe")
+        high_BN = levels_BN[:, half:].astype(np.uint8)
+        out_BN[:, : high_BN.shape[1]] |= high_BN << np.uint8(4)
+
+    def _unpack(self, data_BN: U8, out_BN: F32) -> None:
+        half = data_BN.shape[1]
+        np.copyto(out_BN[:, :half], data_BN & np.uint8(15))
+        np.copyto(out_BN[:, half:], (data_BN >> np.uint8(4))[:, : out_BN.shape[1] - half])
+        out_BN -= np.float32(8)
 
 
 CODECS: dict[str, Codec] = {c.name: c for c in (Fp32Codec(), Bf16Codec(), Int8Codec(), Int4Codec())}

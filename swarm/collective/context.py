@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
-from swarm.collective.codecs import F32
+from swarm.collective.codecs import F32, U8
 from swarm.collective.ledger import Ledger
 from swarm.collective.plan import Wish
 from swarm.collective.state import CanonicalState, FragmentState
@@ -49,9 +49,17 @@ class Policy(Protocol):
         ...
 
     def apply(
-        self, fragment: str, mean: F32, state: FragmentState, contributors: int
+        self,
+        fragment: str,
+        mean: F32,
+        state: FragmentState,
+        contributors: int,
+        encoded: U8 | None = None,
     ) -> FragmentState:
-        """The outer step; the same bits on every machine. `version` is one higher."""
+        """The outer step; the same bits on every machine. `version` is one higher.
+
+        `encoded`: what `mean` was decoded from, under a lossy codec.
+        """
         ...
 
     def finish(

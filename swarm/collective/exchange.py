@@ -8,7 +8,8 @@
 
 Contributions go straight from `deltas` to the lanes and means straight from the lanes to where they
 are returned; both must stay as they are until `cancel`, as slower peers are still served from them.
-`deltas` are only read, so an attempt can fail and be repeated from the same values.
+`deltas` are only read, so an attempt can fail and be repeated from the same values. Means under a
+lossy codec are also kept as they came: `exchange.encoded`.
 
 Each reducer is talked to over its own lanes, all at once: a thread sends the slices in the order of
 the reducer's jobs, another takes the means. `cancel` may be called from any thread.
@@ -23,11 +24,14 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Protocol
 
+import numpy as np
+
 from swarm.collective.buffers import take
 from swarm.collective.call import ReducerCall, Work
-from swarm.collective.codecs import F32
+from swarm.collective.codecs import F32, U8, get_codec
 from swarm.collective.consensus import BallotKey, ballot_key
 from swarm.collective.crew import Crew
+from swarm.collective.outbox import Outbox
 from swarm.collective.plan import Job, reducer_jobs, reducers_of
 from swarm.collective.reduce import GOODBYE_S, PULSE_S, AttemptFailedError, ReduceSession
 from swarm.collective.standing import TOO_SLOW
@@ -60,11 +64,25 @@ def attempt_key(plan: pb.Plan | ReduceHello) -> AttemptKey:
     return (bytes(plan.branch), int(plan.round), ballot_key(plan.ballot))
 
 
+def _encoded_buffers(plan: pb.Plan, results: Mapping[str, F32]) -> dict[str, U8]:
+    """Room for the encoded means of what has a result here and a lossy codec."""
+    buffers = {}
+    for fragment in plan.fragments:
+        codec = get_codec(fragment.codec)
+        if fragment.fragment in results and not codec.lossless:
+            size = codec.encoded_bytes(fragment.numel)
+            buffers[fragment.fragment] = take(-(-size // 4)).view(np.uint8)[:size]
+    return buffers
+
+
 class Exchange:
     """One attempt of one member.
 
     `results` may give buffers for the means (flat fp32, by fragment); others are allocated.
     `threads` may be shared with other attempts.
+
+    Attributes:
+        encoded: what the means of fragments with a lossy codec are decoded from, by fragment.
     """
 
     def __init__(
@@ -87,11 +105,13 @@ class Exchange:
             for f in plan.fragments
             if f.parts and (me in f.receivers or me in {p.reducer for p in f.parts})
         }
+        self.encoded = _encoded_buffers(plan, self._results)
         self._received = {f.fragment for f in plan.fragments if me in f.receivers}
         threads = threads or Threads()
-        self.session = ReduceSession(plan, me, deltas, self._results, stall, threads)
+        outbox = Outbox(self._results, self.encoded)
+        self.session = ReduceSession(plan, me, deltas, outbox, stall, threads)
         hello = ReduceHello(branch=plan.branch, round=plan.round, ballot=plan.ballot)
-        self._work = Work(me, deltas, self._results, self.session, hello, stall)
+        self._work = Work(me, deltas, self.session, hello, stall)
         self._crew = Crew(threads)
         self._lock = threading.Lock()
         self._calls: list[ReducerCall] = []

@@ -122,22 +122,32 @@ class RoundMember:
         """
         before = self.ledger.commit_id
         if offer is None or offer.base_commit == before:
-            prepared = await self._prepared(offer)
+            prepared, ready = await self._prepared(offer)
             if self.ledger.commit_id == before:
-                await self._wait_for_commit(before, prepared)
+                await self._wait_for_commit(before, prepared, ready)
             self._feedback.commit(self._contributed(before))
         await self.resync()
         assert self.ledger.record is not None
         return self.ledger.record
 
-    async def _prepared(self, offer: Offer | None) -> Offer | None:
-        """The offer as its codec keeps it. Operations under tags come prepared."""
-        if offer is None or self.context.policy.open_tags:
-            return offer
+    async def _prepared(self, offer: Offer | None) -> tuple[Offer | None, pb.Ready | None]:
+        """The offer as its codec keeps it, and what the others are told of it.
+
+        Operations under tags come prepared.
+        """
+        if offer is None:
+            return None, None
+        if self.context.policy.open_tags:
+            return offer, self._ready(offer)
         self._check_sizes(offer)
+        return await asyncio.to_thread(self._prepare, offer)
+
+    def _prepare(self, offer: Offer) -> tuple[Offer, pb.Ready]:
+        """Takes its time with large updates: they are encoded, and their norms computed."""
         sync = self.context.manifest.sync
         feedback = self._feedback if sync.error_feedback else None
-        return await asyncio.to_thread(prepare_offer, offer, feedback, get_codec(sync.codec))
+        prepared = prepare_offer(offer, feedback, get_codec(sync.codec))
+        return prepared, self._ready(prepared)
 
     def _check_sizes(self, offer: Offer) -> None:
         """An update that does not fit would fail every attempt of everybody."""
@@ -161,11 +171,12 @@ class RoundMember:
             o.state.fragment for o in record.fragments if o.advanced and self.me in o.contributors
         ]
 
-    async def _wait_for_commit(self, before: bytes, offer: Offer | None) -> None:
+    async def _wait_for_commit(
+        self, before: bytes, offer: Offer | None, ready: pb.Ready | None
+    ) -> None:
         if self.failure is not None:
             raise self.failure.again()
         self._driver.offer = offer
-        ready = self._ready(offer) if offer is not None else None
         self._driver.feed(events.Offered(before, ready))
         try:
             async with self.changed:

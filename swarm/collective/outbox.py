@@ -1,14 +1,13 @@
 """What a reducer hands out: each mean straight from the result, to every receiver at its own pace.
 
-    outbox = Outbox(results)
-    outbox.publish(job)                   # the reducer: `results` has the mean, which is now final
+    outbox = Outbox(results, encoded)
+    outbox.publish(job)                   # the reducer: the mean is there, and is now final
     with outbox.follow() as follower:     # one per receiver's lane
         while not follower.may_send(job.index): follower.wait(limit_s)
         lane.send(Kind.CHUNK, job.index, outbox.payload(job))
 
 Nothing is queued for a slow receiver: it is behind in a list of jobs, and takes its chunks from the
-result buffer. Under a lossy codec the newest encoded means, up to `KEPT_BYTES`, are shared by all;
-who comes later encodes the result again, which gives the same bytes (`swarm.collective.codecs`).
+result, or under a lossy codec from the buffer of what the result is decoded from.
 
 Contributions go first: while this peer's own senders `press`, means wait. Everybody's work depends
 on contributions, nobody's on means, so an uplink that sends both at once ends idle, waiting for the
@@ -21,17 +20,15 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from swarm.collective.buffers import take
 from swarm.collective.codecs import F32, U8, get_codec
 from swarm.collective.plan import Job
 
-KEPT_BYTES = 2**25  # of encoded means; receivers come later, as contributions go first
 ENDED = -1
+NOTHING = np.empty(0, np.uint8)
 
 
 class Follower:
@@ -72,38 +69,33 @@ class Follower:
 
 
 class Outbox:
-    """See the module docstring. `results` are flat fp32 by fragment; jobs are done in order."""
+    """See the module docstring. Jobs are done in order.
 
-    def __init__(self, results: Mapping[str, F32]) -> None:
+    `results` are flat fp32 by fragment; `encoded`, for lossy codecs, what each is decoded from.
+    """
+
+    def __init__(self, results: Mapping[str, F32], encoded: Mapping[str, U8]) -> None:
         self._results = results
+        self._encoded = encoded
         self._lock = threading.Lock()
         self._followers: set[Follower] = set()
         self.done = 0
         self.pressed = 0  # senders of contributions that want the uplink
-        self._encoded: OrderedDict[int, memoryview] = OrderedDict()
-        self._encoded_bytes = 0
 
     def values(self, job: Job) -> F32:
         """Where the job's mean is, or will be."""
         return self._results[job.fragment][job.begin : job.end]
 
-    def room(self, job: Job) -> U8:
-        """A buffer for the encoded mean; empty under a lossless codec."""
+    def encoded(self, job: Job) -> U8:
+        """Where what the mean is decoded from is, or will be; empty under a lossless codec."""
         codec = get_codec(job.codec)
-        size = 0 if codec.lossless else codec.encoded_bytes(job.elements)
-        return take(-(-size // 4)).view(np.uint8)[:size]
+        if codec.lossless:
+            return NOTHING
+        begin = codec.encoded_bytes(job.begin)
+        return self._encoded[job.fragment][begin : begin + codec.encoded_bytes(job.elements)]
 
-    def publish(self, job: Job, encoded: U8 | None = None) -> None:
-        """The job's mean is complete; what its codec loses is lost here too.
-
-        `encoded` is the mean, if that has been done already.
-        """
-        codec = get_codec(job.codec)
-        if not codec.lossless:
-            if encoded is None:
-                encoded = self._encode(job)
-                codec.decode_into(encoded, self.values(job))
-            self._keep(job.index, encoded.data)
+    def publish(self, job: Job) -> None:
+        """The job's mean is complete, and under a lossy codec encoded and decoded again."""
         with self._lock:
             if self.done != ENDED:
                 self.done = job.index + 1
@@ -127,29 +119,9 @@ class Outbox:
             follower.news.put(None)
 
     def payload(self, job: Job) -> memoryview:
-        """The encoded mean of a job that is done."""
-        codec = get_codec(job.codec)
-        if codec.lossless:
-            return self.values(job).data.cast("B")
-        with self._lock:
-            kept = self._encoded.get(job.index)
-        if kept is None:
-            kept = self._encode(job).data
-            self._keep(job.index, kept)
-        return kept
-
-    def _encode(self, job: Job) -> U8:
-        encoded = self.room(job)
-        get_codec(job.codec).encode_into(self.values(job), encoded)
-        return encoded
-
-    def _keep(self, index: int, encoded: memoryview) -> None:
-        with self._lock:
-            if index not in self._encoded:
-                self._encoded[index] = encoded
-                self._encoded_bytes += encoded.nbytes
-            while self._encoded_bytes > KEPT_BYTES:
-                self._encoded_bytes -= self._encoded.popitem(last=False)[1].nbytes
+        """What is sent of a job: where it is, or will be, before it is done."""
+        lossless = get_codec(job.codec).lossless
+        return (self.values(job) if lossless else self.encoded(job)).data.cast("B")
 
     def end(self) -> None:
         """Free all followers; no more will come."""

@@ -115,6 +115,7 @@ def _add_fragments(
             outcome.numel = planned[name].numel
             if policy.open_tags:
                 outcome.operation = planned[name].operation
+                outcome.codec = planned[name].codec
         else:
             outcome.state.CopyFrom(agreed(name, inputs.previous, policy))
             outcome.numel = before[name].numel if name in before else policy.numel[name]
@@ -122,6 +123,7 @@ def _add_fragments(
                 outcome.contributors.extend(before[name].contributors)
                 outcome.weights.extend(before[name].weights)
                 outcome.operation = before[name].operation
+                outcome.codec = before[name].codec
 
 
 def _branch(plan: pb.Plan) -> bytes:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from swarm.collective.codecs import F32
+from swarm.collective.codecs import U8, Codec, decode, get_codec
 from swarm.collective.context import Context
 from swarm.collective.state import EMPTY_HASH, FragmentState, hash_of
 from swarm.errors import SwarmError
@@ -36,30 +36,34 @@ def fetch_fragment(
     version: pb.FragmentVersion,
     numel: int,
     timeout: timedelta,
+    codec: Codec,
 ) -> FragmentState | None:
-    """Parameters and momentum of a fragment; blocking. None when no source could serve it."""
+    """Parameters and momentum of a fragment; blocking. None when no source could serve it.
+
+    `codec`: how what the parameters' hash names is encoded; the momentum is fp32.
+    """
     momentum = np.zeros(0 if version.momentum_hash == EMPTY_HASH else numel, dtype="<f4")
+
+    def fetch(blob_hash: bytes, size: int) -> U8:
+        data = np.empty(size, np.uint8)
+        bulk.download_blob(sources, blob_hash, data.data, timeout)
+        return data
+
     try:
-        theta = _fetch_array(bulk, sources, version.theta_hash, numel, timeout)
+        data = fetch(version.theta_hash, codec.encoded_bytes(numel))
+        theta = data.view("<f4") if codec.lossless else decode(codec, data, numel)
         if hash_of(momentum) != version.momentum_hash:
-            momentum = _fetch_array(bulk, sources, version.momentum_hash, numel, timeout)
+            momentum = fetch(version.momentum_hash, 4 * numel).view("<f4")
     except SwarmError:
         return None
     return FragmentState(
-        theta, momentum, version.version, version.theta_hash, version.momentum_hash
+        theta,
+        momentum,
+        version.version,
+        version.theta_hash,
+        version.momentum_hash,
+        None if codec.lossless else data,
     )
-
-
-def _fetch_array(
-    bulk: Downloader,
-    sources: Sequence[PeerRecord],
-    blob_hash: bytes,
-    numel: int,
-    timeout: timedelta,
-) -> F32:
-    values = np.empty(numel, dtype="<f4")
-    bulk.download_blob(sources, blob_hash, values.data.cast("B"), timeout)
-    return values
 
 
 async def download(
@@ -71,8 +75,8 @@ async def download(
     """
     record = context.ledger.record
     outcomes = record.fragments if record is not None else []
-    numel = next((o.numel for o in outcomes if o.state == version), 0)
-    if not numel:
+    outcome = next((o for o in outcomes if o.state == version and o.numel), None)
+    if outcome is None:
         return None
     if context.archive is not None:
         found = await asyncio.to_thread(context.archive.find, version)
@@ -87,6 +91,7 @@ async def download(
         context.bulk,
         sources,
         version,
-        int(numel),
+        int(outcome.numel),
         context.manifest.timeouts.join,
+        get_codec(outcome.codec or "fp32"),
     )

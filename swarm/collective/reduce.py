@@ -1,8 +1,8 @@
 """The reducer's side of an attempt: collect contributions, combine them, hand out the results.
 
 `ReduceSession` owns the parts that the plan gives to this peer. Each member opens lanes to it
-(`serve`); a compute thread (`run`) walks the jobs in order. Memory beyond the results is a few
-chunks per contributor (`swarm.collective.inbox`), and nothing per receiver
+(`serve`); a compute thread (`run`) walks the jobs in order. Memory beyond the results and their
+encodings is a few chunks per contributor (`swarm.collective.inbox`), and nothing per receiver
 (`swarm.collective.outbox`). How chunks are combined: `swarm.collective.kernels`.
 
 Under a lossy codec every contribution goes through it, this peer's own too: the result does not
@@ -71,8 +71,7 @@ class Tally:
 class ReduceSession:
     """The parts of one attempt that `me` reduces.
 
-    `own` gives this peer's contribution to a fragment, `results` the buffer in which the fragment's
-    means are put together (flat fp32; both of the fragment's size).
+    `own` gives this peer's contribution to a fragment (flat fp32), `outbox` is where the means go.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class ReduceSession:
         plan: pb.Plan,
         me: str,
         own: Mapping[str, F32],
-        results: Mapping[str, F32],
+        outbox: Outbox,
         stall: timedelta,
         threads: Threads,
     ) -> None:
@@ -99,7 +98,7 @@ class ReduceSession:
         self._awaited = ""  # whose slice is waited for
         self._decoded = np.empty(0, np.float32)
         self._members = {p for j in self.jobs for p in (*j.contributors, *j.receivers)} - {me}
-        self.outbox = Outbox(results)
+        self.outbox = outbox
         self._watch = NormWatch(plan)
         largest = max((job.elements for job in self.jobs), default=0)
         mine = {job.fragment for job in self.jobs}
@@ -152,37 +151,35 @@ class ReduceSession:
         try:
             with np.errstate(all="ignore"):  # what is not finite is looked for, and named
                 for job in self.jobs:
-                    self.outbox.publish(job, self._reduce(job))
+                    self._reduce(job)
+                    self.outbox.publish(job)
         except Exception as error:
             self.fail(str(error))  # nobody may be left waiting for a mean
             raise
 
-    def _reduce(self, job: Job) -> U8 | None:
-        """Fill in the mean; returns it encoded where that has been done on the way."""
+    def _reduce(self, job: Job) -> None:
+        """Fill in the mean and what it is decoded from."""
         held: dict[str, Slot] = {}
-        encoded = self._at_once(job, held)
-        if encoded is None:
+        if not self._at_once(job, held):
             self._step_by_step(job, held)
         for peer, slot in held.items():
             self._inboxes[peer].give_back(slot)
-        return encoded
 
-    def _at_once(self, job: Job, held: dict[str, Slot]) -> U8 | None:
-        """The encoded mean; None when it can not be done so, or for a reason still to be found."""
+    def _at_once(self, job: Job, held: dict[str, Slot]) -> bool:
+        """False when it can not be done so, or for a reason still to be found."""
         kernel = self._kernels[job.fragment]
         if not isinstance(kernel, WeightedSum) or self._watch.watches(job.fragment):
-            return None
+            return False
         for peer in job.contributors:
             if peer != self._me:
                 held[peer] = self._take(peer, job)
-        codec, encoded = get_codec(job.codec), self.outbox.room(job)
         contributions = [
             self._own[job.fragment][job.begin : job.end] if p == self._me else held[p].data
             for p in job.contributors
         ]
         own = job.contributors.index(self._me) if self._me in job.contributors else -1
-        done = kernel.at_once(codec, contributions, own, self.outbox.values(job), encoded)
-        return encoded if done else None
+        values, encoded = self.outbox.values(job), self.outbox.encoded(job)
+        return kernel.at_once(get_codec(job.codec), contributions, own, values, encoded)
 
     def _step_by_step(self, job: Job, held: dict[str, Slot]) -> None:
         codec, kernel = get_codec(job.codec), self._kernels[job.fragment]
@@ -207,6 +204,10 @@ class ReduceSession:
         if not all_finite(total):
             self._find_culprit(job, codec, held)
             self._abort(f"the mean of {job.fragment} is not finite", {})
+        if not codec.lossless:  # what the codec loses of the mean is lost here too
+            encoded = self.outbox.encoded(job)
+            codec.encode_into(total, encoded)
+            codec.decode_into(encoded, total)
 
     def _take(self, peer: str, job: Job) -> Slot:
         self._awaited = peer

@@ -31,7 +31,7 @@ from swarm.wire import collective_pb2 as pb
 Group = tuple[tuple[str, ...], tuple[str, ...]]  # contributors, receivers
 
 LARGEST_CHUNK_BYTES = 1 << 20  # on the wire: where no link is slow
-UNKNOWN_CHUNK_BYTES = 1 << 19  # where it is not known
+UNKNOWN_CHUNK_BYTES = 3 << 18  # where it is not known; room for scales: 512 KiB of fp32 or int8
 LARGEST_CHUNK_ELEMENTS = 1 << 20  # a reducer holds a chunk of each contributor decoded
 LEAST_ELEMENTS = 1 << 14  # of a chunk or a part; smaller ones cost more in messages than they save
 CHUNK_TIME = timedelta(milliseconds=25)  # of one chunk on the slowest link: the pipeline's fill

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from swarm.collective.codecs import F32
+from swarm.collective.codecs import F32, U8
 from swarm.hashing import bulk_hash
 from swarm.wire import collective_pb2 as pb
 
 # (fragment, contributors) -> hashes of parameters and momentum
 Results = dict[tuple[str, tuple[str, ...]], tuple[bytes, bytes]]
-# fragment -> contributors and their weights
-Planned = dict[str, tuple[list[str], list[float]]]
+# fragment -> contributors, their weights, and the codec where the record names it (tags)
+Planned = dict[str, tuple[list[str], list[float], str]]
 EMPTY_HASH = bulk_hash(b"")  # of the momentum of a tensor that has none
 MAX_SHADOWS = 4  # results of different attempts of one round; an older one is fetched again
 
@@ -30,23 +30,36 @@ def hash_of(values: F32) -> bytes:
 
 @dataclass(frozen=True)
 class FragmentState:
-    """One fragment as everybody agrees it is."""
+    """One fragment as everybody agrees it is.
+
+    `encoded`: what `theta` was decoded from, where that is what `theta_hash` names and what is
+    handed on (results under tags); fewer bytes to hash, and as exact.
+    """
 
     theta: F32
     momentum: F32
     version: int
     theta_hash: bytes
     momentum_hash: bytes
+    encoded: U8 | None = None
 
     @classmethod
-    def of(cls, theta: F32, momentum: F32, version: int) -> FragmentState:
+    def of(
+        cls, theta: F32, momentum: F32, version: int, encoded: U8 | None = None
+    ) -> FragmentState:
         """Hash the arrays; they must not be changed any more."""
-        return cls(theta, momentum, version, hash_of(theta), hash_of(momentum))
+        name = hash_of(theta) if encoded is None else bulk_hash(encoded.data)
+        return cls(theta, momentum, version, name, hash_of(momentum), encoded)
 
     @classmethod
     def initial(cls, theta: F32) -> FragmentState:
         """Version 0, with zero momentum."""
         return cls.of(theta, np.zeros_like(theta), 0)
+
+    @property
+    def content(self) -> memoryview:
+        """The bytes that `theta_hash` names."""
+        return (self.theta if self.encoded is None else self.encoded).data.cast("B")
 
     def matches(self, version: pb.FragmentVersion) -> bool:
         """True when parameters and momentum have the agreed hashes."""
@@ -132,7 +145,7 @@ class CanonicalState:
         for generation in (self.fragments, self._previous, *self._shadows):
             for state in generation.values():
                 if state.theta_hash == blob_hash:
-                    return state.theta.data.cast("B")
+                    return state.content
                 if state.momentum_hash == blob_hash:
                     return state.momentum.data.cast("B")
         return None

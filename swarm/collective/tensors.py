@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from swarm.collective.codecs import F32
+from swarm.collective.codecs import F32, U8
 from swarm.collective.state import FragmentState
 from swarm.wire import collective_pb2 as pb
 
@@ -48,10 +48,15 @@ class TensorPolicy:
         return pb.FragmentVersion(fragment=fragment)
 
     def apply(
-        self, fragment: str, mean: F32, state: FragmentState, contributors: int
+        self,
+        fragment: str,
+        mean: F32,
+        state: FragmentState,
+        contributors: int,
+        encoded: U8 | None = None,
     ) -> FragmentState:
-        """The reduced tensor as it is."""
-        return FragmentState.of(mean, NOTHING, state.version + 1)
+        """The reduced tensor as it is, named by what it was decoded from."""
+        return FragmentState.of(mean, NOTHING, state.version + 1, encoded)
 
     def finish(
         self,

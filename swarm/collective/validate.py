@@ -52,6 +52,8 @@ def check_ready(
         known = is_tag(c.fragment, c.numel) if open_tags else c.fragment in numel
         require(known, "an unknown fragment is offered")
         require(c.codec in CODECS or not c.codec, "an unknown codec is asked for")
+        exact = CODECS[c.codec or "fp32"].lossless
+        require(exact or c.operation != pb.AGREE, "a state is to be encoded")
     weights = [c.weight for c in ready.contributions]
     heaviest = MAX_TAG_WEIGHT if open_tags else max_tokens
     require(all(math.isfinite(w) and 0 <= w <= heaviest for w in weights), "impossible weight")
@@ -134,6 +136,7 @@ def _check_fragment_plan(fragment: pb.FragmentPlan, members: set[str], chunk: in
     )
     if fragment.operation == pb.AGREE:
         require(not fragment.parts, f"{name}: nothing is reduced where all must agree")
+        require(CODECS[fragment.codec].lossless, f"{name}: a state is to be encoded")
         return
     edges = sorted((p.begin, p.end) for p in fragment.parts)
     whole = bool(edges) and edges[0][0] == 0 and edges[-1][1] == fragment.numel

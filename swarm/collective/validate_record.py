@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+from swarm.collective.codecs import CODECS
 from swarm.collective.state import Planned, Results
 from swarm.collective.tags import MAX_TAGS, is_tag
 from swarm.collective.validate import MAX_SECONDS, require
@@ -40,6 +41,7 @@ def check_record(
             shares = list(outcome.weights)
             fit = len(shares) == len(outcome.contributors) and all(map(math.isfinite, shares))
             require(fit, f"{name} has impossible weights")
+            require(outcome.codec in ("", *CODECS), f"{name} has an unknown codec")
         old = before.get(name) or initial(name)
         if not outcome.advanced:
             require(state == old, f"{name} changed without having advanced")
@@ -75,14 +77,14 @@ def check_as_computed(record: pb.RoundRecord, own_results: Results) -> None:
 
 
 def check_made_as_planned(record: pb.RoundRecord, planned: Planned | None) -> None:
-    """What advanced was made from the updates that the plan of its attempt names.
+    """What advanced was made from the updates that the plan of its attempt names, in its codec.
 
     `planned` None: that plan is not known here.
     """
     if planned is None:
         return
     for outcome in record.fragments:
-        said = (list(outcome.contributors), list(outcome.weights))
+        said = (list(outcome.contributors), list(outcome.weights), outcome.codec)
         name = outcome.state.fragment
         fits = not outcome.advanced or planned.get(name) == said
         require(fits, f"{name} was planned with other updates")

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 
 NEWEST_SHARE = 0.9  # of the newest measurement in the smoothed speed (FedCompass)
-SAME_SPEED = 1.1  # who is slower by less than this does as many steps as the fastest
+SAME_SPEED = 1.03  # who is slower by less does all steps too: measurements vary by as much
 
 
 def smoothed_seconds(before: float, measured: float) -> float:

@@ -1,12 +1,14 @@
 """Fragments on disk, addressed by their hash, so that a peer can restart without the swarm.
 
 A blob is written once under its hash (temporary file, sync, rename) and checked when it is read; a
-damaged blob is removed and fetched again from other peers. `keep` prunes what no commit needs.
+damaged blob is removed and fetched again from other peers. `keep` prunes what no commit needs: the
+newest blobs that it takes away are written over by the next ones of their size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from swarm.files import storage_error, sync_file, write_atomic
 from swarm.hashing import bulk_hash
 
 F32 = npt.NDArray[np.float32]
+BLOB, SPARE = ".f32", ".spare"
 
 
 class FragmentStore:
@@ -25,13 +28,14 @@ class FragmentStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._unsynced: set[Path] = set()  # written in this process
+        self._spare: dict[int, list[Path]] = {}  # by size in bytes
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(directory, error) from error
 
     def _path(self, blob_hash: bytes) -> Path:
-        return self._directory / f"{blob_hash.hex()}.f32"
+        return self._directory / f"{blob_hash.hex()}{BLOB}"
 
     def put(self, blob_hash: bytes, values: F32, *, sync: bool = True) -> None:
         """Write an array under its hash unless it is there. Raises `DISK_FULL`.
@@ -40,7 +44,8 @@ class FragmentStore:
         """
         path = self._path(blob_hash)
         if not path.exists():
-            write_atomic(path, values.astype("<f4", copy=False).data.cast("B"), sync=sync)
+            data = values.astype("<f4", copy=False).data.cast("B")
+            write_atomic(path, data, sync=sync, over=self._take_spare(data.nbytes))
             if not sync:
                 self._unsynced.add(path)
         elif sync and path in self._unsynced:
@@ -49,7 +54,7 @@ class FragmentStore:
 
     def hashes(self) -> frozenset[bytes]:
         """What is here."""
-        return frozenset(bytes.fromhex(path.stem) for path in self._directory.glob("*.f32"))
+        return frozenset(bytes.fromhex(path.stem) for path in self._directory.glob(f"*{BLOB}"))
 
     def get(self, blob_hash: bytes) -> F32 | None:
         """The array with that hash, or None. Raises `FRAGMENT_CORRUPT` after removing damage."""
@@ -75,9 +80,28 @@ class FragmentStore:
         Not to be called while another thread is in `put`. Raises `DIR_NOT_WRITABLE`.
         """
         names = {self._path(blob_hash).name for blob_hash in hashes}
+        self._spare.clear()
         try:
             for path in self._directory.iterdir():
-                if path.name not in names:
+                if path.name in names:
+                    continue
+                if path.suffix == BLOB:
+                    self._set_aside(path)
+                else:
                     path.unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(self._directory, error) from error
+
+    def _set_aside(self, blob: Path) -> None:
+        """Make a blob a spare file, which must not be found under a hash that it may lose."""
+        spare = blob.with_suffix(SPARE)
+        blob.replace(spare)
+        self._unsynced.discard(blob)
+        self._spare.setdefault(spare.stat().st_size, []).append(spare)
+
+    def _take_spare(self, size: int) -> Path | None:
+        """A file to write over, if there is one; several threads may be in `put`."""
+        with suppress(KeyError, IndexError):
+            spare = self._spare[size].pop()
+            return spare if spare.exists() else None
+        return None

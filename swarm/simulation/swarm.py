@@ -21,7 +21,7 @@ from dataclasses import replace
 import numpy as np
 
 from swarm.aio import in_time
-from swarm.collective.codecs import F32
+from swarm.collective.codecs import F32, U8
 from swarm.collective.context import Context, Offer, Policy, RoundEvent
 from swarm.collective.join import join, watch_branches
 from swarm.collective.ledger import Ledger
@@ -91,7 +91,12 @@ class ToyPolicy:
         return version_message(fragment, self.initial(fragment))
 
     def apply(
-        self, fragment: str, mean: F32, state: FragmentState, contributors: int
+        self,
+        fragment: str,
+        mean: F32,
+        state: FragmentState,
+        contributors: int,
+        encoded: U8 | None = None,
     ) -> FragmentState:
         """theta - (mean + 0.5 momentum'), momentum' = 0.5 momentum + mean."""
         momentum = state.momentum * np.float32(0.5)

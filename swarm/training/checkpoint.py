@@ -1,11 +1,10 @@
 """A trainer's state in one crash-safe file: safetensors with JSON metadata, never pickle.
 
-The file is replaced in one step, and its metadata holds a SHA-256 over everything else in it.
+The file is replaced in one step, and its metadata holds a BLAKE3 hash of everything else in it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from swarm.errors import Code, SwarmError
 from swarm.files import write_atomic
+from swarm.hashing import blake3
 
 
 def save_checkpoint(
@@ -28,7 +28,7 @@ def save_checkpoint(
     """
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     encoded = json.dumps(meta, sort_keys=True)
-    metadata = {"meta": encoded, "sha256": _digest(whole, encoded)}
+    metadata = {"meta": encoded, "blake3": _digest(whole, encoded)}
     write_atomic(path, safetensors.torch.save(whole, metadata=metadata), sync=sync)
 
 
@@ -39,7 +39,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         meta = json.loads(metadata["meta"])
-        if not isinstance(meta, dict) or metadata["sha256"] != _digest(tensors, metadata["meta"]):
+        if not isinstance(meta, dict) or metadata["blake3"] != _digest(tensors, metadata["meta"]):
             raise ValueError("its content does not match its hash")
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise SwarmError(
@@ -51,9 +51,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _digest(tensors: Mapping[str, Tensor], meta: str) -> str:
-    digest = hashlib.sha256(meta.encode())
+    digest = blake3(meta.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).numpy().data)
+        digest.update(tensor.reshape(-1).numpy().view("u1").data)
     return digest.hexdigest()

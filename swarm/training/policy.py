@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from swarm.collective.buffers import take
 from swarm.collective.changes import changed_manifest, in_effect
+from swarm.collective.codecs import U8
 from swarm.collective.state import FragmentState, hash_of, version_message
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
@@ -145,12 +147,17 @@ class RunPolicy:
         self._initial.clear()
 
     def apply(
-        self, fragment: str, mean: F32, state: FragmentState, contributors: int
+        self,
+        fragment: str,
+        mean: F32,
+        state: FragmentState,
+        contributors: int,
+        encoded: U8 | None = None,
     ) -> FragmentState:
         """The outer step on one fragment; where peers send parameters, their mean as it is."""
         if self.manifest.sync.contribution == "parameters":
             return FragmentState.of(mean, state.momentum, state.version + 1)
-        theta, momentum = np.empty_like(state.theta), np.empty_like(state.momentum)
+        theta, momentum = take(state.theta.size), take(state.momentum.size)
         update_fragment(
             self.manifest.outer,
             contributors,

@@ -337,20 +337,22 @@ class ReportReply(_message.Message):
     def __init__(self, noted: bool = ...) -> None: ...
 
 class FragmentOutcome(_message.Message):
-    __slots__ = ("state", "advanced", "contributors", "weights", "numel", "operation")
+    __slots__ = ("state", "advanced", "contributors", "weights", "numel", "operation", "codec")
     STATE_FIELD_NUMBER: _ClassVar[int]
     ADVANCED_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTORS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     NUMEL_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
     state: FragmentVersion
     advanced: bool
     contributors: _containers.RepeatedScalarFieldContainer[str]
     weights: _containers.RepeatedScalarFieldContainer[float]
     numel: int
     operation: Operation
-    def __init__(self, state: _Optional[_Union[FragmentVersion, _Mapping]] = ..., advanced: bool = ..., contributors: _Optional[_Iterable[str]] = ..., weights: _Optional[_Iterable[float]] = ..., numel: _Optional[int] = ..., operation: _Optional[_Union[Operation, str]] = ...) -> None: ...
+    codec: str
+    def __init__(self, state: _Optional[_Union[FragmentVersion, _Mapping]] = ..., advanced: bool = ..., contributors: _Optional[_Iterable[str]] = ..., weights: _Optional[_Iterable[float]] = ..., numel: _Optional[int] = ..., operation: _Optional[_Union[Operation, str]] = ..., codec: _Optional[str] = ...) -> None: ...
 
 class Assignment(_message.Message):
     __slots__ = ("peer", "experts", "since", "steps", "seconds_per_step", "places")

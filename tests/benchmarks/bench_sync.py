@@ -3,14 +3,18 @@
     .venv/bin/python tests/benchmarks/bench_sync.py                                  # 11 minutes
     .venv/bin/python tests/benchmarks/bench_sync.py --round-seconds 3 --turns 1      # a first look
 
-`alone`: two worker processes with one thread each, which only train. `averaged`: two real nodes
-with such workers, which average after each round (`after`), or while the next one is trained
-(`overlap`). All train the same model from its initial weights on the same text, take turns, and
-are measured from the end of their first round on. Prints one JSON line:
+`alone`: two worker processes with one thread each, which train round by round as those of nodes
+do, keep the state of their optimizers after each, and go on from what they have trained, without
+any network. `averaged`: two real nodes with such workers, which average after each round (`after`),
+or while the next one is trained (`overlap`). All train the same model from its initial weights on
+the same text, take turns, and are measured from the end of their first round on. Prints one JSON
+line:
 
     ratio            tokens per second of the nodes to that of the workers in the same turn, median
+    ratio_to_steps   the same, to the steps of the workers, without anything between their rounds
     round_seconds    from commit to commit
     average_seconds  of it, from the update to the commit
+    cores            that the nodes' processes kept busy, all of a kind together, on the average
 """
 
 from __future__ import annotations
@@ -24,15 +28,17 @@ import math
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+
+import psutil
 
 from node.commands.run import found_run
 from node.shared_buffers import SharedBuffers
 from node.testnet import LocalTestnet, PeerPlan
 from node.worker_link import WorkerProcess
 from node.worker_messages import Committed, WorkerSettings
-from node.worker_protocol import Message
 from swarm.config import RunManifest, SyncConfig, TrainingConfig
 from swarm.config_learning import StreamConfig
 from swarm.model.config import ModelConfig
@@ -61,6 +67,23 @@ class Measured:
     tokens_per_s: float
     round_s: float
     average_s: float
+    cores: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Alone:
+    """A turn of two workers without a network, both together."""
+
+    tokens_per_s: float
+    steps_tokens_per_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """CPU seconds so far of this process's children, by kind, at a moment (monotonic)."""
+
+    time_s: float
+    cpu_s: dict[str, float]
 
 
 def main() -> None:
@@ -76,10 +99,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sync-") as directory:
         root = Path(directory)
         manifest = _with_rounds_of(args.round_seconds, root)
-        alone: list[float] = []
+        alone: list[Alone] = []
         averaged: dict[str, list[Measured]] = {arm: [] for arm in args.arms}
         for turn in range(args.turns):
-            alone.append(sum(asyncio.run(_train_alone(manifest, args.rounds, root))))
+            place = root / f"alone-{turn}"
+            alone.append(asyncio.run(train_alone(manifest, args.rounds, place)))
             for arm in args.arms:
                 place = root / f"{arm}-{turn}"
                 averaged[arm].append(measure_nodes(manifest, ARMS[arm], args.rounds, place))
@@ -87,21 +111,27 @@ def main() -> None:
 
 
 def line(
-    manifest: RunManifest, alone: Sequence[float], averaged: dict[str, list[Measured]]
+    manifest: RunManifest, alone: Sequence[Alone], averaged: dict[str, list[Measured]]
 ) -> dict[str, object]:
     """What is printed; the turns of all arms are in order."""
-    ratios = {
-        arm: [turn.tokens_per_s / base for turn, base in zip(turns, alone, strict=True)]
-        for arm, turns in averaged.items()
-    }
+    ratios, to_steps = (
+        {
+            arm: [turn.tokens_per_s / base for turn, base in zip(turns, bases, strict=True)]
+            for arm, turns in averaged.items()
+        }
+        for bases in ([a.tokens_per_s for a in alone], [a.steps_tokens_per_s for a in alone])
+    )
     return {
         "bench": "sync",
         "peers": PEERS,
         "parameters": sum(RunPolicy(manifest).numel.values()),
         "inner_steps": manifest.training.inner_steps,
-        "alone_tokens_per_s": round(statistics.median(alone)),
-        "ratio": {arm: round(statistics.median(values), 3) for arm, values in ratios.items()},
-        "ratio_of_turns": {arm: [round(r, 3) for r in values] for arm, values in ratios.items()},
+        "alone_tokens_per_s": round(statistics.median(turn.tokens_per_s for turn in alone)),
+        "ratio": {arm: round(statistics.median(found), 3) for arm, found in ratios.items()},
+        "ratio_to_steps": {
+            arm: round(statistics.median(found), 3) for arm, found in to_steps.items()
+        },
+        "ratio_of_turns": {arm: [round(r, 3) for r in found] for arm, found in ratios.items()},
         "round_seconds": {
             arm: round(statistics.median(turn.round_s for turn in turns), 2)
             for arm, turns in averaged.items()
@@ -110,68 +140,71 @@ def line(
             arm: round(statistics.median(turn.average_s for turn in turns), 2)
             for arm, turns in averaged.items()
         },
+        "cores": {
+            arm: {
+                kind: round(statistics.median(turn.cores[kind] for turn in turns), 3)
+                for kind in turns[0].cores
+            }
+            for arm, turns in averaged.items()
+        },
     }
 
 
 def _with_rounds_of(seconds: float, root: Path) -> RunManifest:
     """The manifest with so many inner steps that both workers, at once, take `seconds` for them."""
-    rates = asyncio.run(_train_alone(MANIFEST, 2, root))
+    rate = asyncio.run(train_alone(MANIFEST, 2, root / "speed")).steps_tokens_per_s / PEERS
     tokens = MANIFEST.training.batch_size * MANIFEST.training.sequence_length
-    steps = math.ceil(seconds * statistics.mean(rates) / tokens)
+    steps = math.ceil(seconds * rate / tokens)
     training = dataclasses.replace(MANIFEST.training, inner_steps=steps)
     return dataclasses.replace(MANIFEST, training=training)
 
 
-async def _train_alone(manifest: RunManifest, rounds: int, root: Path) -> list[float]:
-    """Tokens per second of each worker in the `rounds` after its first; all train at once."""
-    policy = RunPolicy(manifest)
-    async with contextlib.AsyncExitStack() as stack:
-        workers = []
-        for number in range(PEERS):
-            buffers = SharedBuffers.create(policy.layout)
-            for name, theta in buffers.theta.items():
-                theta[:] = policy.initial(name).theta
-            worker = await stack.enter_async_context(WorkerProcess.running(buffers.fd))
-            await worker.init(
-                WorkerSettings(
-                    manifest=manifest,
-                    held=_held(manifest, number),
-                    source=TEXT,
-                    data_dir=root / "alone" / str(number),
-                    seed=number,
-                )
-            )
-            workers.append(worker)
-        rates = (
-            _rate(worker, _held(manifest, number), policy, rounds)
-            for number, worker in enumerate(workers)
-        )
-        return list(await asyncio.gather(*rates))
+async def train_alone(manifest: RunManifest, rounds: int, root: Path) -> Alone:
+    """What two workers do in the `rounds` after their first; both train at once."""
+    workers = [_one_alone(manifest, number, rounds, root / str(number)) for number in range(PEERS)]
+    speeds = await asyncio.gather(*workers)
+    return Alone(sum(s.tokens_per_s for s in speeds), sum(s.steps_tokens_per_s for s in speeds))
 
 
-async def _rate(
-    worker: WorkerProcess, held: Sequence[int], policy: RunPolicy, rounds: int
-) -> float:
-    """Tokens per second of one worker in the `rounds` after its first."""
-    each = policy.manifest.training.inner_steps
-    before: list[tuple[int, float]] = []  # tokens and seconds at the end of the first round
-
-    def note(progress: Message) -> None:
-        if progress["step"] >= each and not before:
-            before.append((progress["tokens"], progress["tokens"] / progress["tokens_per_second"]))
-
-    result = await worker.train(
-        round_number=1,
-        steps=(1 + rounds) * each,
-        base=Committed(
+async def _one_alone(manifest: RunManifest, number: int, rounds: int, place: Path) -> Alone:
+    policy, held = RunPolicy(manifest), _held(manifest, number)
+    trained = [*policy.layout.trunk_names, *map(policy.layout.expert_name, held)]
+    buffers = SharedBuffers.create(policy.layout)
+    for name, theta in buffers.theta.items():
+        theta[:] = policy.initial(name).theta
+    async with WorkerProcess.running(buffers.fd) as worker:
+        settings = WorkerSettings(
+            manifest=manifest,
             held=held,
-            versions=dict.fromkeys(policy.layout.names, 0),
-            contributors=dict.fromkeys(policy.layout.names, 0),
-        ),
-        on_progress=note,
-    )
-    tokens, seconds = before[0]
-    return (result.tokens - tokens) / (result.seconds - seconds)
+            source=TEXT,
+            data_dir=place,
+            seed=number,
+            checkpoints=place / "trainer",
+        )
+        await worker.init(settings)
+        tokens, steps_s, started_s = 0, 0.0, 0.0
+        for done in range(1 + rounds):
+            base = Committed(
+                commit=_commit_id(done),
+                previous=_commit_id(done - 1) if done else b"",
+                held=held,
+                versions=dict.fromkeys(policy.layout.names, done),
+                contributors=dict.fromkeys(policy.layout.names, 1),
+            )
+            steps = manifest.training.inner_steps
+            result = await worker.train(round_number=1 + done, steps=steps, base=base)
+            for name in trained:
+                buffers.theta[name] -= buffers.delta[name]
+            if done == 0:
+                started_s = time.monotonic()
+                continue
+            tokens, steps_s = tokens + result.tokens, steps_s + result.seconds
+        return Alone(tokens / (time.monotonic() - started_s), tokens / steps_s)
+
+
+def _commit_id(rounds: int) -> bytes:
+    """Stands for the commit after so many rounds."""
+    return rounds.to_bytes(32, "little")
 
 
 def _held(manifest: RunManifest, number: int) -> list[int]:
@@ -188,11 +221,14 @@ def measure_nodes(manifest: RunManifest, stream: StreamConfig, rounds: int, root
     with LocalTestnet(path, plans, root / "nodes") as testnet:
         testnet.start()
         deadline = time.monotonic() + LIMIT_S
-        while not (history := testnet.nodes[0].history(rounds)):
+        looks: list[Look] = []
+        while not (history := testnet.nodes[0].history(0)) or history[-1].round <= rounds:
             testnet.raise_if_ended()
             assert time.monotonic() < deadline, testnet.statuses()
+            if history:
+                looks.append(look())
             time.sleep(POLL_S)
-        history = testnet.nodes[0].history(0)
+        looks.append(look())
     told = {summary.round: summary for summary in history}
     first, last = told[1], told[1 + rounds]
     assert all(len(told[r].contributors) == PEERS for r in range(1, 2 + rounds)), history
@@ -201,7 +237,22 @@ def measure_nodes(manifest: RunManifest, stream: StreamConfig, rounds: int, root
         tokens_per_s=(last.committed_tokens - first.committed_tokens) / seconds,
         round_s=seconds / rounds,
         average_s=statistics.mean(told[r].seconds for r in range(2, 2 + rounds)),
+        cores={
+            kind: (cpu_s - looks[0].cpu_s[kind]) / (looks[-1].time_s - looks[0].time_s)
+            for kind, cpu_s in looks[-1].cpu_s.items()
+        },
     )
+
+
+def look() -> Look:
+    """What the processes that this one started, and theirs, have used."""
+    cpu_s: dict[str, float] = defaultdict(float)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times, command = process.cpu_times(), " ".join(process.cmdline())
+            kind = next((k for k in ("p2pd", "worker") if k in command), "daemon")
+            cpu_s[kind] += times.user + times.system
+    return Look(time.monotonic(), dict(cpu_s))
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ class Rules:
     def initial_version(self, fragment):
         return version_message(fragment, initial(fragment))
 
-    def apply(self, fragment, mean, state, contributors):
+    def apply(self, fragment, mean, state, contributors, encoded=None):
         raise NotImplementedError("the world computes hashes only")
 
     def assign(self, record, previous, ready):

@@ -46,7 +46,7 @@ class FakeNetwork:
         self.published: list[PeerRecord] = []
         self.failure: Exception | None = None
 
-    async def paths(self) -> dict[str, str]:
+    async def recent_paths(self) -> dict[str, str]:
         if self.failure is not None:
             raise self.failure
         return {"bert": "lan"}

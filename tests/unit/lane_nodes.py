@@ -24,6 +24,7 @@ from swarm.wire.membership_pb2 import PeerRecord
 RUN = b"r" * 32
 WAIT = timedelta(seconds=10)
 SHORT = timedelta(milliseconds=200)
+both = pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "plain"])
 BLOB = bytes(range(256)) * 4096 * 3 + b"the end"  # three chunks and a rest
 BLOB_HASH = bulk_hash(BLOB)
 
@@ -143,3 +144,8 @@ def failure_after(lane: Lane, *frames: tuple) -> str:
     while lane.receive().kind is not Kind.FAILURE:
         lane.read()
     return lane.read().decode()
+
+
+def take(lane: SocketLane) -> tuple[Kind, int, bytes]:
+    frame = lane.receive()
+    return frame.kind, frame.index, lane.read()

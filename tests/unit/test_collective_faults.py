@@ -204,7 +204,7 @@ def test_a_member_whose_attempts_always_fail_does_not_hold_the_round_up():
         broken = swarm.peers[0]
 
         class Broken(type(swarm.policy)):
-            def apply(self, fragment, mean, state, contributors):
+            def apply(self, fragment, mean, state, contributors, encoded=None):
                 raise MemoryError("out of memory")
 
         broken.member.context.policy = Broken(swarm.policy.numel)

@@ -256,8 +256,10 @@ def test_a_record_that_is_not_of_its_attempt_gets_no_votes(net, lie):
 
 def test_what_a_plan_names_is_what_a_record_of_it_may_name():
     record = pb.RoundRecord()
-    record.fragments.add(advanced=True, contributors="ab", weights=[0.5, 0.5]).state.fragment = "t"
-    check_made_as_planned(record, {"t": (["a", "b"], [0.5, 0.5])})
+    made = record.fragments.add(advanced=True, contributors="ab", weights=[0.5, 0.5], codec="int8")
+    made.state.fragment = "t"
+    check_made_as_planned(record, {"t": (["a", "b"], [0.5, 0.5], "int8")})
+    assert is_refused(check_made_as_planned, record, {"t": (["a", "b"], [0.5, 0.5], "fp32")})
     check_made_as_planned(record, None)  # a plan that did not come here
     assert is_refused(check_made_as_planned, record, {})
 

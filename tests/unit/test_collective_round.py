@@ -1,11 +1,13 @@
 """The round protocol end to end on a fake network, sunny and with one death at a time."""
 
 import asyncio
+import threading
 import time
 
 import numpy as np
 import pytest
 
+from swarm.collective import offers
 from swarm.collective.consensus import verify_commit
 from swarm.collective.protocol.rollcall import straggler_deadline_s
 from swarm.errors import Code, SwarmError
@@ -196,7 +198,7 @@ def test_peer_with_wrong_bits_is_given_the_agreed_ones():
         liar = swarm.peers[0]
 
         class Wrong(ToyPolicy):
-            def apply(self, fragment, mean, state, contributors):
+            def apply(self, fragment, mean, state, contributors, encoded=None):
                 return super().apply(fragment, mean + np.float32(1e-3), state, contributors)
 
         liar.member.context.policy = Wrong(swarm.policy.numel)
@@ -366,3 +368,23 @@ def test_straggler_deadline_follows_the_past_within_its_bounds():
     assert straggler_deadline_s([1.0, 1.0, 1.0], 2.0, 60.0) == 3.0
     assert straggler_deadline_s([1.0, 5.0, 3.0], 2.0, 60.0) == 11.0
     assert straggler_deadline_s([100.0] * 5, 2.0, 60.0) == 60.0
+
+
+def test_norms_of_updates_are_computed_beside_the_event_loop(monkeypatch):
+    threads, norm = set(), offers._norm
+
+    def noted(values):
+        threads.add(threading.current_thread())
+        return norm(values)
+
+    async def story():
+        manifest = toy_manifest(aggregation="clipped_mean")
+        swarm = SimulatedSwarm(2, manifest=manifest)
+        await swarm.start()
+        await swarm.round()
+        swarm.assert_level()
+        await swarm.close()
+
+    monkeypatch.setattr(offers, "_norm", noted)
+    run(story())
+    assert threads and threading.main_thread() not in threads

@@ -362,7 +362,8 @@ def test_an_attempt_gets_four_times_the_predicted_time_within_limits(predicted_s
 @pytest.mark.parametrize(
     ("mbit", "codec", "elements"),
     [
-        (0, "fp32", 1 << 17), (1000, "fp32", 1 << 18), (100, "fp32", 1 << 16),
+        (0, "fp32", 1 << 17), (0, "int8", 1 << 19), (0, "bf16", 1 << 18),
+        (1000, "fp32", 1 << 18), (100, "fp32", 1 << 16),
         (100, "int8", 1 << 18), (20, "fp32", 1 << 14), (1, "fp32", 1 << 14),
         (1000, "bf16", 1 << 19), (1000, "int8", 1 << 19), (1000, "int4", 1 << 20),
         (9e4, "int4", 1 << 20),

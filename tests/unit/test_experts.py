@@ -46,3 +46,36 @@ def test_a_full_disk_is_a_typed_error_and_leaves_no_partial_file(tmp_path, monke
         store.put(hash_of(values), values)
     assert caught.value.code is Code.DISK_FULL
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_longer_needed_is_written_over_by_the_next_of_its_size(tmp_path):
+    store = FragmentStore(tmp_path)
+    old, other, new, last = (np.full(size, size, np.float32) for size in (10, 11, 10, 10))
+    old -= 1
+    last += 1
+    for values in (old, other):
+        store.put(hash_of(values), values)
+    inode = store_inode(tmp_path, old)
+    store.keep([hash_of(other)])
+    assert store.hashes() == {hash_of(other)} and store.get(hash_of(old)) is None
+    store.put(hash_of(new), new, sync=False)
+    store.put(hash_of(last), last)
+    assert store_inode(tmp_path, new) == inode != store_inode(tmp_path, last)
+    again = FragmentStore(tmp_path)
+    for values in (other, new, last):
+        assert np.array_equal(again.get(hash_of(values)), values)
+
+
+def store_inode(directory, values):
+    return (directory / f"{hash_of(values).hex()}.f32").stat().st_ino
+
+
+def test_of_what_is_no_longer_needed_only_the_newest_stays_on_disk(tmp_path):
+    store = FragmentStore(tmp_path)
+    for number in range(4):
+        values = np.full(10 + number, number, np.float32)  # no two of one size
+        store.put(hash_of(values), values)
+        store.keep([])
+        assert len(list(tmp_path.iterdir())) == 1
+    FragmentStore(tmp_path).keep([])  # of a process that has ended
+    assert list(tmp_path.iterdir()) == []

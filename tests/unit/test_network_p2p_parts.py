@@ -374,3 +374,28 @@ def test_streams_are_accepted_again_after_the_process_was_out_of_files(tmp_path)
     streams._listener = Listener()
     streams._accept_all(lambda peer, sock: None)
     assert not errors
+
+
+def test_those_who_look_each_second_ask_p2pd_once_and_see_what_was_closed_here(tmp_path):
+    asked: list[str] = []
+
+    async def list_peers() -> list[SimpleNamespace]:
+        asked.append("who is connected")
+        return [SimpleNamespace(peer_id=PeerID.from_base58(RELAY), addrs=["/ip4/192.0.2.1/tcp/1"])]
+
+    async def disconnect(peer: PeerID) -> None:
+        asked.clear()
+
+    async def story() -> None:
+        async with without_process(tmp_path / "sockets") as daemon:
+            daemon.p2p.list_peers, daemon.p2p._client.disconnect = list_peers, disconnect
+            for _ in range(3):
+                assert await daemon.recent_connections() == {RELAY: ["/ip4/192.0.2.1/tcp/1"]}
+            assert len(asked) == 1
+            await daemon.connections()
+            assert len(asked) == 2
+            await daemon.disconnect(RELAY)
+            await daemon.recent_connections()
+            assert len(asked) == 1
+
+    asyncio.run(story())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from swarm.training.round_checkpoints import Boundary, RoundCheckpoints
 from swarm.training.trainer import Trainer
 
 ROUNDS, STEPS = 4, 3
+LIMIT_S = 60
 HELD = [(0, 1), (0, 1), (1, 2), (1, 2)]  # in each round: one expert is lost, one gained
 
 
@@ -177,33 +176,29 @@ def test_large_states_are_written_at_intervals_and_at_the_end(
     assert RoundCheckpoints(tmp_path).find(Boundary.of("after", commit_of(1))) is not None
 
 
-SAVER = """
-import sys
-from pathlib import Path
-sys.path.insert(0, "tests/unit")
-import torch
-from swarm.training.round_checkpoints import Boundary, RoundCheckpoints
-shelf = RoundCheckpoints(Path(sys.argv[1]))
-for number in range(10**6):
-    shelf.save(Boundary.of("after", number.to_bytes(32, "big")),
-               {"values": torch.full((20000,), float(number))}, {"number": number})
-    print(number, flush=True)
-"""
+def save_on_and_on(told: Connection, directory: Path) -> None:
+    shelf = RoundCheckpoints(directory)
+    for number in range(10**6):
+        boundary = Boundary.of("after", number.to_bytes(32, "big"))
+        shelf.save(boundary, {"values": torch.full((20000,), float(number))}, {"number": number})
+        told.send(number)
 
 
 def test_killed_while_it_saves_again_and_again_what_was_saved_is_whole(tmp_path: Path) -> None:
     from swarm.training.checkpoint import load_checkpoint
 
-    said = -1
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["swarm.training.trainer", "pytest"])
     for attempt in range(6):
-        with subprocess.Popen(
-            [sys.executable, "-c", SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            for _ in range(3):
-                said = int(process.stdout.readline())
-            time.sleep(0.0007 * attempt)  # somewhere in the next save
-            os.kill(process.pid, signal.SIGKILL)
+        ours, theirs = processes.Pipe(duplex=False)
+        saver = processes.Process(target=save_on_and_on, args=(theirs, tmp_path))
+        saver.start()
+        for _ in range(3):
+            assert ours.poll(LIMIT_S), "nothing is saved"
+            said = ours.recv()
+        time.sleep(0.0007 * attempt)  # somewhere in the next save
+        saver.kill()
+        saver.join()
         newest = RoundCheckpoints(tmp_path).paths()
         assert 1 <= len(newest) <= 4
         for path in newest:

@@ -43,8 +43,10 @@ class Attempt:
 
     def promised(self, plan: pb.Plan) -> None:
         """Remember what a record of this attempt may have advanced, and from whose updates."""
+        tags = self._peer.setup.policy.open_tags
         self.planned[ballot_key(plan.ballot)] = {
-            f.fragment: (list(f.contributors), list(f.weights)) for f in plan.fragments
+            f.fragment: (list(f.contributors), list(f.weights), f.codec if tags else "")
+            for f in plan.fragments
         }
         while len(self.planned) > KEPT_PLANS:
             del self.planned[next(iter(self.planned))]

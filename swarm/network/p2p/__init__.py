@@ -6,8 +6,8 @@
     await network.shutdown()
 
 `daemon` runs one p2pd process, `directory` keeps signed records in the DHT, `life` joins the swarm
-with both and stays in it, `network` is what the rest of the program sees. Every workaround of
-hivemind 1.1.12 lives here, beside its reason.
+with both and stays in it, `channel` calls other peers and answers them, `network` is what the rest
+of the program sees. Every workaround of hivemind 1.1.12 lives here, beside its reason.
 """
 
 from swarm.network.p2p.config import NetworkConfig

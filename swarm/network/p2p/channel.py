@@ -138,6 +138,10 @@ class Channel:
         """Remote multiaddrs of the live connections of each connected peer."""
         return await self._life().running()[0].connections()
 
+    async def recent_connections(self) -> dict[str, list[str]]:
+        """As `connections`, up to a second old."""
+        return await self._life().running()[0].recent_connections()
+
     async def connect(self, peer: str, limit: timedelta) -> None:
         """Make sure of a connection. Raises `PEER_UNREACHABLE`."""
         await self._life().running()[0].connect(peer, self.addresses_of(peer), limit)

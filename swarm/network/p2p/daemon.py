@@ -40,6 +40,7 @@ LOCAL_WAIT = timedelta(seconds=2)  # for what p2pd does without asking another h
 SURE_S = 1.0  # after a call that succeeded its peer is taken to be connected
 MAX_SURE = 4096
 LOOK_AGAIN_S = 0.05
+RECENT_S = 0.8  # less than the second after which those who look again and again do so
 
 Handler = Callable[[str, bytes], Awaitable[bytes]]
 PROBLEMS = (P2PDaemonError, P2PHandlerError, OSError, EOFError, ValueError)
@@ -78,6 +79,8 @@ class Daemon:
         self._exit_watch = asyncio.create_task(self._watch_exit())
         self._surely_until_s: dict[str, float] = {}  # peers that were connected a moment ago
         self._changes = Changes()
+        self._recent: dict[str, list[str]] = {}
+        self._recent_until_s = 0.0
 
     @classmethod
     async def start(
@@ -159,6 +162,7 @@ class Daemon:
             )
         except (*PROBLEMS, asyncio.TimeoutError) as error:
             raise unreachable(peer, _reason(error)) from error
+        self._recent_until_s = 0.0
         self._note_connected(peer)
 
     async def replace(self, peer: str, addresses: Sequence[str], timeout: timedelta) -> None:
@@ -176,6 +180,7 @@ class Daemon:
             )
         except (*PROBLEMS, asyncio.TimeoutError) as error:
             raise unreachable(peer, _reason(error)) from error
+        self._recent_until_s = 0.0
         self._note_connected(peer)
 
     @contextlib.asynccontextmanager
@@ -196,6 +201,7 @@ class Daemon:
     async def disconnect(self, peer: str) -> None:
         """Close all connections to `peer`, if there are any; never raises."""
         self._surely_until_s.pop(peer, None)
+        self._recent_until_s = 0.0
         with suppress(*PROBLEMS, asyncio.TimeoutError):
             await in_time(
                 self.p2p._client.disconnect(PeerID.from_base58(peer)), LOCAL_WAIT.total_seconds()
@@ -218,6 +224,16 @@ class Daemon:
                 addresses = found.setdefault(info.peer_id.to_base58(), [])
                 addresses += [self.bridges.far_address(str(address)) for address in info.addrs]
         return found
+
+    async def recent_connections(self) -> dict[str, list[str]]:
+        """As `connections`, up to `RECENT_S` old: p2pd is asked once by all who look each second.
+
+        What this peer itself has opened or closed since is seen.
+        """
+        if time.monotonic() >= self._recent_until_s:
+            self._recent = await self.connections()
+            self._recent_until_s = time.monotonic() + RECENT_S
+        return self._recent
 
     async def serve(self, protocol: str, handler: Handler) -> None:
         """Answer requests with `await handler(authenticated peer id, data)`."""

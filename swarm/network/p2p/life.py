@@ -241,7 +241,7 @@ class Life:
     async def _dial_missing(self) -> None:
         daemon, directory = self.running()
         silent = self._parts.company.silent
-        connected = set(await daemon.connections()) - silent
+        connected = set(await daemon.recent_connections()) - silent
         known = directory.known() - silent
         due = self._parts.contacts.due(known, connected, time.monotonic())
         if any(await asyncio.gather(*(self._dial(peer) for peer in due))):

@@ -226,7 +226,11 @@ class PeerNetwork:
 
     async def paths(self) -> dict[str, str]:
         """How each connected peer is reached: "lan", "direct", "punched" or "relay"."""
-        return await self.routes.paths()
+        return self.routes.paths_by(await self.channel.connections())
+
+    async def recent_paths(self) -> dict[str, str]:
+        """As `paths`, up to a second old, for those who look again and again."""
+        return self.routes.paths_by(await self.channel.recent_connections())
 
     async def path_of(self, peer: str) -> str:
         """How `peer` is reached: "self", "none", or as in `paths`."""

@@ -61,6 +61,10 @@ class Link(Protocol):
         """Remote addresses of the live connections of each connected peer."""
         ...
 
+    async def recent_connections(self) -> Connections:
+        """As `connections`, up to a second old."""
+        ...
+
     async def call(
         self, peer: str, request: Message, reply_type: type[Reply], timeout: timedelta
     ) -> Reply:
@@ -113,7 +117,7 @@ class ReachKeeper:
     async def step(self) -> None:
         """Measure if it is time, and see to the relays."""
         before = self.reachability
-        connections = await self._link.connections()
+        connections = await self._link.recent_connections()
         if self._due(connections):
             await self._measure(connections)
         await self._keep_relays(connections)

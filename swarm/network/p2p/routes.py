@@ -30,7 +30,7 @@ from swarm.network.addresses import (
 )
 from swarm.network.p2p.config import NetworkConfig
 from swarm.network.p2p.daemon import Daemon, unreachable
-from swarm.network.p2p.observing import Answers
+from swarm.network.p2p.observing import Answers, Connections
 from swarm.network.p2p.puncher import Puncher
 from swarm.network.p2p.reach import Link, ReachKeeper
 from swarm.network.p2p.relaying import RelayHost
@@ -222,9 +222,8 @@ class Routes:
         """The "host:port" of a peer's data plane that are worth a try."""
         return data_addresses_to_try(record, self._network_hash)
 
-    async def paths(self) -> dict[str, str]:
+    def paths_by(self, connections: Connections) -> dict[str, str]:
         """How each connected peer is reached."""
-        connections = await self._link.connections()
         return {
             peer: path_of(
                 addresses,
@@ -252,7 +251,7 @@ class Routes:
 
     async def _improve(self) -> None:
         """Look for better paths, and tell of those that have appeared."""
-        paths = await self.paths()
+        paths = self.paths_by(await self._link.recent_connections())
         for peer, path in paths.items():
             if self._paths.get(peer, NONE) not in (NONE, path):
                 logger.info("path to %s: %s, was %s", peer, path, self._paths[peer])
