@@ -1,14 +1,15 @@
 """Tokens per second of two nodes that average, against the same training with the network off.
 
-    .venv/bin/python tests/benchmarks/bench_sync.py                                  # 11 minutes
+    .venv/bin/python tests/benchmarks/bench_sync.py                                  # 16 minutes
     .venv/bin/python tests/benchmarks/bench_sync.py --round-seconds 3 --turns 1      # a first look
 
 `alone`: two worker processes with one thread each, which train round by round as those of nodes
 do, keep the state of their optimizers after each, and go on from what they have trained, without
 any network. `averaged`: two real nodes with such workers, which average after each round (`after`),
 or while the next one is trained (`overlap`). All train the same model from its initial weights on
-the same text, take turns, and are measured from the end of their first round on. Prints one JSON
-line:
+the same text and take turns. The workers are measured from the end of their first round on, the
+nodes from that of their third: from then on they use memory and files of older rounds again. Prints
+one JSON line:
 
     ratio            tokens per second of the nodes to that of the workers in the same turn, median
     ratio_to_steps   the same, to the steps of the workers, without anything between their rounds
@@ -48,6 +49,7 @@ TEXT = "demo:python"
 PEERS = 2
 LIMIT_S = 600
 POLL_S = 2.0  # to answer costs a node time that it would train in
+WARM_UP = 3  # rounds of nodes
 MANIFEST = RunManifest(
     name="sync",
     model=ModelConfig(d_model=256, num_layers=4, d_ff=512),
@@ -213,7 +215,7 @@ def _held(manifest: RunManifest, number: int) -> list[int]:
 
 
 def measure_nodes(manifest: RunManifest, stream: StreamConfig, rounds: int, root: Path) -> Measured:
-    """Two nodes that found a run; what they do in the `rounds` after their first."""
+    """Two nodes that found a run; what they do in the `rounds` after they are warm."""
     root.mkdir()
     path = root / "RUN.toml"
     found_run(dataclasses.replace(manifest, stream=stream), path)
@@ -222,21 +224,22 @@ def measure_nodes(manifest: RunManifest, stream: StreamConfig, rounds: int, root
         testnet.start()
         deadline = time.monotonic() + LIMIT_S
         looks: list[Look] = []
-        while not (history := testnet.nodes[0].history(0)) or history[-1].round <= rounds:
+        while not (history := testnet.nodes[0].history(0)) or history[-1].round < WARM_UP + rounds:
             testnet.raise_if_ended()
             assert time.monotonic() < deadline, testnet.statuses()
-            if history:
+            if history and history[-1].round >= WARM_UP:
                 looks.append(look())
             time.sleep(POLL_S)
         looks.append(look())
     told = {summary.round: summary for summary in history}
-    first, last = told[1], told[1 + rounds]
-    assert all(len(told[r].contributors) == PEERS for r in range(1, 2 + rounds)), history
+    measured = range(WARM_UP + 1, WARM_UP + 1 + rounds)
+    first, last = told[WARM_UP], told[measured[-1]]
+    assert all(len(told[r].contributors) == PEERS for r in measured), history
     seconds = (last.committed_at_ms - first.committed_at_ms) / 1000
     return Measured(
         tokens_per_s=(last.committed_tokens - first.committed_tokens) / seconds,
         round_s=seconds / rounds,
-        average_s=statistics.mean(told[r].seconds for r in range(2, 2 + rounds)),
+        average_s=statistics.mean(told[r].seconds for r in measured),
         cores={
             kind: (cpu_s - looks[0].cpu_s[kind]) / (looks[-1].time_s - looks[0].time_s)
             for kind, cpu_s in looks[-1].cpu_s.items()
