@@ -10,12 +10,12 @@ torch come after the thread that watches the socket has started, as they take se
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import dataclasses
 import os
 import signal
 import socket
-import sys
 import time
 import traceback
 from pathlib import Path
@@ -67,7 +67,8 @@ class Worker:
                 self._send_error(error.code, error.message, error.hint)
             except Exception as error:
                 # A defect or an exhausted machine: tell the daemon, keep the trace in the log.
-                traceback.print_exc()
+                with contextlib.suppress(OSError):  # the disk may be what is exhausted
+                    traceback.print_exc()
                 self._send_error(
                     Code.INTERNAL, f"{type(error).__name__}: {error}", "see worker.log"
                 )
@@ -320,4 +321,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    # All is saved that is to be saved, and taking down torch's modules takes most of a second.
+    os._exit(code)

@@ -29,6 +29,7 @@ from node.worker_messages import Committed, RoundResult, WorkerReady, WorkerSett
 from node.worker_protocol import HEADER, Message, body_bytes, decode, encode
 from swarm.aio import in_time
 from swarm.errors import Code, SwarmError
+from swarm.files import storage_error
 
 LOG_TAIL_BYTES = 2000
 SILENCE = timedelta(minutes=5)  # longest wait for the next message of a request
@@ -57,8 +58,14 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, memory_fd: int, log_path: Path | None = None) -> WorkerProcess:
-        """Start a worker with the shared memory `memory_fd`; its stderr goes to `log_path`."""
-        log = open(log_path, "a+b") if log_path else tempfile.TemporaryFile()
+        """Start a worker with the shared memory `memory_fd`; its stderr goes to `log_path`.
+
+        Raises `DISK_FULL` or `DIR_NOT_WRITABLE` when that can not be opened.
+        """
+        try:
+            log = open(log_path, "a+b") if log_path else tempfile.TemporaryFile()
+        except OSError as error:
+            raise storage_error(log_path or Path(tempfile.gettempdir()), error) from error
         ours, theirs = socket.socketpair()
         try:
             root = str(Path(__file__).resolve().parent.parent)

@@ -70,6 +70,29 @@ FAST static void scale_block(const int8_t *levels, Py_ssize_t count, float scale
     for (Py_ssize_t i = 0; i < count; i++) out[i] = (float)levels[i] * scale;
 }
 
+/* What `scale_block` makes of the levels of `round_block`; the sum is rounded to an integer. */
+FAST static void settle_block(const float *values, Py_ssize_t count, float scale, float limit,
+                              float *out) {
+    float inverse = scale > 0 ? 1.0f / scale : 0.0f;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        float level = values[i] * inverse;
+        level = level > limit ? limit : level;
+        level = level < -limit ? -limit : level;
+        level = (level + TO_INTEGER) - TO_INTEGER;
+        out[i] = level * scale;
+    }
+}
+
+/* `scale_block`, then `weigh_and_add`. */
+FAST static void add_block(const int8_t *levels, Py_ssize_t count, float scale, float weight,
+                           float *total) {
+    for (Py_ssize_t i = 0; i < count; i++) {
+        float value = (float)levels[i] * scale;
+        float term = value * weight;
+        total[i] = total[i] + term;
+    }
+}
+
 FAST static void pack_high(const uint8_t *levels, Py_ssize_t count, uint8_t *out) {
     for (Py_ssize_t i = 0; i < count; i++) out[i] |= (uint8_t)(levels[i] << 4);
 }
@@ -122,7 +145,8 @@ FAST static void from_bf16(const uint16_t *halves, Py_ssize_t count, float *out)
 
 /* ---- codecs --------------------------------------------------------------------------------- */
 
-#define TILE 1024 /* values; a multiple of every block */
+#define LAYOUT 2 /* of encoded bytes, as in codecs.py */
+#define TILE 1024 /* values; a multiple of every block, and one of int8 */
 #define INT8_BLOCK 1024
 #define INT4_BLOCK 64
 #define INT8_BLOCK_BYTES (4 + INT8_BLOCK)
@@ -133,6 +157,9 @@ typedef struct {
     int (*fits)(const uint8_t *data, Py_ssize_t count); /* false: not to be decoded */
     void (*encode)(const float *values, Py_ssize_t count, uint8_t *data);
     void (*decode)(const uint8_t *data, Py_ssize_t count, float *values);
+    /* Of a tile at most: what is decoded of what is encoded; a decoded contribution to a sum. */
+    void (*settle)(const float *values, Py_ssize_t count, float *out);
+    void (*add)(const uint8_t *data, Py_ssize_t count, float weight, float *total);
 } Codec;
 
 static Py_ssize_t blocks_of(Py_ssize_t count, Py_ssize_t block) { return (count + block - 1) / block; }
@@ -160,6 +187,16 @@ static void decode_int8(const uint8_t *data, Py_ssize_t count, float *values) {
         memcpy(&scale, data, 4);
         scale_block((const int8_t *)data + 4, least(INT8_BLOCK, count), scale, values);
     }
+}
+
+static void settle_int8(const float *values, Py_ssize_t count, float *out) {
+    settle_block(values, count, scale_of(largest_bits(values, count), 127.0f), 127.0f, out);
+}
+
+static void add_int8(const uint8_t *data, Py_ssize_t count, float weight, float *total) {
+    float scale;
+    memcpy(&scale, data, 4);
+    add_block((const int8_t *)data + 4, count, scale, weight, total);
 }
 
 static Py_ssize_t int4_bytes(Py_ssize_t count) {
@@ -192,6 +229,19 @@ static void decode_int4(const uint8_t *data, Py_ssize_t count, float *values) {
     }
 }
 
+static void settle_int4(const float *values, Py_ssize_t count, float *out) {
+    for (; count > 0; count -= INT4_BLOCK, values += INT4_BLOCK, out += INT4_BLOCK) {
+        Py_ssize_t size = least(INT4_BLOCK, count);
+        settle_block(values, size, scale_of(largest_bits(values, size), 7.0f), 7.0f, out);
+    }
+}
+
+static void add_int4(const uint8_t *data, Py_ssize_t count, float weight, float *total) {
+    float values[TILE];
+    decode_int4(data, count, values);
+    weigh_and_add(values, count, weight, total);
+}
+
 static Py_ssize_t bf16_bytes(Py_ssize_t count) { return 2 * count; }
 
 static int bf16_fits(const uint8_t *data, Py_ssize_t count) {
@@ -207,6 +257,18 @@ static void decode_bf16(const uint8_t *data, Py_ssize_t count, float *values) {
     from_bf16((const uint16_t *)data, count, values);
 }
 
-static const Codec INT8 = {int8_bytes, int8_fits, encode_int8, decode_int8};
-static const Codec INT4 = {int4_bytes, int4_fits, encode_int4, decode_int4};
-static const Codec BF16 = {bf16_bytes, bf16_fits, encode_bf16, decode_bf16};
+static void settle_bf16(const float *values, Py_ssize_t count, float *out) {
+    uint16_t halves[TILE];
+    to_bf16(values, count, halves);
+    from_bf16(halves, count, out);
+}
+
+static void add_bf16(const uint8_t *data, Py_ssize_t count, float weight, float *total) {
+    float values[TILE];
+    decode_bf16(data, count, values);
+    weigh_and_add(values, count, weight, total);
+}
+
+static const Codec INT8 = {int8_bytes, int8_fits, encode_int8, decode_int8, settle_int8, add_int8};
+static const Codec INT4 = {int4_bytes, int4_fits, encode_int4, decode_int4, settle_int4, add_int4};
+static const Codec BF16 = {bf16_bytes, bf16_fits, encode_bf16, decode_bf16, settle_bf16, add_bf16};

@@ -85,35 +85,34 @@ typedef struct {
     uint8_t *mean; /* the encoded result */
 } Sum;
 
-/* A tile of a contribution; `room` is for those that have to be decoded. */
-static const float *tile_of(const Sum *sum, Py_ssize_t i, Py_ssize_t begin, Py_ssize_t end,
-                            uint8_t *scratch, float *room) {
-    const float *plain = (const float *)sum->all[i].buf + begin;
-    Py_ssize_t size = end - begin;
-    if (sum->codec == NULL) return plain;
-    if (i == sum->own) { /* through the codec, as everybody's */
-        sum->codec->encode(plain, size, scratch);
-        sum->codec->decode(scratch, size, room);
-    } else {
-        const uint8_t *data = sum->all[i].buf;
-        sum->codec->decode(data + sum->codec->bytes(begin), size, room);
+/* Contribution `i`'s part in a tile of the sum; its own goes through the codec as everybody's. */
+static void add_tile(const Sum *sum, Py_ssize_t i, Py_ssize_t begin, Py_ssize_t size, float *tile) {
+    float room[TILE], weight = sum->weights[i];
+    const float *values = (const float *)sum->all[i].buf + begin;
+    if (sum->codec != NULL) {
+        const uint8_t *data = (const uint8_t *)sum->all[i].buf + sum->codec->bytes(begin);
+        if (i == sum->own) {
+            sum->codec->settle(values, size, room);
+        } else if (i == 0) {
+            sum->codec->decode(data, size, room);
+        } else {
+            sum->codec->add(data, size, weight, tile);
+            return;
+        }
+        values = room;
     }
-    return room;
+    (i == 0 ? weigh : weigh_and_add)(values, size, weight, tile);
 }
 
 /* A tile at a time, which stays in the first cache from the decoding to the result. */
 static int add_up(const Sum *sum) {
-    float room[TILE], added[TILE];
-    uint16_t scratch[TILE]; /* an encoded tile is at most that */
+    float added[TILE];
     for (Py_ssize_t i = 0; sum->codec != NULL && i < sum->number; i++)
         if (i != sum->own && !sum->codec->fits(sum->all[i].buf, sum->count)) return 0;
     for (Py_ssize_t begin = 0; begin < sum->count; begin += TILE) {
         Py_ssize_t end = least(begin + TILE, sum->count), size = end - begin;
         float *tile = sum->codec == NULL ? sum->total + begin : added;
-        for (Py_ssize_t i = 0; i < sum->number; i++) {
-            const float *values = tile_of(sum, i, begin, end, (uint8_t *)scratch, room);
-            (i == 0 ? weigh : weigh_and_add)(values, size, sum->weights[i], tile);
-        }
+        for (Py_ssize_t i = 0; i < sum->number; i++) add_tile(sum, i, begin, size, tile);
         if (largest_bits(tile, size) >= INFINITE) return 0;
         if (sum->codec != NULL) {
             uint8_t *mean = sum->mean + sum->codec->bytes(begin);
@@ -207,4 +206,8 @@ static PyMethodDef METHODS[] = {
 static struct PyModuleDef MODULE = {
     PyModuleDef_HEAD_INIT, "_kernels", NULL, 0, METHODS, NULL, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__kernels(void) { return PyModule_Create(&MODULE); }
+PyMODINIT_FUNC PyInit__kernels(void) {
+    PyObject *module = PyModule_Create(&MODULE);
+    if (module != NULL && PyModule_AddIntConstant(module, "LAYOUT", LAYOUT) < 0) Py_CLEAR(module);
+    return module;
+}

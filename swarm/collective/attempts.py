@@ -107,14 +107,16 @@ class Attempts:
                     (MEANS_BY, exchange.expire_means),
                 )
             ]
+
+            def compute() -> Mapping[str, FragmentState]:
+                # In one go: to come here in between, threads that still send have to make way.
+                return self._shadow(plan, offer, exchange.run(), exchange.encoded, base)
+
             try:
-                means = await loop.run_in_executor(self._threads, exchange.run)
+                shadow = await loop.run_in_executor(self._threads, compute)
             finally:
                 for timer in timers:
                     timer.cancel()
-            shadow = await loop.run_in_executor(
-                self._threads, self._shadow, plan, offer, means, exchange.encoded, base
-            )
             if self._current is not exchange:
                 return
             sources = {f.fragment: list(f.contributors) for f in plan.fragments}

@@ -37,12 +37,16 @@ import numpy.typing as npt
 
 from swarm.errors import Code, SwarmError
 
+LAYOUT = 2  # of encoded bytes, as in _codecs.h
+
 try:
     from swarm.collective import _kernels
 except ImportError:
     compiled = None
 else:
-    compiled = _kernels if sys.byteorder == "little" else None
+    # One that was compiled from older source would write bytes that nobody else reads.
+    current = getattr(_kernels, "LAYOUT", 1) == LAYOUT
+    compiled = _kernels if current and sys.byteorder == "little" else None
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]

@@ -1,20 +1,21 @@
 """Tokens per second of two nodes that average, against the same training with the network off.
 
-    .venv/bin/python tests/benchmarks/bench_sync.py                                  # 11 minutes
+    .venv/bin/python tests/benchmarks/bench_sync.py                                  # 16 minutes
     .venv/bin/python tests/benchmarks/bench_sync.py --round-seconds 3 --turns 1      # a first look
 
 `alone`: two worker processes with one thread each, which train round by round as those of nodes
 do, keep the state of their optimizers after each, and go on from what they have trained, without
 any network. `averaged`: two real nodes with such workers, which average after each round (`after`),
 or while the next one is trained (`overlap`). All train the same model from its initial weights on
-the same text, take turns, and are measured from the end of their first round on. Prints one JSON
-line:
+the same text and take turns. The workers are measured from the end of their first round on, the
+nodes from that of their third: from then on they use memory and files of older rounds again. Prints
+one JSON line:
 
-    ratio            tokens per second of the nodes to that of the workers in the same turn, median
-    ratio_to_steps   the same, to the steps of the workers, without anything between their rounds
-    round_seconds    from commit to commit
-    average_seconds  of it, from the update to the commit
-    cores            that the nodes' processes kept busy, all of a kind together, on the average
+    ratio             tokens per second of the nodes to that of the workers in the same turn, median
+    ratio_to_steps    the same, to the steps of the workers, without anything between their rounds
+    round_seconds     from commit to commit
+    average_seconds   of it, from the update to the commit
+    cpu_us_per_token  CPU time by kind of process; what is not in it waited
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ TEXT = "demo:python"
 PEERS = 2
 LIMIT_S = 600
 POLL_S = 2.0  # to answer costs a node time that it would train in
+WARM_UP = 3  # rounds of nodes
 MANIFEST = RunManifest(
     name="sync",
     model=ModelConfig(d_model=256, num_layers=4, d_ff=512),
@@ -67,15 +69,16 @@ class Measured:
     tokens_per_s: float
     round_s: float
     average_s: float
-    cores: dict[str, float]
+    cpu_us_per_token: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Alone:
-    """A turn of two workers without a network, both together."""
+    """A turn of two workers without a network, both together, or of one of them."""
 
     tokens_per_s: float
     steps_tokens_per_s: float
+    cpu_us_per_token: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,12 +143,15 @@ def line(
             arm: round(statistics.median(turn.average_s for turn in turns), 2)
             for arm, turns in averaged.items()
         },
-        "cores": {
-            arm: {
-                kind: round(statistics.median(turn.cores[kind] for turn in turns), 3)
-                for kind in turns[0].cores
-            }
-            for arm, turns in averaged.items()
+        "cpu_us_per_token": {
+            "alone": round(statistics.median(turn.cpu_us_per_token for turn in alone), 1),
+            **{
+                arm: {
+                    kind: round(statistics.median(turn.cpu_us_per_token[kind] for turn in turns), 1)
+                    for kind in turns[0].cpu_us_per_token
+                }
+                for arm, turns in averaged.items()
+            },
         },
     }
 
@@ -163,7 +169,11 @@ async def train_alone(manifest: RunManifest, rounds: int, root: Path) -> Alone:
     """What two workers do in the `rounds` after their first; both train at once."""
     workers = [_one_alone(manifest, number, rounds, root / str(number)) for number in range(PEERS)]
     speeds = await asyncio.gather(*workers)
-    return Alone(sum(s.tokens_per_s for s in speeds), sum(s.steps_tokens_per_s for s in speeds))
+    return Alone(
+        sum(speed.tokens_per_s for speed in speeds),
+        sum(speed.steps_tokens_per_s for speed in speeds),
+        statistics.mean(speed.cpu_us_per_token for speed in speeds),
+    )
 
 
 async def _one_alone(manifest: RunManifest, number: int, rounds: int, place: Path) -> Alone:
@@ -182,7 +192,7 @@ async def _one_alone(manifest: RunManifest, number: int, rounds: int, place: Pat
             checkpoints=place / "trainer",
         )
         await worker.init(settings)
-        tokens, steps_s, started_s = 0, 0.0, 0.0
+        tokens, steps_s, started_s, cpu_s = 0, 0.0, 0.0, 0.0
         for done in range(1 + rounds):
             base = Committed(
                 commit=_commit_id(done),
@@ -196,10 +206,11 @@ async def _one_alone(manifest: RunManifest, number: int, rounds: int, place: Pat
             for name in trained:
                 buffers.theta[name] -= buffers.delta[name]
             if done == 0:
-                started_s = time.monotonic()
+                started_s, cpu_s = time.monotonic(), _cpu_s(psutil.Process(worker.pid))
                 continue
             tokens, steps_s = tokens + result.tokens, steps_s + result.seconds
-        return Alone(tokens / (time.monotonic() - started_s), tokens / steps_s)
+        seconds, cpu_s = time.monotonic() - started_s, _cpu_s(psutil.Process(worker.pid)) - cpu_s
+        return Alone(tokens / seconds, tokens / steps_s, 1e6 * cpu_s / tokens)
 
 
 def _commit_id(rounds: int) -> bytes:
@@ -213,7 +224,7 @@ def _held(manifest: RunManifest, number: int) -> list[int]:
 
 
 def measure_nodes(manifest: RunManifest, stream: StreamConfig, rounds: int, root: Path) -> Measured:
-    """Two nodes that found a run; what they do in the `rounds` after their first."""
+    """Two nodes that found a run; what they do in the `rounds` after they are warm."""
     root.mkdir()
     path = root / "RUN.toml"
     found_run(dataclasses.replace(manifest, stream=stream), path)
@@ -222,23 +233,26 @@ def measure_nodes(manifest: RunManifest, stream: StreamConfig, rounds: int, root
         testnet.start()
         deadline = time.monotonic() + LIMIT_S
         looks: list[Look] = []
-        while not (history := testnet.nodes[0].history(0)) or history[-1].round <= rounds:
+        while not (history := testnet.nodes[0].history(0)) or history[-1].round < WARM_UP + rounds:
             testnet.raise_if_ended()
             assert time.monotonic() < deadline, testnet.statuses()
-            if history:
+            if history and history[-1].round >= WARM_UP:
                 looks.append(look())
             time.sleep(POLL_S)
         looks.append(look())
     told = {summary.round: summary for summary in history}
-    first, last = told[1], told[1 + rounds]
-    assert all(len(told[r].contributors) == PEERS for r in range(1, 2 + rounds)), history
+    measured = range(WARM_UP + 1, WARM_UP + 1 + rounds)
+    first, last = told[WARM_UP], told[measured[-1]]
+    assert all(len(told[r].contributors) == PEERS for r in measured), history
     seconds = (last.committed_at_ms - first.committed_at_ms) / 1000
+    tokens_per_s = (last.committed_tokens - first.committed_tokens) / seconds
+    looked_at = tokens_per_s * (looks[-1].time_s - looks[0].time_s)
     return Measured(
-        tokens_per_s=(last.committed_tokens - first.committed_tokens) / seconds,
+        tokens_per_s=tokens_per_s,
         round_s=seconds / rounds,
-        average_s=statistics.mean(told[r].seconds for r in range(2, 2 + rounds)),
-        cores={
-            kind: (cpu_s - looks[0].cpu_s[kind]) / (looks[-1].time_s - looks[0].time_s)
+        average_s=statistics.mean(told[r].seconds for r in measured),
+        cpu_us_per_token={
+            kind: 1e6 * (cpu_s - looks[0].cpu_s[kind]) / looked_at
             for kind, cpu_s in looks[-1].cpu_s.items()
         },
     )
@@ -249,10 +263,16 @@ def look() -> Look:
     cpu_s: dict[str, float] = defaultdict(float)
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            times, command = process.cpu_times(), " ".join(process.cmdline())
+            command = " ".join(process.cmdline())
             kind = next((k for k in ("p2pd", "worker") if k in command), "daemon")
-            cpu_s[kind] += times.user + times.system
+            cpu_s[kind] += _cpu_s(process)
     return Look(time.monotonic(), dict(cpu_s))
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    """CPU seconds that a process has used."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 if __name__ == "__main__":

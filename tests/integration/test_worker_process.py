@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -262,6 +263,34 @@ def test_a_killed_worker_is_reported_and_its_successor_restores_the_checkpoint(
 
     play(first_life)
     play(second_life)
+
+
+def test_a_worker_whose_log_is_on_a_full_disk_answers_all_the_same(
+    settings: WorkerSettings,
+) -> None:
+    async def scenario(worker: WorkerProcess, buffers: SharedBuffers) -> None:
+        with pytest.raises(SwarmError, match="KeyError") as caught:
+            await worker._request({"type": "unheard of"}, "done")
+        assert caught.value.code is Code.INTERNAL
+        await worker.save()
+        assert worker.alive
+
+    play(scenario, Path("/dev/full"))
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, Code.DISK_FULL), (errno.EACCES, Code.DIR_NOT_WRITABLE)]
+)
+def test_a_log_that_can_not_be_opened_is_a_typed_error_and_no_worker_starts(
+    number: int, code: Code, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("node.worker_link.open", refuses, raising=False)
+    with pytest.raises(SwarmError, match=r"worker\.log") as caught:
+        asyncio.run(WorkerProcess.start(0, tmp_path / "worker.log"))
+    assert caught.value.code is code
 
 
 def test_a_frozen_worker_is_noticed_and_killed(settings: WorkerSettings) -> None:

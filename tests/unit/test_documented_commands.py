@@ -84,6 +84,12 @@ RUN_BY: dict[str, tuple[str, ...]] = {
     "node run init": (
         "unit/test_cli_run_init.py::test_the_manifest_can_be_read_and_holds_the_initial_state",
     ),
+    "node run init --from": (
+        "unit/test_begun_with_model.py::test_what_the_run_begins_with_computes_what_the_assembly_did",
+    ),
+    "node run validate": (
+        "unit/test_cli_run_change.py::test_a_manifest_that_is_in_order_is_said_to_be",
+    ),
     "node run ticket": (TICKETS,),
     "node run set": (CHANGES,),
     "node run pause": (CHANGES,),
