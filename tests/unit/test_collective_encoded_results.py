@@ -1,5 +1,7 @@
 """Results under tags with a lossy codec: named and handed on as what they are decoded from."""
 
+import subprocess
+import sys
 from datetime import timedelta
 
 import numpy as np
@@ -69,3 +71,19 @@ def test_what_can_not_be_decoded_is_no_result():
     state = FragmentState.of(np.ones(NUMEL, np.float32), NOTHING, 1, data)
     version = version_message(TAG, state)
     assert fetch_fragment(Source(state), [], version, NUMEL, LIMIT, codec) is None
+
+
+def test_kernels_that_were_compiled_for_another_layout_are_not_used():
+    story = """
+import sys, types
+import swarm.collective
+swarm.collective._kernels = types.ModuleType("swarm.collective._kernels")
+sys.modules["swarm.collective._kernels"] = swarm.collective._kernels
+from swarm.collective import codecs
+assert codecs.compiled is None
+swarm.collective._kernels.LAYOUT = codecs.LAYOUT
+del sys.modules["swarm.collective.codecs"]
+import swarm.collective.codecs
+assert sys.modules["swarm.collective.codecs"].compiled is swarm.collective._kernels
+"""
+    subprocess.run([sys.executable, "-c", story], check=True, timeout=60)
