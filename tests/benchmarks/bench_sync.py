@@ -232,28 +232,28 @@ def measure_nodes(manifest: RunManifest, stream: StreamConfig, rounds: int, root
     with LocalTestnet(path, plans, root / "nodes") as testnet:
         testnet.start()
         deadline = time.monotonic() + LIMIT_S
-        looks: list[Look] = []
+        before = look()
         while not (history := testnet.nodes[0].history(0)) or history[-1].round < WARM_UP + rounds:
             testnet.raise_if_ended()
             assert time.monotonic() < deadline, testnet.statuses()
-            if history and history[-1].round >= WARM_UP:
-                looks.append(look())
+            if not history or history[-1].round < WARM_UP:
+                before = look()
             time.sleep(POLL_S)
-        looks.append(look())
+        after = look()
     told = {summary.round: summary for summary in history}
     measured = range(WARM_UP + 1, WARM_UP + 1 + rounds)
     first, last = told[WARM_UP], told[measured[-1]]
     assert all(len(told[r].contributors) == PEERS for r in measured), history
     seconds = (last.committed_at_ms - first.committed_at_ms) / 1000
     tokens_per_s = (last.committed_tokens - first.committed_tokens) / seconds
-    looked_at = tokens_per_s * (looks[-1].time_s - looks[0].time_s)
+    looked_at = tokens_per_s * (after.time_s - before.time_s)
     return Measured(
         tokens_per_s=tokens_per_s,
         round_s=seconds / rounds,
         average_s=statistics.mean(told[r].seconds for r in measured),
         cpu_us_per_token={
-            kind: 1e6 * (cpu_s - looks[0].cpu_s[kind]) / looked_at
-            for kind, cpu_s in looks[-1].cpu_s.items()
+            kind: 1e6 * (cpu_s - before.cpu_s.get(kind, 0.0)) / looked_at
+            for kind, cpu_s in after.cpu_s.items()
         },
     )
 
