@@ -29,7 +29,7 @@ def check_record(
     `initial` gives a fragment's version at genesis. `max_tokens`: of one peer.
     """
     names = [o.state.fragment for o in record.fragments]
-    before = {o.state.fragment: o.state for o in previous.fragments} if previous else {}
+    before = {o.state.fragment: o for o in previous.fragments} if previous else {}
     required = set(numel) | set(before)
     require(sorted(set(names)) == names, "the record names a fragment twice")
     require(required <= set(names), "the record does not name every fragment")
@@ -42,9 +42,13 @@ def check_record(
             fit = len(shares) == len(outcome.contributors) and all(map(math.isfinite, shares))
             require(fit, f"{name} has impossible weights")
             require(outcome.codec in ("", *CODECS), f"{name} has an unknown codec")
-        old = before.get(name) or initial(name)
+        old = before[name].state if name in before else initial(name)
         if not outcome.advanced:
-            require(state == old, f"{name} changed without having advanced")
+            kept = pb.FragmentOutcome(state=old, numel=numel.get(name, 0))
+            if open_tags and name in before:  # whose result it is goes on with it
+                kept.CopyFrom(before[name])
+                kept.advanced = False
+            require(outcome == kept, f"{name} changed without having advanced")
             continue
         fits = is_tag(name, outcome.numel) if open_tags else outcome.numel == numel[name]
         require(fits, f"{name} has another size")

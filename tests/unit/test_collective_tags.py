@@ -112,6 +112,27 @@ def test_what_a_group_has_reduced_gets_votes_without_sums_of_contributions():
     assert "weights" in refusal_of(lambda: elector.check_possible(record)).message
 
 
+@pytest.mark.parametrize(
+    "lie",
+    [{"numel": 5}, {"codec": "int8"}, {"contributors": "b"}, {"operation": pb.SUM}],
+    ids=lambda lie: next(iter(lie)),
+)
+def test_a_result_that_did_not_advance_keeps_its_size_its_codec_and_whose_it_is(lie):
+    def result(**said):
+        of_a = {"numel": 4, "contributors": "a", "weights": [1.0], "operation": pb.MEAN}
+        version = pb.FragmentVersion(fragment="x", version=1)
+        return pb.FragmentOutcome(state=version, **(of_a | {"codec": "fp32"} | said))
+
+    def vote(**said):
+        record = pb.RoundRecord(roster="ab", electorate="ab", outcome=pb.SKIPPED)
+        record.fragments.append(result(**said))
+        check_record(record, previous, str, {}, MAX_TOKENS, open_tags=True)
+
+    previous = pb.RoundRecord(roster="ab", fragments=[result(advanced=True)])
+    vote()
+    assert "without having advanced" in refusal_of(lambda: vote(**lie)).message
+
+
 @pytest.mark.parametrize("weights", [[], [1.0], [0.5, math.nan]])
 def test_a_record_that_does_not_say_whose_result_it_is_gets_no_vote(weights):
     previous = pb.RoundRecord(roster="ab")
