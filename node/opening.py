@@ -59,7 +59,7 @@ async def open_network(
         lambda: daemon.data_plane.traffic.received,
         daemon.status.report,
     )
-    await daemon.publisher.publish()
+    await daemon.publisher.begin()
 
 
 async def _take_part(

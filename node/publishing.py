@@ -1,7 +1,7 @@
 """What a node tells the swarm about itself, and what it last heard of the others.
 
 publisher = RecordPublisher(config, network, directory, ledger, status, data_plane, data_port)
-await publisher.publish()          # once at the start; raises when the DHT does not take it
+await publisher.begin()            # once at the start
 await publisher.run()              # keeps it true until cancelled
 publisher.known, publisher.paths   # for `node status`, which must not wait for the DHT
 """
@@ -17,7 +17,7 @@ from node.daemon_status import State, Status
 from node.known_peers import save_addresses
 from swarm import __version__
 from swarm.collective.ledger import Ledger
-from swarm.errors import SwarmError
+from swarm.errors import Code, SwarmError
 from swarm.network.addresses import data_addresses
 from swarm.network.data_plane import DataPlane
 from swarm.network.membership import PeerDirectory
@@ -26,6 +26,7 @@ from swarm.wire.membership_pb2 import PeerRecord
 
 RECORD_LEASE = timedelta(seconds=60)
 LOOK_EVERY_S = 1.0
+KEEPING = "keeping in touch with the swarm"
 
 
 class RecordPublisher:
@@ -55,26 +56,35 @@ class RecordPublisher:
         self._status = status
         self._data_plane = data_plane
         self._data_port = data_port
+        self._published: tuple[object, ...] = ()
+        self._published_s = 0.0
 
     async def run(self) -> None:
         """Publish after each commit and every third of the lease; look at the others in between."""
         loop = asyncio.get_running_loop()
-        published_s, published = loop.time(), self._content()
         while True:
             try:
                 self.known = frozenset(await self._directory.records())
                 self.paths = await self._network.recent_paths()
-                late = loop.time() - published_s > RECORD_LEASE.total_seconds() / 3
-                if late or self._content() != published:
-                    published_s, published = loop.time(), self._content()
+                late = loop.time() - self._published_s > RECORD_LEASE.total_seconds() / 3
+                if late or self._content() != self._published:
                     await self.publish()
                     save_addresses(self._config.directory, self._network.known_addresses)
             except SwarmError as error:
-                published = ()
-                self._status.note_trouble("keeping in touch with the swarm", error)
+                self._published = ()  # where the DHT's peers are others now, the record is gone
+                self._status.note_trouble(KEEPING, error)
             else:
-                self._status.note_trouble("keeping in touch with the swarm", None)
+                self._status.note_trouble(KEEPING, None)
             await asyncio.sleep(LOOK_EVERY_S)
+
+    async def begin(self) -> None:
+        """Publish for the first time; a DHT that does not answer is asked again by `run`."""
+        try:
+            await self.publish()
+        except SwarmError as error:
+            if error.code is not Code.PEER_UNREACHABLE:
+                raise
+            self._status.note_trouble(KEEPING, error)
 
     def record_of(self, peer: str) -> PeerRecord | None:
         """The newest record of a peer from anywhere, if its lease still holds."""
@@ -88,6 +98,7 @@ class RecordPublisher:
 
     async def publish(self) -> None:
         """Put this node's record into the DHT and into its own directory."""
+        content, begun_s = self._content(), asyncio.get_running_loop().time()
         record = self._ledger.record
         await self._network.publish(
             PeerRecord(
@@ -108,5 +119,6 @@ class RecordPublisher:
                 lease_ttl_ms=round(1000 * RECORD_LEASE.total_seconds()),
             )
         )
+        self._published, self._published_s = content, begun_s
         if self._network.signed_record is not None:
             self._directory.note(self._network.signed_record)

@@ -114,7 +114,10 @@ class ChaosPeer:
         )
         self.plane.set_reduce_handler(self.member.registry.handle)
         self.plane.set_blob_source(state.blob)
-        await self.publish()
+        try:
+            await self.publish()
+        except SwarmError:  # as a node, which tries again
+            self._publish_soon()
         await discover(self.member)
 
     def _on_event(self, event: RoundEvent) -> None:

@@ -66,6 +66,36 @@ def test_publishing_goes_on_after_a_failure_that_is_said_once(
     asyncio.run(main())
 
 
+def test_a_dht_that_does_not_answer_at_the_start_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.publishing.LOOK_EVERY_S", 0.002)
+
+    class Slow(FakeNetwork):
+        async def publish(self, record: PeerRecord) -> None:
+            tried.append(1)
+            if len(tried) < 3:
+                raise SwarmError(Code.PEER_UNREACHABLE, "the DHT did not answer in 8 s")
+            await super().publish(record)
+
+    async def records() -> dict[str, PeerRecord]:
+        return {}
+
+    async def main() -> None:
+        network = Slow()
+        publisher = publisher_in(tmp_path, network, records, Status(said.append))
+        await publisher.begin()
+        task = asyncio.create_task(publisher.run())
+        await until(lambda: bool(network.published))
+        await until(lambda: len(said) == 2)
+        task.cancel()
+
+    tried: list[int] = []
+    said: list[str] = []
+    asyncio.run(main())
+    assert "did not answer" in said[0] and "works again" in said[1]
+
+
 def test_a_defect_in_a_background_task_ends_the_daemon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
