@@ -11,7 +11,7 @@ from swarm.collective.protocol.machine import PeerMachine
 from swarm.collective.protocol.memory import Memory
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import PeerRecord
-from tests.unit.machine_net import NAMES, Net, setup_of
+from tests.unit.machine_net import NAMES, TIMEOUTS, Net, setup_of
 
 LAST = 3
 
@@ -94,6 +94,20 @@ def test_a_newcomer_believes_a_source_that_has_no_links_any_more(net):
     commits = history_of(net.machines["cyd"].memory)
     start(net, "cyd", commits[-1:])
     start(net, "ann", [])
+    look(net, "ann", "cyd")
+    net.run_until(lambda: round_of(net, "ann") == LAST)
+
+
+def test_who_was_cut_off_for_a_lease_believes_where_the_links_end_and_before_it_does_not(net):
+    commits = history_of(net.machines["cyd"].memory)
+    start(net, "cyd", commits[-1:])
+    start(net, "ann", commits[:1])
+    net.calls[0] = ("cyd", 0)
+    net.feed("ann", events.Received("cyd", 0, commits[1]))
+    look(net, "ann", "cyd")
+    net.run_until(lambda: not net.machines["ann"].discovering)
+    assert round_of(net, "ann") == 1
+    net.now += TIMEOUTS.lease_s
     look(net, "ann", "cyd")
     net.run_until(lambda: round_of(net, "ann") == LAST)
 

@@ -199,7 +199,7 @@ class Boundary:
             return peer.succession()
         founded = sorted(p for p, r in peer.known.items() if r.branch and p != peer.setup.me)
         for founder in founded:
-            peer.history.catch_up(founder, trusting=not peer.history.commit_times)
+            peer.history.catch_up(founder, trusting=peer.history.away)
         return [] if founded else peer.succession(sorted(peer.known))
 
     def _on_reply(self, leader: str, reply: Message | None, call: Pending) -> None:

@@ -44,7 +44,7 @@ class Pursuit:
     """A commit of `source` whose links back to a known one are being asked for."""
 
     source: str
-    trusting: bool  # take it when its links are not known there
+    trusting: bool  # take it when its links are not known there any more
     commit: pb.Commit | None = None  # the goal; None: its newest is being asked for
     record: pb.RoundRecord | None = None
     link: pb.RoundRecord | None = None  # the last one that was shown
@@ -107,6 +107,15 @@ class History:
             for p, r in sorted(records.items())
             if p != self._peer.setup.me and r.branch
         ]
+
+    @property
+    def away(self) -> bool:
+        """True when others may have forgotten what follows the newest commit here.
+
+        So at the start, and when this peer was cut off, or its machine slept, for a lease.
+        """
+        times = self.commit_times
+        return not times or self._peer.now - times[-1] > self._peer.setup.timeouts.lease_s
 
     @property
     def looking(self) -> bool:
@@ -264,4 +273,4 @@ class History:
         while self._claims and self._looking_at not in self._pursuits:
             self._looking_at, claim = self._claims.pop(0)
             if better_history(claim, peer.memory.record):
-                self.catch_up(self._looking_at, trusting=not self.commit_times)
+                self.catch_up(self._looking_at, trusting=self.away)
