@@ -8,7 +8,7 @@ from swarm.collective.ledger import Ledger
 from swarm.collective.protocol import effects, events
 from swarm.collective.protocol.history import LINKS
 from swarm.collective.protocol.machine import PeerMachine
-from swarm.collective.protocol.memory import Memory
+from swarm.collective.protocol.memory import KEPT_COMMITS, Memory
 from swarm.wire import collective_pb2 as pb
 from swarm.wire.membership_pb2 import PeerRecord
 from tests.unit.machine_net import NAMES, TIMEOUTS, Net, setup_of
@@ -110,6 +110,22 @@ def test_who_was_cut_off_for_a_lease_believes_where_the_links_end_and_before_it_
     net.now += TIMEOUTS.lease_s
     look(net, "ann", "cyd")
     net.run_until(lambda: round_of(net, "ann") == LAST)
+
+
+def test_rounds_longer_than_a_lease_do_not_make_a_peer_believe_what_is_not_linked():
+    net, round_s = swarm_of_one_survivor(5), 2 * TIMEOUTS.lease_s
+    commits = history_of(net.machines["cyd"].memory)
+    start(net, "cyd", commits[-1:])
+    start(net, "ann", commits[:1])
+    for number, commit in enumerate(commits[1:3]):
+        net.now += round_s
+        net.calls[-number] = ("cyd", number)
+        net.feed("ann", events.Received("cyd", -number, commit))
+    for rounds_away, expected in ((2, 2), (KEPT_COMMITS, 5)):
+        net.now += rounds_away * round_s
+        look(net, "ann", "cyd")
+        net.run_until(lambda: not net.machines["ann"].discovering)
+        assert round_of(net, "ann") == expected
 
 
 def test_a_newcomer_does_not_follow_a_source_that_dies_before_it_has_shown_its_links(net):

@@ -12,6 +12,7 @@ import itertools
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
@@ -112,10 +113,16 @@ class History:
     def away(self) -> bool:
         """True when others may have forgotten what follows the newest commit here.
 
-        So at the start, and when this peer was cut off, or its machine slept, for a lease.
+        So at the start, and when this peer was cut off, or its machine slept, for a lease and for
+        as many rounds as commits are kept: who merely trains a long round believes no liar.
         """
         times = self.commit_times
-        return not times or self._peer.now - times[-1] > self._peer.setup.timeouts.lease_s
+        if not times:
+            return True
+        intervals = [b - a for a, b in itertools.pairwise(times)]
+        forgotten_s = KEPT_COMMITS * median(intervals) if intervals else 0.0
+        away_s = self._peer.now - times[-1]
+        return away_s > max(self._peer.setup.timeouts.lease_s, forgotten_s)
 
     @property
     def looking(self) -> bool:
