@@ -104,6 +104,9 @@ class Attempts:
         report = pb.Report(round=plan.round, branch=plan.branch, ballot=plan.ballot)
         base = self._context.state.fragments
         try:
+            # A leader's plan goes out first: its threads would take the processor from the messages
+            # for which the other members wait.
+            await asyncio.sleep(0)
             loop = asyncio.get_running_loop()
             limit_s = plan.attempt_timeout_ms / 1000
             timers = [

@@ -11,8 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 from p2p_swarm import RUN, WAIT, error_of, eventually, has_stopped, swarm_of
 
+from swarm.collective.communicator import Communicator
 from swarm.errors import Code
 from swarm.hashing import bulk_hash
 from swarm.network.data_plane import DataPlane
@@ -81,8 +83,8 @@ def with_two_peers(keys: Path, story: Callable[[Peer, Peer], Awaitable[None]]) -
 
 
 @contextlib.asynccontextmanager
-async def frozen_p2pd(peer: Peer) -> AsyncIterator[None]:
-    pid = peer.network.life.daemon.p2p._child.pid
+async def frozen_p2pd(network: PeerNetwork) -> AsyncIterator[None]:
+    pid = network.life.daemon.p2p._child.pid
     os.kill(pid, signal.SIGSTOP)
     try:
         await eventually(lambda: has_stopped(pid))
@@ -103,7 +105,7 @@ def test_messages_of_rounds_take_an_open_lane_and_others_always_p2pd(tmp_path: P
         await alice.ask(bob, 1)
         assert not alice.has_lane_to(bob)
         await alice.use(bob)
-        async with frozen_p2pd(bob):
+        async with frozen_p2pd(bob.network):
             for number in (2, 3):
                 await alice.ask(bob, number)
             error = await error_of(alice.ping(bob, timedelta(seconds=0.3)))
@@ -174,3 +176,32 @@ def test_a_message_on_a_lane_is_checked_as_any_other(tmp_path: Path) -> None:
         await alice.ask(bob, 1)
 
     with_two_peers(tmp_path, story)
+
+
+def test_an_operation_among_peers_with_open_lanes_needs_no_p2pd() -> None:
+    async def story(first: Communicator, second: Communicator) -> None:
+        await asyncio.gather(first.join(), second.join())
+
+        async def reduce() -> None:
+            handles = [c.all_reduce({"x": np.ones(10, np.float32)}) for c in (first, second)]
+            for result in await asyncio.gather(*handles):
+                assert (result.tensors["x"] == 1).all()
+
+        def lanes() -> list[int]:  # one for messages, one for the exchange meanwhile
+            pairs = ((first, second), (second, first))
+            pools = [(a._session._plane._pool._peers, b.peer_id) for a, b in pairs]
+            return [len(pool[peer].idle) if peer in pool else 0 for pool, peer in pools]
+
+        async def with_lanes() -> bool:
+            await reduce()
+            return min(lanes()) >= 2
+
+        await eventually(with_lanes)
+        async with frozen_p2pd(first._session._network), frozen_p2pd(second._session._network):
+            began_s = time.monotonic()
+            await reduce()
+            assert time.monotonic() - began_s < 1.5
+
+    with Communicator.open("lanes", route="direct") as first:
+        with Communicator.open("lanes", route="direct", initial_peers=[first.address]) as second:
+            asyncio.run(story(first, second))
