@@ -157,7 +157,7 @@ def test_who_answers_on_no_lane_is_asked_by_p2pd_within_the_same_limit(tmp_path:
     with_two_peers(tmp_path, story)
 
 
-def test_a_message_on_a_lane_is_checked_as_any_other(tmp_path: Path) -> None:
+def test_a_message_on_a_lane_is_checked_and_limited_as_any_other(tmp_path: Path) -> None:
     async def story(alice: Peer, bob: Peer) -> None:
         await alice.use(bob)
         other_run = Envelope.FromString(alice.network._endpoint.seal(bob.id, GetCommit()))
@@ -174,6 +174,15 @@ def test_a_message_on_a_lane_is_checked_as_any_other(tmp_path: Path) -> None:
             assert bob.network.refused[code.value]
         assert not bob.asked
         await alice.ask(bob, 1)
+
+        def flood() -> None:
+            for _ in range(5000):
+                alice.plane.ask(bob.id, b"garbage", WAIT)
+                if bob.network.refused[Code.OVER_LIMIT.value]:
+                    return
+
+        await asyncio.to_thread(flood)
+        assert bob.network.refused[Code.OVER_LIMIT.value]
 
     with_two_peers(tmp_path, story)
 

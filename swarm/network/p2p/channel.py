@@ -83,10 +83,10 @@ class Channel:
         """See `swarm.network.transport.Transport.call`."""
         data = self._endpoint.seal(peer, request)
         if peer == self.peer_id:
-            answer = await self._endpoint.answer(peer, data)
-            return self._endpoint.open_reply(peer, answer, reply_type)
+            own = await self._endpoint.answer(peer, data)
+            return self._endpoint.open_reply(peer, own, reply_type)
         deadline_s = time.monotonic() + timeout.total_seconds()
-        answer = None
+        answer: bytes | None = None
         # The other messages ask about the network itself, p2pd and its connections included.
         if self.lanes is not None and request.DESCRIPTOR.file.name == ROUND_FILE:
             answer = await self.lanes.ask(peer, data, LANE_SHARE * timeout)
