@@ -59,8 +59,8 @@ class Policy(Protocol):
     ) -> FragmentState:
         """The outer step; the same bits on every machine. `version` is one higher.
 
-        `encoded`: what `mean` was decoded from, under a lossy codec. `name`: the hash of either,
-        if it was computed while the mean came in (under tags).
+        `encoded`: what `mean` was decoded from, under a lossy codec. `name`: the hash of
+        `mean`, if it was computed while that came in (under tags).
         """
         ...
 

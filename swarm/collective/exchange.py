@@ -9,8 +9,8 @@
 Contributions go straight from `deltas` to the lanes and means straight from the lanes to where they
 are returned; both must stay as they are until `cancel`, as slower peers are still served from them.
 `deltas` are only read, so an attempt can fail and be repeated from the same values. Means under a
-lossy codec are also kept as they came: `exchange.encoded`. With `named` the means' hashes are
-computed while they come: `exchange.names()`.
+lossy codec are also kept as they came: `exchange.encoded`. With `named` the hashes of the others
+are computed while they come: `exchange.names()`.
 
 Each reducer is talked to over its own lanes, all at once: a thread sends the slices in the order of
 the reducer's jobs, another takes the means. `cancel` may be called from any thread.
@@ -111,8 +111,8 @@ class Exchange:
         self.encoded = _encoded_buffers(plan, self._results)
         self._received = {f.fragment for f in plan.fragments if me in f.receivers}
         threads = threads or Threads()
-        contents = {f: self.encoded.get(f, v) for f, v in self._results.items()} if named else {}
-        self._digests = {f: RunningDigest(v.data.cast("B")) for f, v in contents.items()}
+        exact = self._results.keys() - self.encoded.keys() if named else set()
+        self._digests = {f: RunningDigest(self._results[f].data.cast("B")) for f in exact}
         outbox = Outbox(self._results, self.encoded, self._digests)
         self.session = ReduceSession(plan, me, deltas, outbox, stall, threads)
         hello = ReduceHello(branch=plan.branch, round=plan.round, ballot=plan.ballot)
@@ -175,7 +175,7 @@ class Exchange:
         return {name: values for name, values in means.items() if name in self._received}
 
     def names(self) -> dict[str, bytes]:
-        """The hashes of the means that `run` returned: of what they are decoded from, if lossy."""
+        """The hashes of the means that `run` returned, if wanted, and of lossless codecs."""
         return {f: digest.finish() for f, digest in self._digests.items() if f in self._received}
 
     # ---- talking to a reducer -------------------------------------------------------------

@@ -74,7 +74,7 @@ class Outbox:
     """See the module docstring. Jobs are done in order.
 
     `results` are flat fp32 by fragment; `encoded`, for lossy codecs, what each is decoded from;
-    `digests` are of what is sent of those whose hash is wanted.
+    `digests` are of results whose hash is wanted.
     """
 
     def __init__(
@@ -115,8 +115,7 @@ class Outbox:
         """The job's mean is final here: published, or received."""
         digest = self._digests.get(job.fragment)
         if digest is not None:
-            size = get_codec(job.codec).encoded_bytes
-            digest.filled(size(job.begin), size(job.begin) + size(job.elements))
+            digest.filled(4 * job.begin, 4 * job.end)
 
     def press(self) -> None:
         """A sender of contributions has something to send."""

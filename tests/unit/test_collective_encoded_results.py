@@ -46,7 +46,7 @@ def reduced(codec):
             policy.initial(TAG),
             3,
             exchange.encoded.get(TAG),
-            exchange.names()[TAG],
+            exchange.names().get(TAG),
         )
         for peer, exchange in group.exchanges.items()
     }
@@ -67,13 +67,13 @@ def test_who_missed_a_result_fetches_what_it_is_decoded_from_and_can_hand_it_on(
 
 @pytest.mark.parametrize("name", ["bf16", "int8", "int4"])
 def test_the_name_is_that_of_the_encoding_whose_decoding_everybody_holds(name):
-    """It was computed while the means came in, from several reducers at once."""
     for state in reduced(name).values():
         assert state.theta_hash == bulk_hash(state.encoded) == bulk_hash(state.content)
         assert decode(get_codec(name), state.encoded, NUMEL).tobytes() == state.theta.tobytes()
 
 
 def test_the_name_of_an_exact_result_is_that_of_its_values():
+    """It was computed while the means came in, from several reducers at once."""
     for state in reduced("fp32").values():
         assert state.encoded is None and state.theta_hash == bulk_hash(state.theta.data.cast("B"))
 
