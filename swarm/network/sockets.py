@@ -20,23 +20,14 @@ OPTIONS = (
 )
 
 
-# Between two peers of one machine there is no network to be fair to. BBR, the default of many
-# systems, paces there too, by timers and in small packets. Reno is in every Linux, for everybody.
-LOCAL_CONGESTION = b"reno"
-
-
 def tune(sock: socket.socket) -> None:
-    """Set the options that this system has, on a connected socket."""
+    """Set the options that this system has."""
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in OPTIONS:
         if (option := getattr(socket, name, None)) is not None:
             with suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    if (congestion := getattr(socket, "TCP_CONGESTION", None)) is not None:
-        with suppress(OSError):
-            if ipaddress.ip_address(sock.getpeername()[0]).is_loopback:
-                sock.setsockopt(socket.IPPROTO_TCP, congestion, LOCAL_CONGESTION)
 
 
 def connect(address: str, limit_s: float) -> socket.socket:

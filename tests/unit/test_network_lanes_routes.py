@@ -62,18 +62,6 @@ class Tunnel:
 # ---- addresses ------------------------------------------------------------------------------
 
 
-def test_a_connection_within_one_machine_is_not_paced():
-    """Whatever the system does on its networks."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with sockets.connect(f"127.0.0.1:{server.getsockname()[1]}", 5) as ours:
-            theirs, _ = server.accept()
-            sockets.tune(theirs)
-            with theirs:
-                for sock in (ours, theirs):
-                    name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-                    assert name.rstrip(b"\0") == sockets.LOCAL_CONGESTION
-
-
 def test_second_address_is_used_when_the_first_refuses(nodes):
     alice, bob = nodes
     lane = bob.plane.open_lane(record_with(alice, REFUSING, alice.address), WAIT)
