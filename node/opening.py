@@ -92,5 +92,4 @@ async def _take_part(
     daemon.data_plane.set_reduce_handler(member.registry.handle)
     daemon.data_plane.set_blob_source(state.blob)
     network.carry(daemon.data_plane)
-    network.talk_over(daemon.data_plane)
     await network.serve_streams(daemon.data_plane.accept_tunnel)

@@ -110,7 +110,6 @@ class Session:
         protection = PLAIN if config.protection == "plain" else SEALED
         self._plane = DataPlane(self._network.identity, run_id, protection=protection)
         undo.callback(self._plane.stop)
-        self._network.talk_over(self._plane)
         address = self._plane.start(config.host, 0)
         self._data_addresses = [] if config.route == "tunnel" else [address]
         if config.route != "direct":

@@ -7,9 +7,6 @@
 
 A call is over for good when both sides have said END. A handler that raises a `SwarmError`, or that
 returns before, ends the lane: the peer reads a FAILURE "CODE: message".
-
-A control message is a call too: its reply comes from an event loop, so its handler gives a future,
-which `stop` gives up.
 """
 
 from __future__ import annotations
@@ -18,8 +15,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeoutError  # another one before 3.11
 from datetime import timedelta
 from typing import TypeAlias
 
@@ -35,12 +30,10 @@ logger = logging.getLogger(__name__)
 
 ReduceHandler: TypeAlias = Callable[[str, Lane, ReduceHello], None]
 BlobSource: TypeAlias = Callable[[bytes], "memoryview | None"]
-MessageHandler: TypeAlias = Callable[[str, bytes], "Future[bytes]"]
 
 CHUNK_BYTES = 2**20
 MAX_CALL_BYTES = 2**16
 CALL_STALL = timedelta(seconds=10)  # until the call's handler sets its own
-REPLY_LIMIT = timedelta(seconds=10)  # longer than anybody waits for the reply to a message
 
 
 class CallService:
@@ -50,10 +43,7 @@ class CallService:
         self.refused: Counter[str] = Counter()
         self.reduce_handler: ReduceHandler | None = None
         self.blob_source: BlobSource | None = None
-        self.message_handler: MessageHandler | None = None
         self.serving = True
-        self._replies: set[Future[bytes]] = set()  # that lanes wait for
-        self._stopped = False
 
     def serve(self, lane: SocketLane, idle_limit: timedelta) -> None:
         """Serve calls until the peer hangs up, breaks the rules, or asks nothing for too long."""
@@ -73,12 +63,6 @@ class CallService:
         """Count a refusal."""
         self.refused[error.code.value] += 1
         return error
-
-    def stop(self) -> None:
-        """Wait for no reply any more: the event loop that makes them may be the caller's own."""
-        self._stopped = True
-        for reply in list(self._replies):
-            reply.cancel()
 
     def _next_call(self, lane: SocketLane, idle_limit: timedelta) -> Call:
         lane.set_stall(idle_limit)
@@ -104,31 +88,15 @@ class CallService:
 
     def _serve_call(self, lane: SocketLane, call: Call) -> None:
         which = call.WhichOneof("call")
-        if which == "message" and self.message_handler is not None:
-            _expect_end(lane)
-            lane.send(Kind.CHUNK, 0, self._reply(self.message_handler(lane.peer, call.message)))
-            lane.send(Kind.END)
-        elif not self.serving:
+        if not self.serving:
             raise self.refuse(over_limit("this peer's traffic for today is used up"))
-        elif which == "reduce" and self.reduce_handler is not None:
+        if which == "reduce" and self.reduce_handler is not None:
             self.reduce_handler(lane.peer, lane, call.reduce)
         elif which == "download" and self.blob_source is not None:
             _expect_end(lane)
             self._send_blob(lane, call.download, self.blob_source(call.download.blob_hash))
         else:
             raise SwarmError(Code.PEER_REFUSED, "nothing of that kind is served here")
-
-    def _reply(self, reply: Future[bytes]) -> bytes:
-        self._replies.add(reply)
-        try:
-            if self._stopped:
-                reply.cancel()
-            return reply.result(REPLY_LIMIT.total_seconds())
-        except (FutureTimeoutError, CancelledError):
-            reply.cancel()
-            raise SwarmError(Code.PEER_UNREACHABLE, "no reply in time") from None
-        finally:
-            self._replies.discard(reply)
 
     def _send_blob(
         self, lane: SocketLane, request: DownloadRequest, blob: memoryview | None
@@ -146,7 +114,7 @@ class CallService:
 def _expect_end(lane: SocketLane) -> None:
     deadline_s = time.monotonic() + CALL_STALL.total_seconds()
     if lane.receive_before(deadline_s).kind is not Kind.END:
-        raise SwarmError(Code.MESSAGE_MALFORMED, "nothing more goes up in this call")
+        raise SwarmError(Code.MESSAGE_MALFORMED, "a download sends nothing up")
 
 
 def failure_of(lane: Lane, text: bytes) -> SwarmError:

@@ -9,7 +9,6 @@
     lane = plane.open_lane(record, limit)              # see swarm/network/lane.py
     plane.release(lane)
     plane.download_blob([record], blob_hash, memoryview(buffer), timeout)
-    reply = plane.ask(peer, envelope, limit)           # see swarm/network/messages.py
 
 A lane is authenticated both ways (`swarm.network.handshake`) and encrypted, unless both ends agree
 to `protection=PLAIN` for a LAN that they trust. Callbacks run in the threads of their lanes. Every
@@ -27,14 +26,13 @@ from datetime import timedelta
 
 from swarm.identity import Identity
 from swarm.network.admission import Admission, open_to_all
-from swarm.network.calls import BlobSource, CallService, MessageHandler, ReduceHandler
+from swarm.network.calls import BlobSource, CallService, ReduceHandler
 from swarm.network.download import download_blob
 from swarm.network.framing import SocketLane
 from swarm.network.handshake import Handshake
 from swarm.network.lane import Lane
 from swarm.network.lane_pool import LanePool, OpenTunnel
 from swarm.network.lane_server import LaneServer
-from swarm.network.messages import MAX_MESSAGE_BYTES, ask
 from swarm.network.punching import Source
 from swarm.network.tls import certificate_sha256, new_certificate, server_tls
 from swarm.network.traffic import Meter, Rates, Traffic
@@ -129,10 +127,6 @@ class DataPlane:
         """Serve downloads: `source(blob_hash)` is the blob's bytes, or None if unknown."""
         self._service.blob_source = source
 
-    def set_message_handler(self, handler: MessageHandler) -> None:
-        """Serve control messages: `handler(peer, data)` is the future of the reply."""
-        self._service.message_handler = handler
-
     def set_tunnel(self, open_tunnel: OpenTunnel) -> None:
         """The way to peers whom no address reaches: a connected socket of a libp2p stream.
 
@@ -171,14 +165,6 @@ class DataPlane:
         Raises `PEER_UNREACHABLE`, `PEER_REFUSED` or `MESSAGE_MALFORMED`.
         """
         return self._pool.open(record, limit)
-
-    def can_ask(self, peer: str, size: int) -> bool:
-        """Whether a lane to `peer` waits for a call, and a message of `size` bytes fits into it."""
-        return size <= MAX_MESSAGE_BYTES and self._pool.has_idle(peer)
-
-    def ask(self, peer: str, data: bytes, limit: timedelta) -> bytes:
-        """See `swarm.network.messages.ask`."""
-        return ask(self._pool, peer, data, limit)
 
     def release(self, lane: Lane) -> None:
         """Give a lane back that no thread uses any more: kept if at rest, else closed."""

@@ -71,30 +71,12 @@ class LanePool:
         peer = self._peer(record)
         renewed = peer.renewed
         lane = self._take_idle(peer) or self._climb(record, peer, deadline_s)
-        return self._put_to_work(lane, peer, renewed)
-
-    def take(self, name: str) -> SocketLane | None:
-        """An idle lane to a peer, if there is one. Raises `PEER_UNREACHABLE` after `close`."""
         with self._lock:
-            peer = self._peers.get(name)
-            renewed = peer.renewed if peer is not None else 0
-        lane = self._take_idle(peer) if peer is not None else None
-        return self._put_to_work(lane, peer, renewed) if peer is not None and lane else None
-
-    def has_idle(self, name: str) -> bool:
-        """Whether `take` is worth a try."""
-        peer = self._peers.get(name)
-        return peer is not None and bool(peer.idle)
-
-    def drop_idle(self, name: str) -> None:
-        """End the idle lanes to a peer: one of their kind has broken."""
-        with self._lock:
-            peer = self._peers.get(name)
-            idle: list[tuple[float, SocketLane]] = []
-            if peer is not None:
-                idle, peer.idle = peer.idle, idle
-        for _, lane in idle:
-            lane.close()
+            if not self._closed:
+                self._busy[lane] = peer, renewed
+                return lane
+        lane.close()
+        raise _stopping()
 
     def seen_from(self, source: Source, record: PeerRecord, limit: timedelta) -> str:
         """See `DataPlane.seen_from`."""
@@ -191,14 +173,6 @@ class LanePool:
             if fresh and not lane.hung_up():
                 return lane
             lane.close()
-
-    def _put_to_work(self, lane: SocketLane, peer: _Peer, renewed: int) -> SocketLane:
-        with self._lock:
-            if not self._closed:
-                self._busy[lane] = peer, renewed
-                return lane
-        lane.close()
-        raise _stopping()
 
     def _take_stale(self, now_s: float) -> list[SocketLane]:
         stale = []

@@ -95,7 +95,6 @@ class LaneServer:
 
     def stop(self) -> None:
         """Stop listening, end all lanes, and wait a moment for their threads."""
-        self._service.stop()
         with self._lock:
             self._stopped = True
             half_open, lanes, threads = (

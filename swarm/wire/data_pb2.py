@@ -25,23 +25,23 @@ _sym_db = _symbol_database.Default()
 from swarm.wire import collective_pb2 as swarm_dot_v1_dot_collective__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13swarm/v1/data.proto\x12\x08swarm.v1\x1a\x19swarm/v1/collective.proto\"T\n\tLaneHello\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12(\n\nprotection\x18\x03 \x01(\x0e\x32\x14.swarm.v1.Protection\"t\n\x0bLaneWelcome\x12\x0e\n\x06secret\x18\x01 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12(\n\nprotection\x18\x04 \x01(\x0e\x32\x14.swarm.v1.Protection\x12\x0c\n\x04seen\x18\x05 \x01(\t\"y\n\x04\x43\x61ll\x12\'\n\x06reduce\x18\x01 \x01(\x0b\x32\x15.swarm.v1.ReduceHelloH\x00\x12-\n\x08\x64ownload\x18\x02 \x01(\x0b\x32\x19.swarm.v1.DownloadRequestH\x00\x12\x11\n\x07message\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04\x63\x61ll\"k\n\x0bReduceHello\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12 \n\x06\x62\x61llot\x18\x03 \x01(\x0b\x32\x10.swarm.v1.Ballot\x12\x0c\n\x04lane\x18\x04 \x01(\r\x12\r\n\x05lanes\x18\x05 \x01(\r\"D\n\x0f\x44ownloadRequest\x12\x11\n\tblob_hash\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04*#\n\nProtection\x12\n\n\x06SEALED\x10\x00\x12\t\n\x05PLAIN\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13swarm/v1/data.proto\x12\x08swarm.v1\x1a\x19swarm/v1/collective.proto\"T\n\tLaneHello\x12\r\n\x05token\x18\x01 \x01(\x0c\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12(\n\nprotection\x18\x03 \x01(\x0e\x32\x14.swarm.v1.Protection\"t\n\x0bLaneWelcome\x12\x0e\n\x06secret\x18\x01 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12(\n\nprotection\x18\x04 \x01(\x0e\x32\x14.swarm.v1.Protection\x12\x0c\n\x04seen\x18\x05 \x01(\t\"f\n\x04\x43\x61ll\x12\'\n\x06reduce\x18\x01 \x01(\x0b\x32\x15.swarm.v1.ReduceHelloH\x00\x12-\n\x08\x64ownload\x18\x02 \x01(\x0b\x32\x19.swarm.v1.DownloadRequestH\x00\x42\x06\n\x04\x63\x61ll\"k\n\x0bReduceHello\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12 \n\x06\x62\x61llot\x18\x03 \x01(\x0b\x32\x10.swarm.v1.Ballot\x12\x0c\n\x04lane\x18\x04 \x01(\r\x12\r\n\x05lanes\x18\x05 \x01(\r\"D\n\x0f\x44ownloadRequest\x12\x11\n\tblob_hash\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04*#\n\nProtection\x12\n\n\x06SEALED\x10\x00\x12\t\n\x05PLAIN\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'swarm.v1.data_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROTECTION']._serialized_start=566
-  _globals['_PROTECTION']._serialized_end=601
+  _globals['_PROTECTION']._serialized_start=547
+  _globals['_PROTECTION']._serialized_end=582
   _globals['_LANEHELLO']._serialized_start=60
   _globals['_LANEHELLO']._serialized_end=144
   _globals['_LANEWELCOME']._serialized_start=146
   _globals['_LANEWELCOME']._serialized_end=262
   _globals['_CALL']._serialized_start=264
-  _globals['_CALL']._serialized_end=385
-  _globals['_REDUCEHELLO']._serialized_start=387
-  _globals['_REDUCEHELLO']._serialized_end=494
-  _globals['_DOWNLOADREQUEST']._serialized_start=496
-  _globals['_DOWNLOADREQUEST']._serialized_end=564
+  _globals['_CALL']._serialized_end=366
+  _globals['_REDUCEHELLO']._serialized_start=368
+  _globals['_REDUCEHELLO']._serialized_end=475
+  _globals['_DOWNLOADREQUEST']._serialized_start=477
+  _globals['_DOWNLOADREQUEST']._serialized_end=545
 # @@protoc_insertion_point(module_scope)

@@ -38,14 +38,12 @@ class LaneWelcome(_message.Message):
     def __init__(self, secret: _Optional[bytes] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., protection: _Optional[_Union[Protection, str]] = ..., seen: _Optional[str] = ...) -> None: ...
 
 class Call(_message.Message):
-    __slots__ = ("reduce", "download", "message")
+    __slots__ = ("reduce", "download")
     REDUCE_FIELD_NUMBER: _ClassVar[int]
     DOWNLOAD_FIELD_NUMBER: _ClassVar[int]
-    MESSAGE_FIELD_NUMBER: _ClassVar[int]
     reduce: ReduceHello
     download: DownloadRequest
-    message: bytes
-    def __init__(self, reduce: _Optional[_Union[ReduceHello, _Mapping]] = ..., download: _Optional[_Union[DownloadRequest, _Mapping]] = ..., message: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, reduce: _Optional[_Union[ReduceHello, _Mapping]] = ..., download: _Optional[_Union[DownloadRequest, _Mapping]] = ...) -> None: ...
 
 class ReduceHello(_message.Message):
     __slots__ = ("branch", "round", "ballot", "lane", "lanes")

@@ -1,4 +1,4 @@
-"""Control messages between this peer and others: by p2pd; those of rounds by open lanes.
+"""Control messages between this peer and others, over the connections that p2pd makes for them.
 
 channel = Channel(endpoint, contacts, now, life=lambda: life, heard=company.heard)
 pong = await channel.call(peer, Ping(), Pong, timeout)
@@ -21,16 +21,12 @@ from swarm.network.isolation import PROBE_LIMIT_S
 from swarm.network.p2p.circuit import HOP
 from swarm.network.p2p.daemon import BrokenCallError
 from swarm.network.p2p.life import Life
-from swarm.network.p2p.over_lanes import OverLanes
 from swarm.network.p2p.streams import Streams
 from swarm.network.p2p.twin import CONTROL_PROTOCOL
 from swarm.network.transport import Clock, Endpoint, Reply
-from swarm.wire import collective_pb2
 from swarm.wire.control_pb2 import Locate, LocateReply, Ping, Pong
 
 PROBE_WAIT = timedelta(seconds=2)
-ROUND_FILE = collective_pb2.DESCRIPTOR.name  # where the messages of rounds are defined
-LANE_SHARE = 0.5  # of a call's time limit; what is left is p2pd's, if the lane's way is dead
 
 
 class Channel:
@@ -42,7 +38,6 @@ class Channel:
         incarnation: 16 random bytes of this start.
         clocks: how far the clocks of other peers are from this one's.
         busy: gives the peers with whom bulk data is moving through p2pd.
-        lanes: another way for the messages of rounds, if there is one.
     """
 
     def __init__(
@@ -56,7 +51,6 @@ class Channel:
         self.incarnation = secrets.token_bytes(16)
         self.clocks = ClockOffsets()
         self.busy: Callable[[], Collection[str]] = tuple
-        self.lanes: OverLanes | None = None
         self._endpoint = endpoint
         self._contacts = contacts
         self._now = now
@@ -83,24 +77,16 @@ class Channel:
         """See `swarm.network.transport.Transport.call`."""
         data = self._endpoint.seal(peer, request)
         if peer == self.peer_id:
-            own = await self._endpoint.answer(peer, data)
-            return self._endpoint.open_reply(peer, own, reply_type)
+            answer = await self._endpoint.answer(peer, data)
+            return self._endpoint.open_reply(peer, answer, reply_type)
         deadline_s = time.monotonic() + timeout.total_seconds()
-        answer: bytes | None = None
-        # The other messages ask about the network itself, p2pd and its connections included.
-        if self.lanes is not None and request.DESCRIPTOR.file.name == ROUND_FILE:
-            answer = await self.lanes.ask(peer, data, LANE_SHARE * timeout)
-        if answer is None:
-            answer = await self._ask_by_p2pd(peer, data, deadline_s)
-        self._heard(peer)
-        return self._endpoint.open_reply(peer, answer, reply_type)
-
-    async def _ask_by_p2pd(self, peer: str, data: bytes, deadline_s: float) -> bytes:
         try:
-            return await self._ask(peer, data, deadline_s)
+            answer = await self._ask(peer, data, deadline_s)
         except BrokenCallError:
             # The peer may have replaced the connection. Any request may come twice, so once more.
-            return await self._ask(peer, data, deadline_s)
+            answer = await self._ask(peer, data, deadline_s)
+        self._heard(peer)
+        return self._endpoint.open_reply(peer, answer, reply_type)
 
     async def _ask(self, peer: str, data: bytes, deadline_s: float) -> bytes:
         daemon, _ = self._life().running()

@@ -32,7 +32,6 @@ from swarm.network.limits import MESSAGES, RequestLimits
 from swarm.network.p2p.channel import Channel
 from swarm.network.p2p.config import NetworkConfig
 from swarm.network.p2p.life import Calls, Life, Parts, StageCallback
-from swarm.network.p2p.over_lanes import OverLanes
 from swarm.network.p2p.publisher import Publisher
 from swarm.network.p2p.routes import Routes
 from swarm.network.p2p.streams import Accept
@@ -134,8 +133,6 @@ class PeerNetwork:
 
     async def shutdown(self) -> None:
         """Say goodbye, leave the DHT, end p2pd, remove its sockets. Never raises for peers."""
-        if self.channel.lanes is not None:
-            self.channel.lanes.close()
         await self.life.rest()
         if self._publisher.record is not None and self.life.directory is not None:
             farewell = PeerRecord()
@@ -193,13 +190,6 @@ class PeerNetwork:
     ) -> None:
         """See `swarm.network.transport.Transport.serve`. Ping and Locate are answered already."""
         self._endpoint.serve(request_type, handler)
-
-    def talk_over(self, plane: DataPlane) -> None:
-        """Send the messages of rounds over the lanes of a data plane that are open, and take them.
-
-        Where none is, or it breaks, they go by p2pd as the others do.
-        """
-        self.channel.lanes = OverLanes(plane, self.channel.answer)
 
     # ---- streams --------------------------------------------------------------------------
 
