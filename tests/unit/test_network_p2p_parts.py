@@ -28,7 +28,12 @@ from swarm.network.admission import Admission
 from swarm.network.limits import DHT_REQUESTS, RequestLimits
 from swarm.network.p2p.bootstrap import bootstrap
 from swarm.network.p2p.daemon import Daemon
-from swarm.network.p2p.dialling import encode_multiaddr, ip_multiaddr, tcp_problem
+from swarm.network.p2p.dialling import (
+    encode_multiaddr,
+    ip_multiaddr,
+    tcp_problem,
+    usable_addresses,
+)
 from swarm.network.p2p.guarded_dht import Door, door_guard
 from swarm.network.p2p.hivemind_parts import PeerID, p2pd_control, p2pd_pb2
 from swarm.network.p2p.places import wait_for_port
@@ -242,8 +247,25 @@ def test_reason_why_an_address_does_not_answer_is_plain():
             assert refused == f"127.0.0.1 port {port}: Connection refused"
             listener.listen()
             assert await tcp_problem(f"/ip4/127.0.0.1/tcp/{port}/p2p/{PEER}", SECOND) is None
-        circuit = f"/ip4/127.0.0.1/tcp/1/p2p/{RELAY}/p2p-circuit/p2p/{PEER}"
-        assert await tcp_problem(circuit, SECOND) is None  # p2pd has to find out
+
+    asyncio.run(story())
+
+
+def test_a_circuit_is_dialled_if_its_relay_answers_or_is_connected_anyway():
+    """p2pd does not dial again for long what it dialled in vain, as while the network is away."""
+
+    async def story() -> None:
+        with socket.socket() as relay:
+            relay.bind(("127.0.0.1", 0))
+            address = f"/ip4/127.0.0.1/tcp/{relay.getsockname()[1]}"
+            circuit = f"{address}/p2p/{RELAY}/p2p-circuit/p2p/{PEER}"
+            usable, problems = await usable_addresses([circuit], SECOND)
+            assert not usable and "Connection refused" in problems[0]
+            assert await usable_addresses([circuit], SECOND, {RELAY}) == ([circuit], [])
+            relay.listen()
+            assert await usable_addresses([circuit], SECOND) == ([circuit], [])
+            usable, _ = await usable_addresses([circuit, f"{address}/p2p/{PEER}"], SECOND)
+            assert usable[0] == f"{address}/p2p/{PEER}"
 
     asyncio.run(story())
 
