@@ -40,9 +40,7 @@ COMPOSE = (
 RUN_BY: dict[str, tuple[str, ...]] = {
     "node start --run": (DAEMON,),
     "node start --join": (DETACHED, DAEMON),
-    "node relay": (
-        "nat/test_swarm_mode.py::test_the_swarm_outlives_all_its_bootstrap_nodes",
-    ),
+    "node relay": ("nat/test_swarm_mode.py::test_the_swarm_outlives_all_its_bootstrap_nodes",),
     "node doctor": ("integration/test_doctor.py::test_beside_a_running_node_it_asks_that_node",),
     "node status": (
         "unit/test_cli_status.py::test_status_as_json_has_every_field_and_numbers_are_numbers",

@@ -14,7 +14,6 @@ from datetime import timedelta
 from swarm.aio import in_time
 from swarm.errors import Code, SwarmError
 from swarm.network.addresses import plain
-from swarm.network.p2p.circuit import relay_of
 from swarm.network.p2p.hivemind_parts import Multiaddr
 from swarm.network.sockets import connect
 
@@ -65,7 +64,7 @@ async def usable_addresses(
     addresses = list(dict.fromkeys(addresses))
     direct = plain(addresses)
     circuits = [a for a in addresses if a not in direct]
-    at_hand = [a for a in circuits if relay_of(a) in connected]
+    at_hand = [a for a in circuits if _relay_of(a) in connected]
     tasks = {
         a: asyncio.create_task(tcp_problem(a, timeout))
         for a in (*direct, *circuits)
@@ -86,6 +85,11 @@ async def usable_addresses(
     doubtful = [a for a in direct if a not in found] if answered else []
     problems = [problem for problem in found.values() if problem is not None]
     return [*usable, *doubtful, *at_hand], problems
+
+
+def _relay_of(circuit: str) -> str:
+    """Peer id of the relay in a circuit's address."""
+    return circuit.partition("/p2p-circuit")[0].rpartition("/p2p/")[2]
 
 
 async def _wait_for_one(tries: Collection[asyncio.Task[str | None]], limit_s: float) -> bool:
