@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from swarm.training.rounds import LocalRounds
     from swarm.training.trainer import Trainer
 
-PROGRESS_EVERY_S = 0.25
+PROGRESS_EVERY_S = 0.5
 PROBE_ROWS = 2  # sequences whose routing is compared before and after a commit is taken over
 ARRIVAL_POLL_S = 0.05  # between looks whether the round was called off
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h; arguments are bytes
