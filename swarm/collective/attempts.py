@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from swarm.collective.codecs import F32, U8
+from swarm.collective.codecs import F32
 from swarm.collective.consensus import ballot_key
 from swarm.collective.context import Context, Offer, RoundEvent
 from swarm.collective.exchange import Exchange, ExchangeRegistry
@@ -72,7 +72,13 @@ class Attempts:
         self.end("a newer attempt began")
         links = PlanLinks(self._context, plan)
         exchange = Exchange(
-            plan, self._me, offer.deltas, links, self._stall, threads=self._transfers
+            plan,
+            self._me,
+            offer.deltas,
+            links,
+            self._stall,
+            threads=self._transfers,
+            named=self._context.policy.open_tags,
         )
         self._current = exchange
         self.registry.add(exchange)
@@ -98,6 +104,9 @@ class Attempts:
         report = pb.Report(round=plan.round, branch=plan.branch, ballot=plan.ballot)
         base = self._context.state.fragments
         try:
+            # A leader's plan goes out first: its threads would take the processor from the messages
+            # for which the other members wait.
+            await asyncio.sleep(0)
             loop = asyncio.get_running_loop()
             limit_s = plan.attempt_timeout_ms / 1000
             timers = [
@@ -110,7 +119,7 @@ class Attempts:
 
             def compute() -> Mapping[str, FragmentState]:
                 # In one go: to come here in between, threads that still send have to make way.
-                return self._shadow(plan, offer, exchange.run(), exchange.encoded, base)
+                return self._shadow(plan, offer, exchange.run(), exchange, base)
 
             try:
                 shadow = await loop.run_in_executor(self._threads, compute)
@@ -143,10 +152,10 @@ class Attempts:
         plan: pb.Plan,
         offer: Offer,
         means: Mapping[str, F32],
-        encoded: Mapping[str, U8],
+        exchange: Exchange,
         base: Mapping[str, FragmentState],
     ) -> Mapping[str, FragmentState]:
-        policy = self._context.policy
+        policy, names = self._context.policy, exchange.names()
         shadow: dict[str, FragmentState] = {}
         for fragment in plan.fragments:
             name = fragment.fragment
@@ -156,7 +165,12 @@ class Attempts:
             elif name in means:
                 old = base.get(name) or policy.initial(name)
                 shadow[name] = policy.apply(
-                    name, means[name], old, len(fragment.contributors), encoded.get(name)
+                    name,
+                    means[name],
+                    old,
+                    len(fragment.contributors),
+                    exchange.encoded.get(name),
+                    names.get(name),
                 )
         whole = policy.finish(plan.round, shadow, base)
         # Before it is reported: then what a commit names is on a disk of whoever computed it, also

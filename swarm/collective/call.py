@@ -176,6 +176,7 @@ class ReducerCall:
             self._work.session.tally.add(received=room.nbytes)
             if not codec.finite and not all_finite(values):
                 raise SwarmError(Code.NON_FINITE, f"{self.reducer} sent a mean with NaN in it")
+            outbox.filled(job)
         self._next(lane, (Kind.END, 0, 0))
         self.complete = not self._stopped
 

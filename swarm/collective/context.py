@@ -55,10 +55,12 @@ class Policy(Protocol):
         state: FragmentState,
         contributors: int,
         encoded: U8 | None = None,
+        name: bytes | None = None,
     ) -> FragmentState:
         """The outer step; the same bits on every machine. `version` is one higher.
 
-        `encoded`: what `mean` was decoded from, under a lossy codec.
+        `encoded`: what `mean` was decoded from, under a lossy codec. `name`: the hash of
+        `mean`, if it was computed while that came in (under tags).
         """
         ...
 

@@ -9,7 +9,8 @@
 Contributions go straight from `deltas` to the lanes and means straight from the lanes to where they
 are returned; both must stay as they are until `cancel`, as slower peers are still served from them.
 `deltas` are only read, so an attempt can fail and be repeated from the same values. Means under a
-lossy codec are also kept as they came: `exchange.encoded`.
+lossy codec are also kept as they came: `exchange.encoded`. With `named` the hashes of the others
+are computed while they come: `exchange.names()`.
 
 Each reducer is talked to over its own lanes, all at once: a thread sends the slices in the order of
 the reducer's jobs, another takes the means. `cancel` may be called from any thread.
@@ -31,6 +32,7 @@ from swarm.collective.call import ReducerCall, Work
 from swarm.collective.codecs import F32, U8, get_codec
 from swarm.collective.consensus import BallotKey, ballot_key
 from swarm.collective.crew import Crew
+from swarm.collective.digests import RunningDigest
 from swarm.collective.outbox import Outbox
 from swarm.collective.plan import Job, reducer_jobs, reducers_of
 from swarm.collective.reduce import GOODBYE_S, PULSE_S, AttemptFailedError, ReduceSession
@@ -94,6 +96,7 @@ class Exchange:
         stall: timedelta,
         results: Mapping[str, F32] | None = None,
         threads: Threads | None = None,
+        named: bool = False,
     ) -> None:
         self.key = attempt_key(plan)
         self._plan = plan
@@ -108,7 +111,9 @@ class Exchange:
         self.encoded = _encoded_buffers(plan, self._results)
         self._received = {f.fragment for f in plan.fragments if me in f.receivers}
         threads = threads or Threads()
-        outbox = Outbox(self._results, self.encoded)
+        exact = self._results.keys() - self.encoded.keys() if named else set()
+        self._digests = {f: RunningDigest(self._results[f].data.cast("B")) for f in exact}
+        outbox = Outbox(self._results, self.encoded, self._digests)
         self.session = ReduceSession(plan, me, deltas, outbox, stall, threads)
         hello = ReduceHello(branch=plan.branch, round=plan.round, ballot=plan.ballot)
         self._work = Work(me, deltas, self.session, hello, stall)
@@ -168,6 +173,10 @@ class Exchange:
         for values in means.values():
             values.flags.writeable = False
         return {name: values for name, values in means.items() if name in self._received}
+
+    def names(self) -> dict[str, bytes]:
+        """The hashes of the means that `run` returned, if wanted, and of lossless codecs."""
+        return {f: digest.finish() for f, digest in self._digests.items() if f in self._received}
 
     # ---- talking to a reducer -------------------------------------------------------------
 

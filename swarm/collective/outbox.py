@@ -1,7 +1,8 @@
 """What a reducer hands out: each mean straight from the result, to every receiver at its own pace.
 
-    outbox = Outbox(results, encoded)
+    outbox = Outbox(results, encoded, digests)
     outbox.publish(job)                   # the reducer: the mean is there, and is now final
+    outbox.filled(job)                    # so is one that came from another reducer
     with outbox.follow() as follower:     # one per receiver's lane
         while not follower.may_send(job.index): follower.wait(limit_s)
         lane.send(Kind.CHUNK, job.index, outbox.payload(job))
@@ -25,6 +26,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from swarm.collective.codecs import F32, U8, get_codec
+from swarm.collective.digests import RunningDigest
 from swarm.collective.plan import Job
 
 ENDED = -1
@@ -71,12 +73,19 @@ class Follower:
 class Outbox:
     """See the module docstring. Jobs are done in order.
 
-    `results` are flat fp32 by fragment; `encoded`, for lossy codecs, what each is decoded from.
+    `results` are flat fp32 by fragment; `encoded`, for lossy codecs, what each is decoded from;
+    `digests` are of results whose hash is wanted.
     """
 
-    def __init__(self, results: Mapping[str, F32], encoded: Mapping[str, U8]) -> None:
+    def __init__(
+        self,
+        results: Mapping[str, F32],
+        encoded: Mapping[str, U8],
+        digests: Mapping[str, RunningDigest],
+    ) -> None:
         self._results = results
         self._encoded = encoded
+        self._digests = digests
         self._lock = threading.Lock()
         self._followers: set[Follower] = set()
         self.done = 0
@@ -101,6 +110,12 @@ class Outbox:
                 self.done = job.index + 1
             if not self.pressed:  # else nothing may be sent yet: `release` tells them
                 self._tell()
+
+    def filled(self, job: Job) -> None:
+        """The job's mean is final here: published, or received."""
+        digest = self._digests.get(job.fragment)
+        if digest is not None:
+            digest.filled(4 * job.begin, 4 * job.end)
 
     def press(self) -> None:
         """A sender of contributions has something to send."""

@@ -15,12 +15,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from swarm.collective.codecs import get_codec
 from swarm.collective.shares import (
+    MAX_STRIPES,
     Rates,
     attempt_timeout,
     chunk_elements,
     predicted_seconds,
     share_parts,
+    striped,
 )
 from swarm.config import TimeoutPolicy
 from swarm.wire import collective_pb2 as pb
@@ -149,6 +152,9 @@ def _share_out(plan: pb.Plan, inputs: PlanInputs) -> None:
     orders = [rendezvous_order(key + b"|" + f.fragment.encode(), f.contributors) for f in reduced]
     shares = share_parts(reduced, orders, rates, plan.chunk_elements)
     for fragment, parts in zip(reduced, shares, strict=True):
+        named = fragment.fragment in inputs.wishes and get_codec(fragment.codec).lossless
+        if named:  # the mean itself is hashed, while it comes in
+            parts = striped(parts, plan.chunk_elements, MAX_STRIPES // len(reduced))
         fragment.parts.extend(parts)
     limit = attempt_timeout(predicted_seconds(plan, rates), inputs.timeouts)
     plan.attempt_timeout_ms = round(1000 * limit.total_seconds())

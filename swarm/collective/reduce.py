@@ -153,6 +153,7 @@ class ReduceSession:
                 for job in self.jobs:
                     self._reduce(job)
                     self.outbox.publish(job)
+                    self.outbox.filled(job)
         except Exception as error:
             self.fail(str(error))  # nobody may be left waiting for a mean
             raise

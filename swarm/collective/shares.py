@@ -14,6 +14,7 @@ an attempt is the largest of all bytes / rate. It is linear in the shares: a lin
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,6 +44,7 @@ WORTHWHILE = 1.25
 # Of a byte through a relay before anything is measured. The relay's link carries it in and out, for
 # several pairs at once. It has to be more than `WORTHWHILE`, and no more than a guess may be.
 RELAY_COST = 4.0
+MAX_STRIPES = 256  # parts of a plan's striped fragments together; each is 70 bytes in it
 UNITS = 1 << 24  # shares are rounded to 1/UNITS; from there on all arithmetic is exact
 
 
@@ -154,6 +156,28 @@ def share_parts(
     times = [_seconds(fragments, cut, upload, download) for cut in cuts]
     steady = 0 if times[0] <= times[1] else 1
     return cuts[2] if times[steady] > times[2] * WORTHWHILE else cuts[steady]
+
+
+def striped(parts: Sequence[pb.Part], chunk: int, most: int) -> list[pb.Part]:
+    """The same shares in turns, so that all reducers work through the fragment side by side.
+
+    In stripes of whole chunks, up to `most` of them; fewer than twice as many as `parts` are not
+    worth it. So what a peer has of the result grows from its beginning (`RunningDigest`).
+    """
+    chunks = sum(-(-(p.end - p.begin) // chunk) for p in parts)
+    step = chunk * -(-chunks // max(1, most))
+    turns: list[tuple[float, int, int]] = []  # how far through its part, which part, elements
+    for place, part in enumerate(parts):
+        edges = [*range(part.begin, part.end, step), part.end]
+        sizes = [end - begin for begin, end in itertools.pairwise(edges)]
+        turns += [((n + 1) / len(sizes), place, size) for n, size in enumerate(sizes)]
+    if len(turns) < 2 * len(parts):
+        return list(parts)
+    stripes, begin = [], 0
+    for _, place, size in sorted(turns):  # the last one, of odd size, stays the last
+        stripes.append(pb.Part(begin=begin, end=begin + size, reducer=parts[place].reducer))
+        begin += size
+    return stripes
 
 
 def _group(fragment: pb.FragmentPlan) -> Group:

@@ -45,10 +45,16 @@ class FragmentState:
 
     @classmethod
     def of(
-        cls, theta: F32, momentum: F32, version: int, encoded: U8 | None = None
+        cls,
+        theta: F32,
+        momentum: F32,
+        version: int,
+        encoded: U8 | None = None,
+        name: bytes | None = None,
     ) -> FragmentState:
-        """Hash the arrays; they must not be changed any more."""
-        name = hash_of(theta) if encoded is None else bulk_hash(encoded.data)
+        """Hash the arrays, which must not be changed any more; `name`: `theta_hash`, if known."""
+        if name is None:
+            name = hash_of(theta) if encoded is None else bulk_hash(encoded.data)
         return cls(theta, momentum, version, name, hash_of(momentum), encoded)
 
     @classmethod

@@ -54,9 +54,10 @@ class TensorPolicy:
         state: FragmentState,
         contributors: int,
         encoded: U8 | None = None,
+        name: bytes | None = None,
     ) -> FragmentState:
         """The reduced tensor as it is, named by what it was decoded from."""
-        return FragmentState.of(mean, NOTHING, state.version + 1, encoded)
+        return FragmentState.of(mean, NOTHING, state.version + 1, encoded, name)
 
     def finish(
         self,

@@ -97,6 +97,7 @@ class ToyPolicy:
         state: FragmentState,
         contributors: int,
         encoded: U8 | None = None,
+        name: bytes | None = None,
     ) -> FragmentState:
         """theta - (mean + 0.5 momentum'), momentum' = 0.5 momentum + mean."""
         momentum = state.momentum * np.float32(0.5)

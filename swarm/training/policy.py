@@ -153,6 +153,7 @@ class RunPolicy:
         state: FragmentState,
         contributors: int,
         encoded: U8 | None = None,
+        name: bytes | None = None,
     ) -> FragmentState:
         """The outer step on one fragment; where peers send parameters, their mean as it is."""
         if self.manifest.sync.contribution == "parameters":

@@ -100,7 +100,8 @@ class Group:
 
     def prepare(self, peer):
         """The exchange of a peer, known to its data plane."""
-        exchange = Exchange(self.plan, peer, self.deltas[peer], self.links[peer], self.stall)
+        deltas, links = self.deltas[peer], self.links[peer]
+        exchange = Exchange(self.plan, peer, deltas, links, self.stall, named=True)
         self.exchanges[peer] = exchange
         self.registries[peer].add(exchange)
         return exchange

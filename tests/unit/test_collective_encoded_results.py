@@ -40,7 +40,14 @@ def reduced(codec):
     means, policy = group.run(), TensorPolicy()
     group.close()
     return {
-        peer: policy.apply(TAG, means[peer][TAG], policy.initial(TAG), 3, exchange.encoded.get(TAG))
+        peer: policy.apply(
+            TAG,
+            means[peer][TAG],
+            policy.initial(TAG),
+            3,
+            exchange.encoded.get(TAG),
+            exchange.names().get(TAG),
+        )
         for peer, exchange in group.exchanges.items()
     }
 
@@ -58,10 +65,17 @@ def test_who_missed_a_result_fetches_what_it_is_decoded_from_and_can_hand_it_on(
         source = Source(found)
 
 
-def test_the_name_is_that_of_the_encoding_whose_decoding_everybody_holds():
-    state = reduced("int8")["a"]
-    assert state.theta_hash == bulk_hash(state.encoded) == bulk_hash(state.content)
-    assert decode(get_codec("int8"), state.encoded, NUMEL).tobytes() == state.theta.tobytes()
+@pytest.mark.parametrize("name", ["bf16", "int8", "int4"])
+def test_the_name_is_that_of_the_encoding_whose_decoding_everybody_holds(name):
+    for state in reduced(name).values():
+        assert state.theta_hash == bulk_hash(state.encoded) == bulk_hash(state.content)
+        assert decode(get_codec(name), state.encoded, NUMEL).tobytes() == state.theta.tobytes()
+
+
+def test_the_name_of_an_exact_result_is_that_of_its_values():
+    """It was computed while the means came in, from several reducers at once."""
+    for state in reduced("fp32").values():
+        assert state.encoded is None and state.theta_hash == bulk_hash(state.theta.data.cast("B"))
 
 
 def test_what_can_not_be_decoded_is_no_result():

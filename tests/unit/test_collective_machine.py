@@ -6,12 +6,19 @@ import itertools
 import pytest
 
 from swarm.collective.consensus import resignation_text
+from swarm.collective.plan import rendezvous_order, round_key
 from swarm.collective.protocol import effects, events
 from swarm.collective.protocol.leading import MAX_SPOILED
 from swarm.errors import Code, SwarmError
 from swarm.simulation.swarm import ToyPolicy
 from swarm.wire import collective_pb2 as pb
 from tests.unit.machine_net import ATTEMPT_S, HOP_S, NAMES, Net, leader_of
+
+
+def next_leader(net):
+    """Of the round after the open one."""
+    setup, memory = net.machines["ann"].setup, net.machines["ann"].memory
+    return rendezvous_order(round_key(setup.run_id, memory.branch, memory.next_round + 1), NAMES)[0]
 
 
 @pytest.fixture
@@ -26,6 +33,32 @@ def test_an_undisturbed_round_waits_for_nothing_but_messages(net):
     record = net.round()
     assert record.outcome == pb.FULL and record.attempts == 1
     assert net.now - began < 12 * HOP_S + ATTEMPT_S
+
+
+def test_a_ready_that_overtakes_the_commit_counts_when_the_commit_comes(net, monkeypatch):
+    """As when one operation follows the other, and the next leader is the last to hear."""
+    while len({leader_of(net), leader := next_leader(net)}) == 1:
+        net.round()
+    index, after = net.machines["ann"].memory.next_round, net.after
+
+    def slowly(delay_s, name, event):
+        commit = isinstance(event, events.Received) and isinstance(event.message, pb.Commit)
+        after(delay_s + 5 * HOP_S * (commit and name == leader), name, event)
+
+    monkeypatch.setattr(net, "after", slowly)
+    waiting = set(NAMES)
+
+    def both_are_committed():
+        for name in [n for n in waiting if net.machines[n].memory.next_round > index]:
+            waiting.remove(name)
+            net.ready(name)
+        return net.committed(index + 1)
+
+    began = net.now
+    for name in NAMES:
+        net.ready(name)
+    net.run_until(both_are_committed)
+    assert net.now - began < 40 * HOP_S + 2 * ATTEMPT_S
 
 
 def test_a_newcomer_whose_request_was_of_an_older_round_enters_with_what_it_said(net, monkeypatch):

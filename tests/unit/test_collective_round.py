@@ -198,7 +198,7 @@ def test_peer_with_wrong_bits_is_given_the_agreed_ones():
         liar = swarm.peers[0]
 
         class Wrong(ToyPolicy):
-            def apply(self, fragment, mean, state, contributors, encoded=None):
+            def apply(self, fragment, mean, state, contributors, encoded=None, name=None):
                 return super().apply(fragment, mean + np.float32(1e-3), state, contributors)
 
         liar.member.context.policy = Wrong(swarm.policy.numel)

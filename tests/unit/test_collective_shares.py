@@ -24,6 +24,7 @@ from swarm.collective.shares import (
     chunk_elements,
     predicted_seconds,
     share_parts,
+    striped,
 )
 from swarm.config import TimeoutPolicy
 from swarm.wire import collective_pb2 as pb
@@ -431,3 +432,54 @@ def test_what_is_measured_counts_and_not_what_the_paths_promised(data):
     assert shared(fragments, Rates(*tables, relayed)) == shared(fragments, Rates(*tables))
     everybody = dict.fromkeys(peers, 0.0)
     assert shared(fragments, Rates({}, {}, everybody)) == shared(fragments, Rates({}, {}))
+
+
+# ---- stripes --------------------------------------------------------------------------------
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    odd=st.integers(1, ALIGNMENT),
+    most=st.integers(0, 80),
+)
+@settings(max_examples=100, deadline=None)
+def test_stripes_keep_everybodys_share_and_cover_the_fragment_once(sizes, odd, most):
+    edges = list(itertools.accumulate((n * ALIGNMENT for n in sizes), initial=0))
+    edges[-1] += odd - ALIGNMENT  # only the end of a fragment is at an odd place
+    parts = [
+        pb.Part(begin=b, end=e, reducer=peer)
+        for peer, b, e in zip(PEERS, edges, edges[1:], strict=False)
+    ]
+    stripes = striped(parts, LEAST_ELEMENTS, most)
+    assert [p.begin for p in stripes] == [0, *(p.end for p in stripes[:-1])]
+    assert stripes[-1].end == edges[-1]
+    assert all(p.begin % ALIGNMENT == 0 and p.end > p.begin for p in stripes)
+    assert len(stripes) <= max(most + len(parts), len(parts))
+    for part in parts:
+        own = sum(p.end - p.begin for p in stripes if p.reducer == part.reducer)
+        assert own == part.end - part.begin
+
+
+def test_reducers_of_stripes_are_equally_far_wherever_they_are():
+    """At any point of the fragment each has done its share of what is before it, to two chunks."""
+    cuts = {"a": 16, "b": 16, "c": 8, "d": 2}
+    edges = list(itertools.accumulate((n * CHUNK for n in cuts.values()), initial=0))
+    parts = [
+        pb.Part(begin=b, end=e, reducer=peer)
+        for peer, b, e in zip(cuts, edges, edges[1:], strict=False)
+    ]
+    stripes = striped(parts, CHUNK, 256)
+    assert {p.end - p.begin for p in stripes} == {CHUNK}
+    for end in range(1, len(stripes) + 1):
+        for peer, chunks in cuts.items():
+            own = sum(p.reducer == peer for p in stripes[:end])
+            assert abs(own - chunks * end / len(stripes)) < 2
+
+
+def test_what_has_few_chunks_or_no_room_in_the_plan_is_not_striped():
+    parts = [pb.Part(begin=0, end=CHUNK, reducer="a"), pb.Part(begin=CHUNK, end=9, reducer="b")]
+    parts[1].end = CHUNK + 9
+    assert striped(parts, CHUNK, 256) == parts
+    large = [pb.Part(begin=0, end=64 * CHUNK, reducer="a")]
+    assert striped(large, CHUNK, 1) == large
+    assert len(striped(large, CHUNK, 2)) == 2

@@ -53,6 +53,7 @@ class Boundary:
         self._looking_up = False
         self._waiting_for = ("", 0.0)  # the leader that was told of the offer, and since when
         self._hopeful: dict[str, pb.Ready] = {}  # ask us to lead; is somebody better alive?
+        self._early: dict[str, tuple[pb.Ready, float]] = {}  # of the next round; good until when
         self._doubts: dict[str, float] = {}  # who comes before us, and since when it is doubted
         self._vouched: dict[str, float] = {}  # who was doubted and lives, and when that was found
         self._unanswered = 0  # Readys that a living leader left unanswered
@@ -80,7 +81,7 @@ class Boundary:
         self.declined.clear()
         self._calling = 0
         self._passed_over.clear()
-        self._hopeful.clear()
+        self._hopeful = self._take_early()
         self._doubts.clear()
         self._vouched.clear()
         self._unanswered = 0
@@ -259,6 +260,8 @@ class Boundary:
             if memory.commit is not None and ready.round <= memory.next_round:
                 return pb.ReadyReply(status=pb.ReadyReply.STALE, commit=memory.commit)
             peer.history.catch_up(sender)
+            if sender in peer.roster and ready.round == memory.next_round + 1:
+                self._early[sender] = (ready, peer.now + INTERVAL_S)
             return pb.ReadyReply(status=pb.ReadyReply.COLLECTING)
         if peer.declines:
             return pb.ReadyReply(status=pb.ReadyReply.NOT_LEADER)
@@ -270,6 +273,20 @@ class Boundary:
         else:
             self.lead(sender, ready)
         return pb.ReadyReply(status=pb.ReadyReply.COLLECTING)
+
+    def _take_early(self) -> dict[str, pb.Ready]:
+        """What members said of the round that is open now, before the last one was decided here.
+
+        It is taken as if it came now. They would not say it again for a second, and where one
+        operation follows the other at once, a Ready often overtakes the commit before it.
+        """
+        early, self._early = self._early, {}
+        of_this_round = {
+            sender: ready
+            for sender, (ready, until) in early.items()
+            if until >= self._peer.now and (ready.base_commit, ready.round) == self._peer.open_key
+        }
+        return {} if self._peer.declines else of_this_round
 
     def _better_leader(self, sender: str, ready: pb.Ready) -> str | None:
         """A live peer before this one in the succession, which the sender has not given up.
