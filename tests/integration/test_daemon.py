@@ -168,11 +168,12 @@ def test_a_stop_does_not_wait_for_a_thread_that_serves_a_silent_peer(
     node = start(0)
     status = node.wait(lambda s: s.round >= 1, "a round")
     plane, record = asyncio.run(record_of(manifest, status.addresses[0], tmp_path / "key"))
-    call = Call(reduce=ReduceHello(branch=b"?", round=10**6, lanes=1))  # an attempt that never is
+    hello = ReduceHello(branch=b"?", round=10**6, lanes=1)  # an attempt that never is
+    call = Call(reduce=hello).SerializeToString()
     try:
         lane = plane.open_lane(record, timedelta(seconds=LIMIT_S))
-        lane.send(Kind.CALL, 0, call.SerializeToString())
-        time.sleep(0.3)  # it arrives
+        lane.send(Kind.CALL, 0, call)
+        node.wait(lambda s: s.bytes_received >= len(call), "the call")
         # The node's handler waits for the attempt for `timeouts.chunk_s`.
         assert node.interrupt() < min(STOP_LIMIT_S, manifest.timeouts.chunk_s - 1)
     finally:

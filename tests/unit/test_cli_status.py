@@ -22,7 +22,9 @@ from node.cli import run_command_line
 from node.control_client import ControlClient
 from node.dashboard.app import Watched
 from node.paths import SOCKET_PATH_LIMIT, default_directory, find_directory, socket_path
+from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
+from swarm.identity import Identity
 from swarm.wire import node_pb2, node_pb2_grpc
 
 STATUS = node_pb2.StatusReply(
@@ -202,6 +204,23 @@ def test_a_node_that_does_not_answer_is_told_from_one_that_is_not_there(tmp_path
             control.status()
     assert caught.value.code is Code.STAGE_TIMEOUT
     assert "did not answer" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["run", "ticket", "RUN"], ["run", "pause", "RUN"], ["assemble", "--out", "m", "--run", "RUN"]],
+)
+def test_a_node_of_another_run_is_not_taken_for_one_of_this_run(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "RUN.toml"
+    path.write_text(RunManifest().to_toml())
+    Identity.generate().save(path.with_suffix(".key"))
+    words = [str(path) if word == "RUN" else word for word in words]
+    with serving(tmp_path, FakeDaemon()):
+        assert run_command_line([*words, "--dir", str(tmp_path)]) == exit_codes.CONFIG
+    error = capsys.readouterr().err
+    assert error.startswith("error RUN_MISMATCH: ") and STATUS.run_id[:16] in error
 
 
 def test_the_only_running_node_is_found_and_several_must_be_told_apart(

@@ -24,14 +24,6 @@ REFUSING = "127.0.0.1:9"
 
 
 @pytest.fixture
-def nodes() -> Iterator[tuple[Node, Node]]:
-    alice, bob = Node(), Node()
-    yield alice, bob
-    bob.plane.stop()
-    alice.plane.stop()
-
-
-@pytest.fixture
 def silent() -> Iterator[str]:
     """An address that takes connections and never says a word."""
     with socket.create_server(("127.0.0.1", 0)) as server:
