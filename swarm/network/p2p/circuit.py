@@ -69,9 +69,3 @@ def peer_message(peer: str) -> pb.CircuitPeer:
 def circuit_address(relay_address: str, peer: str) -> str:
     """The multiaddr of `peer` behind the relay at `relay_address`, which ends in /p2p/RELAY."""
     return f"{relay_address}/p2p-circuit/p2p/{peer}"
-
-
-def relay_of(address: str) -> str:
-    """Peer id of the relay in a circuit address, or "" if it is none."""
-    head, found, _ = address.partition("/p2p-circuit")
-    return head.rpartition("/p2p/")[2] if found else ""
