@@ -263,11 +263,6 @@ class TimeoutPolicy:
         """Longest time from start to being in the roster."""
         return timedelta(seconds=self.join_s)
 
-    @property
-    def lease(self) -> timedelta:
-        """Silence of a majority after which survivors may branch."""
-        return timedelta(seconds=self.lease_s)
-
 
 @dataclass(frozen=True, kw_only=True)
 class GenesisConfig:
