@@ -119,7 +119,17 @@ class Daemon:
         usable, problems = await usable_addresses(addresses, timeout)
         if addresses and not usable:
             raise unreachable(peer, "; ".join(dict.fromkeys(problems)))
-        await self._dial(peer, usable, max(0.1, deadline_s - time.monotonic()))
+        try:
+            await in_time(
+                self.p2p._client.connect(
+                    PeerID.from_base58(peer), [encode_multiaddr(a, peer) for a in usable]
+                ),
+                max(0.1, deadline_s - time.monotonic()),
+            )
+        except (*PROBLEMS, asyncio.TimeoutError) as error:
+            raise unreachable(peer, _reason(error)) from error
+        self._recent_until_s = 0.0
+        self._note_connected(peer)
 
     async def replace(self, peer: str, addresses: Sequence[str], timeout: timedelta) -> None:
         """A connection by these addresses in place of those there are; to be done in `changing`.
@@ -127,13 +137,13 @@ class Daemon:
         Raises `PEER_UNREACHABLE`; then there is none.
         """
         await self.disconnect(peer)
-        await self._dial(peer, addresses, timeout.total_seconds())
-
-    async def _dial(self, peer: str, addresses: Sequence[str], limit_s: float) -> None:
-        """Let libp2p connect by any of these addresses. Raises `PEER_UNREACHABLE`."""
         try:
-            encoded = [encode_multiaddr(address, peer) for address in addresses]
-            await in_time(self.p2p._client.connect(PeerID.from_base58(peer), encoded), limit_s)
+            await in_time(
+                self.p2p._client.connect(
+                    PeerID.from_base58(peer), [encode_multiaddr(a, peer) for a in addresses]
+                ),
+                timeout.total_seconds(),
+            )
         except (*PROBLEMS, asyncio.TimeoutError) as error:
             raise unreachable(peer, _reason(error)) from error
         self._recent_until_s = 0.0
