@@ -20,8 +20,7 @@ import pytest
 from node.shared_buffers import SharedBuffers
 from node.worker_link import WorkerProcess
 from node.worker_messages import Committed, WorkerSettings
-from swarm.config import RunManifest, SyncConfig, TrainingConfig
-from swarm.config_learning import StreamConfig
+from swarm.config import RunManifest, StreamConfig, SyncConfig, TrainingConfig
 from swarm.errors import Code, SwarmError
 from swarm.model.config import ModelConfig
 from swarm.model.fragments import FragmentLayout, initial_fragment

@@ -40,6 +40,12 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(
     assert hint in error.hint
 
 
+@pytest.mark.parametrize("name", ["gesetze 😀", 'a"b\\c', "two\nlines", "\x7f\x00"])
+def test_a_name_of_any_kind_is_read_as_it_was_written(name: str) -> None:
+    manifest = RunManifest(name=name)
+    assert RunManifest.from_toml(manifest.to_toml()) == manifest
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

@@ -13,8 +13,6 @@ FOUNDATION = {
     "swarm",
     "swarm.aio",
     "swarm.config",
-    "swarm.config_fields",
-    "swarm.config_learning",
     "swarm.errors",
     "swarm.files",
     "swarm.hashing",

@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from swarm.config import OuterConfig, RunManifest, SyncConfig, TrainingConfig
-from swarm.config_learning import MergeConfig, StreamConfig
+from swarm.config import (
+    MergeConfig,
+    OuterConfig,
+    RunManifest,
+    StreamConfig,
+    SyncConfig,
+    TrainingConfig,
+)
 from swarm.data import Corpus, DataReport, Sampler
 from swarm.evaluation.measure import measure, routing_shares
 from swarm.model.config import ModelConfig

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from swarm.config import OuterConfig, RunManifest, TrainingConfig
-from swarm.config_learning import BalanceConfig
+from swarm.config import BalanceConfig, OuterConfig, RunManifest, TrainingConfig
 from swarm.data import Corpus, DataReport, Sampler
 from swarm.model.config import ModelConfig
 from swarm.model.fragments import FragmentLayout, initial_fragment
