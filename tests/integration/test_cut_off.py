@@ -5,65 +5,28 @@ Needs network namespaces, that is, root on Linux.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from bridged_hosts import BridgedHosts, why_not
+from running_node import RunningNode
 from tiny_run import tiny_manifest, tiny_peers
 
-from node.control_client import ControlClient
-from swarm.errors import SwarmError
-from swarm.wire.node_pb2 import StatusReply
-
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
-LIMIT_S = 60
 
 
-class HostNode:
+class HostNode(RunningNode):
     """`node start` on a host, or another verb that runs a node."""
 
     def __init__(self, place: Path, hosts: BridgedHosts, number: int, *options: str) -> None:
-        self.directory = place / f"node-{number}"
-        self.output = place / f"output-{number}.txt"
-        words = [*hosts.inside(number), sys.executable, "-m", "node"]
         verb, *rest = options or ("start",)
-        words += [verb, "--run", str(place / "RUN.toml"), "--dir", str(self.directory)]
-        words += ["--listen", hosts.listen(number), *rest]
+        words = [verb, "--run", str(place / "RUN.toml"), "--listen", hosts.listen(number), *rest]
         if verb == "start":
             words += ["--data", str(place / f"text-{number}"), "--name", f"node-{number}"]
-        with open(self.output, "ab") as output:
-            self.process = subprocess.Popen(
-                words, stdout=output, stderr=output, start_new_session=True
-            )
-
-    def status(self) -> StatusReply | None:
-        with contextlib.suppress(SwarmError), ControlClient(self.directory) as control:
-            return control.status()
-        return None
-
-    def wait(
-        self, condition: Callable[[StatusReply], bool], what: str, limit_s: float = LIMIT_S
-    ) -> StatusReply:
-        deadline = time.monotonic() + limit_s
-        while True:
-            status = self.status()
-            if status is not None and condition(status):
-                return status
-            assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, f"{what}: {status}\n{self.output.read_text()}"
-            time.sleep(0.1)
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        directory, output = place / f"node-{number}", place / f"output-{number}.txt"
+        super().__init__(directory, output, words, hosts.inside(number))
 
 
 @pytest.fixture
@@ -87,15 +50,11 @@ def start(tmp_path: Path, hosts: BridgedHosts) -> Iterator[Callable[..., HostNod
         node.kill()
 
 
-def address_of(node: HostNode) -> str:
-    return node.wait(lambda s: bool(s.addresses), "its address").addresses[0]
-
-
 def trio(start: Callable[..., HostNode], place: Path) -> list[HostNode]:
     """Three nodes that train together."""
     tiny_manifest(place / "RUN.toml", peers=3, inner_steps=100)  # in a minute less than 256 rounds
     nodes = [start(0)]
-    nodes += [start(n, "start", "--peer", address_of(nodes[0])) for n in (1, 2)]
+    nodes += [start(n, "start", "--peer", nodes[0].address()) for n in (1, 2)]
     for node in nodes:
         node.wait(lambda s: s.last_counted_round >= 2, "two rounds with its update")
     return nodes
@@ -140,7 +99,7 @@ def test_the_swarm_outlives_all_the_nodes_that_it_was_joined_through(
 ) -> None:
     tiny_manifest(tmp_path / "RUN.toml", peers=2)
     relay = start(3, "relay")
-    through_relay = ("start", "--peer", address_of(relay))
+    through_relay = ("start", "--peer", relay.address())
     nodes = [start(number, *through_relay) for number in (0, 1)]
     for node in nodes:
         node.wait(lambda s: s.last_counted_round >= 2, "two rounds with its update")
@@ -158,7 +117,7 @@ def test_the_swarm_outlives_all_the_nodes_that_it_was_joined_through(
     again = start(1, *through_relay)  # the only address that it is told of is dead
     again.wait(lambda s: s.last_counted_round > here.round + 3, "is back, by whom it knew")
 
-    newcomer = start(2, "start", "--peer", address_of(nodes[0]))
+    newcomer = start(2, "start", "--peer", nodes[0].address())
     newcomer.wait(lambda s: s.last_counted_round > 0, "joined through one peer", 90)
     for node in (nodes[0], again, newcomer):
         status = node.wait(lambda s: s.company == "together", "is in company")
@@ -170,7 +129,7 @@ def test_a_relay_starts_although_the_others_are_gone_and_meets_them_when_they_ar
 ) -> None:
     tiny_manifest(tmp_path / "RUN.toml", peers=2)
     first = start(0, "relay")
-    address = address_of(first)
+    address = first.address()
     first.kill()
     second = start(1, "relay", "--peer", address)
     second.wait(lambda s: s.state == "RELAYING", "serves alone")
