@@ -24,13 +24,5 @@ def leader_of(swarm):
     return next(p for p in swarm.peers if p.peer_id == order[0])
 
 
-async def until(condition, limit_s=20.0):
-    async def poll():
-        while not condition():
-            await asyncio.sleep(0.02)
-
-    await asyncio.wait_for(poll(), limit_s)
-
-
 def trunk_of(record):
     return next(o for o in record.fragments if o.state.fragment == "trunk.0")

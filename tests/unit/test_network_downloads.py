@@ -16,8 +16,8 @@ from lane_nodes import (
     error_of,
     exchange,
     failure_after,
-    until,
 )
+from polling import until
 
 from swarm.errors import Code, SwarmError
 from swarm.hashing import bulk_hash

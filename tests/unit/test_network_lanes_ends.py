@@ -9,7 +9,8 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from lane_nodes import SHORT, WAIT, both, error_of, lanes, sockets, take, until
+from lane_nodes import SHORT, WAIT, both, error_of, lanes, sockets, take
+from polling import until
 
 from swarm.errors import Code, SwarmError
 from swarm.network.framing import SocketLane

@@ -10,7 +10,8 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from lane_nodes import BLOB, BLOB_HASH, SHORT, WAIT, Node, begin, error_of, exchange, until
+from lane_nodes import BLOB, BLOB_HASH, SHORT, WAIT, Node, begin, error_of, exchange
+from polling import until
 
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
