@@ -245,6 +245,20 @@ def test_the_only_running_node_is_found_and_several_must_be_told_apart(
     assert find_directory(tmp_path) == tmp_path
 
 
+def test_a_node_that_was_killed_is_not_taken_for_one_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    killed, running = default_directory("killed"), default_directory("running")
+    for directory in (killed, running):
+        directory.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as left_over, socket.socket(socket.AF_UNIX) as served:
+        left_over.bind(str(socket_path(killed)))
+        served.bind(str(socket_path(running)))
+        served.listen()
+        assert find_directory(None) == running
+
+
 def test_a_directory_too_long_for_a_socket_is_refused_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(SwarmError) as caught:
         socket_path(tmp_path / ("x" * SOCKET_PATH_LIMIT))
