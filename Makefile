@@ -70,4 +70,7 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard swarm/collective/_*.[ch])
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "could not make $(VENV); on Debian: apt install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(BIN)/python -c 'import swarm.collective._kernels' 2> /dev/null || \
+		echo "nothing was compiled, so averaging is slower; on Debian: apt install gcc python3-dev," \
+		"then rm $@ and make again" >&2
 	@touch $@
