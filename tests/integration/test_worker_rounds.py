@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from worker_play import LAYOUT, MANIFEST, committed, play
+from worker_play import LAYOUT, MANIFEST, Stage, committed
 
 from node.shared_buffers import SharedBuffers
 from node.worker_link import WorkerProcess
@@ -16,7 +17,16 @@ from swarm.config import StreamConfig, SyncConfig
 from swarm.model.fragments import FragmentLayout, initial_fragment
 
 
-def test_a_round_leaves_base_minus_local_in_the_shared_memory(settings: WorkerSettings) -> None:
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    made = Stage()
+    yield made
+    made.close()
+
+
+def test_a_round_leaves_base_minus_local_in_the_shared_memory(
+    stage: Stage, settings: WorkerSettings
+) -> None:
     async def scenario(worker: WorkerProcess, buffers: SharedBuffers) -> None:
         ready = await worker.init(settings)
         assert ready.data_report["documents"] == 30
@@ -41,10 +51,12 @@ def test_a_round_leaves_base_minus_local_in_the_shared_memory(settings: WorkerSe
         )
         assert further.loss < result.loss
 
-    play(scenario)
+    stage.play(scenario)
 
 
-def test_a_round_ahead_takes_its_commit_over_among_its_steps(settings: WorkerSettings) -> None:
+def test_a_round_ahead_takes_its_commit_over_among_its_steps(
+    stage: Stage, settings: WorkerSettings
+) -> None:
     stream = StreamConfig(overlap=True, delay_steps=2, correction="delayed")
     settings = replace(settings, manifest=replace(MANIFEST, stream=stream))
 
@@ -79,10 +91,12 @@ def test_a_round_ahead_takes_its_commit_over_among_its_steps(settings: WorkerSet
         again = await worker.train(round_number=3, steps=1, base=committed([0, 1], version=2))
         assert again.steps == 1
 
-    play(scenario)
+    stage.play(scenario)
 
 
-def test_a_round_ahead_does_not_end_before_its_commit_is_there(settings: WorkerSettings) -> None:
+def test_a_round_ahead_does_not_end_before_its_commit_is_there(
+    stage: Stage, settings: WorkerSettings
+) -> None:
     stream = StreamConfig(overlap=True)
     settings = replace(settings, manifest=replace(MANIFEST, stream=stream))
 
@@ -97,10 +111,12 @@ def test_a_round_ahead_does_not_end_before_its_commit_is_there(settings: WorkerS
         assert (await asyncio.wait_for(ahead, 10)).steps == 1
         assert not np.array_equal(buffers.delta["trunk.0"], before)
 
-    play(scenario)
+    stage.play(scenario)
 
 
-def test_an_uncommitted_round_is_repeated_from_the_same_base(settings: WorkerSettings) -> None:
+def test_an_uncommitted_round_is_repeated_from_the_same_base(
+    stage: Stage, settings: WorkerSettings
+) -> None:
     async def scenario(worker: WorkerProcess, buffers: SharedBuffers) -> None:
         await worker.init(settings)
         await worker.train(round_number=0, steps=2, base=committed([0, 1]))
@@ -109,7 +125,7 @@ def test_an_uncommitted_round_is_repeated_from_the_same_base(settings: WorkerSet
         assert np.abs(first).max() < 0.1 and np.abs(buffers.delta["trunk.0"]).max() < 0.1
         assert buffers.delta["expert.2"].any()
 
-    play(scenario)
+    stage.play(scenario)
 
 
 def test_held_forward_runs_without_the_other_experts(settings: WorkerSettings) -> None:
@@ -135,7 +151,7 @@ def test_held_forward_runs_without_the_other_experts(settings: WorkerSettings) -
 
 
 def test_a_round_can_be_ended_early_and_a_cancelled_one_leaves_no_answer_behind(
-    settings: WorkerSettings,
+    stage: Stage, settings: WorkerSettings
 ) -> None:
     async def scenario(worker: WorkerProcess, buffers: SharedBuffers) -> None:
         await worker.init(settings)
@@ -154,4 +170,4 @@ def test_a_round_can_be_ended_early_and_a_cancelled_one_leaves_no_answer_behind(
         later = await worker.train(round_number=3, steps=1, base=committed([0]))
         assert later.round == 3
 
-    play(scenario)
+    stage.play(scenario)

@@ -52,9 +52,14 @@ def committed(
 
 def new_buffers() -> SharedBuffers:
     buffers = SharedBuffers.create(LAYOUT)
+    reset(buffers)
+    return buffers
+
+
+def reset(buffers: SharedBuffers) -> None:
     for name in LAYOUT.names:
         buffers.theta[name][:] = initial_fragment(MANIFEST.model, LAYOUT, name, 0)
-    return buffers
+        buffers.delta[name][:] = 0
 
 
 def play(scenario: Scenario, log_path: Path | None = None) -> None:
@@ -70,3 +75,24 @@ def play(scenario: Scenario, log_path: Path | None = None) -> None:
             buffers.close()
 
     asyncio.run(main())
+
+
+class Stage:
+    """One worker for several scenarios in turn: a start takes longer than most of them."""
+
+    def __init__(self) -> None:
+        self._buffers = new_buffers()
+        self._loop = asyncio.new_event_loop()
+        self._worker = self._loop.run_until_complete(WorkerProcess.start(self._buffers.fd))
+
+    def play(self, scenario: Scenario) -> None:
+        """Run `scenario`, which begins with `init`, on the initial fragments."""
+        reset(self._buffers)
+        playing = asyncio.wait_for(scenario(self._worker, self._buffers), 60)
+        self._loop.run_until_complete(playing)
+        assert self._worker.alive
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._worker.stop())
+        self._loop.close()
+        self._buffers.close()

@@ -14,8 +14,8 @@ def run(story, limit_s=60):
     asyncio.run(asyncio.wait_for(story, limit_s))
 
 
-def quick_swarm(peers, min_peers=None):
-    manifest = toy_manifest(min_peers=min_peers or peers, timeouts=QUICK)
+def quick_swarm(peers, min_peers=None, timeouts=QUICK):
+    manifest = toy_manifest(min_peers=min_peers or peers, timeouts=timeouts)
     return SimulatedSwarm(peers, manifest=manifest)
 
 
