@@ -191,7 +191,6 @@ def best_alone() -> float:
     return min(reached)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["spes", "held", "delayed", "eager", "mix"])
 def test_two_domains_together_learn_more_than_each_peer_alone(arm: str) -> None:
     """What the swarm's model knows of both texts, against models that saw only one."""
