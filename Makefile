@@ -29,8 +29,9 @@ help:  ## list the targets
 demo: $(STAMP)  ## train a small swarm of four peers here, kill one, assemble, compare
 	$(BIN)/python -m node demo --mode $(MODE) $(ARGS)
 
+# Many of the first wait for a time limit: three at a time keep two cores busy.
 test: $(STAMP)  ## unit tests, then integration tests with real processes
-	$(BIN)/python -m pytest tests/unit tests/exploration tests/fuzz tests/chaos -m "not heavy" -n 2 \
+	$(BIN)/python -m pytest tests/unit tests/exploration tests/fuzz tests/chaos -m "not heavy" -n 3 \
 		$(ARGS) $(SELECTED)
 	$(BIN)/python -m pytest tests/integration -m "not heavy" $(ARGS) $(SELECTED)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worker_play import LAYOUT, MANIFEST, committed, play
+from worker_play import LAYOUT, MANIFEST, Stage, committed, play
 
 from node.processes import is_alive
 from node.shared_buffers import SharedBuffers
@@ -125,14 +125,16 @@ def test_a_frozen_worker_is_noticed_and_killed(settings: WorkerSettings) -> None
     play(scenario)
 
 
-def test_a_worker_ignores_the_interrupt_that_stops_its_daemon(settings: WorkerSettings) -> None:
+def test_a_worker_ignores_the_interrupt_that_stops_its_daemon(
+    stage: Stage, settings: WorkerSettings
+) -> None:
     async def scenario(worker: WorkerProcess, buffers: SharedBuffers) -> None:
         await worker.init(settings)
         os.kill(worker.pid, signal.SIGINT)
         result = await worker.train(round_number=0, steps=2, base=committed([0]))
         assert result.steps == 2 and worker.alive
 
-    play(scenario)
+    stage.play(scenario)
 
 
 def test_unusable_input_is_an_error_with_its_code_and_the_worker_lives(
@@ -160,7 +162,9 @@ def test_unusable_input_is_an_error_with_its_code_and_the_worker_lives(
     play(scenario)
 
 
-def test_a_damaged_checkpoint_is_set_aside_with_a_warning(settings: WorkerSettings) -> None:
+def test_a_damaged_checkpoint_is_set_aside_with_a_warning(
+    stage: Stage, settings: WorkerSettings
+) -> None:
     assert settings.checkpoints is not None
     settings.checkpoints.mkdir()
     damaged = settings.checkpoints / "000000001-after-0123.ckpt"
@@ -171,7 +175,7 @@ def test_a_damaged_checkpoint_is_set_aside_with_a_warning(settings: WorkerSettin
         assert ready.step == 0
         assert "CHECKPOINT_CORRUPT" in ready.warnings[0]
 
-    play(scenario)
+    stage.play(scenario)
     assert not damaged.exists()
     assert damaged.with_name(f"{damaged.name}.unusable").exists()
 

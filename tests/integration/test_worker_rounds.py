@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -15,13 +14,6 @@ from node.worker_link import WorkerProcess
 from node.worker_messages import WorkerSettings
 from swarm.config import StreamConfig, SyncConfig
 from swarm.model.fragments import FragmentLayout, initial_fragment
-
-
-@pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
-    made = Stage()
-    yield made
-    made.close()
 
 
 def test_a_round_leaves_base_minus_local_in_the_shared_memory(

@@ -249,7 +249,7 @@ def test_a_node_that_was_killed_is_not_taken_for_one_that_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    killed, running = default_directory("killed"), default_directory("running")
+    killed, running = default_directory("a"), default_directory("b")
     for directory in (killed, running):
         directory.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as left_over, socket.socket(socket.AF_UNIX) as served:
