@@ -24,7 +24,7 @@ from swarm.model.hf import save_hf
 from swarm.model.transformer import Transformer
 
 LIMIT_S = 120
-STEPS = 300
+STEPS = 150
 # Refuses every connection, and every name to be looked up, of the program that it runs.
 NO_NETWORK = """
 import sys
