@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from swarm.network.isolation import View, changes
 from swarm.network.p2p import PeerNetwork
 
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 1.0
 
 
 class CompanyReporter:

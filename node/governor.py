@@ -24,7 +24,7 @@ from node.verdict import Conditions, Verdict, Wish, decide
 from node.wishes import load_wish, save_wish
 from swarm.errors import Code, SwarmError
 
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 1.0
 Sensors = Callable[[Limits], Conditions]
 
 

@@ -30,7 +30,7 @@ from swarm.training.round_checkpoints import RoundCheckpoints
 from swarm.training.rounds import LocalRounds
 from swarm.training.trainer import Trainer
 
-PROGRESS_EVERY_S = 0.25
+PROGRESS_EVERY_S = 0.5
 PROBE_ROWS = 2  # sequences whose routing is compared before and after a commit is taken over
 ARRIVAL_POLL_S = 0.05  # between looks whether the round was called off
 

@@ -34,7 +34,7 @@ LOCAL_WAIT = timedelta(seconds=2)  # for what p2pd does without asking another h
 SURE_S = 1.0  # after a call that succeeded its peer is taken to be connected
 MAX_SURE = 4096
 LOOK_AGAIN_S = 0.05
-RECENT_S = 0.8  # less than the second after which those who look again and again do so
+RECENT_S = 1.8  # those who look each second let p2pd be asked every other time
 
 Handler = Callable[[str, bytes], Awaitable[bytes]]
 RESET = "stream reset"  # p2pd's words for a call whose connection has ended
@@ -192,7 +192,7 @@ class Daemon:
         return found
 
     async def recent_connections(self) -> dict[str, list[str]]:
-        """As `connections`, up to `RECENT_S` old: p2pd is asked once by all who look each second.
+        """As `connections`, up to `RECENT_S` old, for all who look again and again.
 
         What this peer itself has opened or closed since is seen.
         """

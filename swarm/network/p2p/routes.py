@@ -42,6 +42,7 @@ from swarm.wire.membership_pb2 import PeerRecord
 logger = logging.getLogger(__name__)
 
 STEP_S = 1.0
+LISTEN_AGAIN_S = 5.0  # between questions to p2pd where it listens: a laptop may have moved
 AGAIN_WAIT = timedelta(seconds=5)
 MAX_RECORDS = 1024
 REACH_WAIT = timedelta(seconds=1.5)
@@ -86,6 +87,8 @@ class Routes:
         self._paths: dict[str, str] = {}
         self._out_of_reach: dict[str, float] = {}  # until when nobody tries
         self._announced: tuple[object, ...] = ()
+        self._listening: list[str] = []
+        self._listening_until_s = 0.0
         self._trying: dict[str, asyncio.Task[None]] = {}
         self.puncher = Puncher(
             link,
@@ -102,6 +105,7 @@ class Routes:
     async def attach(self, daemon: Daemon) -> None:
         """Work with this p2pd from now on."""
         self._daemon = daemon
+        self._listening_until_s = 0.0
         daemon.p2p.reach = self.reach
         self.puncher.attach(daemon)
         self._relay = RelayHost(daemon, self.meter, self._admits)
@@ -150,9 +154,11 @@ class Routes:
     async def _refresh(self) -> None:
         assert self._daemon is not None
         suffix = f"/p2p/{self._link.peer_id}"
-        listening = [a.removesuffix(suffix) for a in await self._daemon.addresses()]
+        if time.monotonic() >= self._listening_until_s:
+            self._listening = [a.removesuffix(suffix) for a in await self._daemon.addresses()]
+            self._listening_until_s = time.monotonic() + LISTEN_AGAIN_S
         announced = [a.removesuffix(suffix) for a in self._config.announce]
-        self.own = own_addresses(listening, self._keeper.reachability, announced)
+        self.own = own_addresses(self._listening, self._keeper.reachability, announced)
 
     # ---- this peer ------------------------------------------------------------------------
 
