@@ -1,4 +1,4 @@
-"""Options of these tests, and what several files of them are given."""
+"""What several files of these tests are given."""
 
 from __future__ import annotations
 
@@ -9,12 +9,6 @@ import pytest
 from worker_play import Stage, settings_in
 
 from node.worker_messages import WorkerSettings
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--cold-starts", type=int, default=12, help="of eight peers, in a row (default: 12)"
-    )
 
 
 @pytest.fixture

@@ -67,6 +67,20 @@ def test_a_call_whose_connection_is_closed_by_the_other_side_goes_out_once_more(
     asyncio.run(story())
 
 
+def test_the_dht_calls_nobody_who_could_not_be_reached_a_moment_ago(keys):
+    """p2pd alone would try the addresses in its own tables, those of strangers' LANs for one."""
+
+    async def story() -> None:
+        async with swarm_of(keys, 2) as (alice, bob):
+            directory = bob.life.running()[1]
+            await directory.meet(alice.peer_id)
+            bob.routes._out_of_reach[alice.peer_id] = time.monotonic() + 60
+            error = await error_of(directory.meet(alice.peer_id))
+            assert error.code is Code.PEER_UNREACHABLE
+
+    asyncio.run(story())
+
+
 def test_records_carry_the_publisher_and_disappear_when_it_leaves(keys):
     async def story() -> None:
         async with swarm_of(keys, 2) as (alice, bob):

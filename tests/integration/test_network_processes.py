@@ -73,15 +73,12 @@ def test_four_peers_started_at_once_form_one_dht(tmp_path, mesh):
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(900)
-def test_cold_starts_of_eight_peers_in_a_row_always_form_one_dht(tmp_path, request):
-    count = request.config.getoption("--cold-starts")
+def test_cold_starts_of_eight_peers_in_a_row_always_form_one_dht(tmp_path):
+    """A process for each; tests/nat/test_cold_starts.py has fifty, behind routers."""
     rng = random.Random(8)
-    seconds = [
-        cold_start(tmp_path / f"swarm{n}", rng.sample(range(8), 8), mesh=n % 2 == 1)
-        for n in range(count)
-    ]
-    print(f"\nslowest cold start {max(seconds):.1f} s, median {sorted(seconds)[count // 2]:.1f} s")
+    for number in range(3):
+        order = rng.sample(range(8), 8)
+        assert cold_start(tmp_path / f"swarm{number}", order, mesh=number % 2 == 1) < 20
 
 
 def test_killed_owner_takes_its_p2pd_along_and_starts_again_on_the_same_port(tmp_path):

@@ -19,8 +19,11 @@ from node.processes import is_alive
 from node.testnet import free_port
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
+from swarm.network.contacts import peer_of
 from swarm.network.p2p import NetworkConfig, PeerNetwork
 from swarm.network.p2p.daemon import Daemon
+from swarm.network.p2p.dialling import encode_multiaddr
+from swarm.network.p2p.hivemind_parts import P2PDaemonError, PeerID
 from swarm.wire.control_pb2 import Ping, Pong
 from swarm.wire.membership_pb2 import PeerRecord
 
@@ -100,26 +103,66 @@ def test_an_address_that_refused_a_moment_ago_is_dialled_again_at_once(keys):
     async def story() -> None:
         port = free_port()
         address = make_address(keys / "late", port)
-        Identity.load_or_create(keys / "early")
         async with contextlib.AsyncExitStack() as running:
-
-            async def started(name: str, port: int) -> Daemon:
-                key = keys / name
-                daemon = await Daemon.start(key, "127.0.0.1", port, listen=True, timeout=2 * WAIT)
-                running.push_async_callback(daemon.stop)
-                return daemon
-
-            early = await started("early", 0)
-            peer = address.rpartition("/")[2]
+            early = await started(running, keys / "early", 0)
+            peer = peer_of(address)
             for _ in range(3):
                 error = await error_of(early.connect(peer, [address], WAIT))
                 assert error.code is Code.PEER_UNREACHABLE
-            await started("late", port)
+            await started(running, keys / "late", port)
             began = time.monotonic()
             await early.connect(peer, [address], WAIT)
             assert time.monotonic() - began < 2
 
     asyncio.run(story())
+
+
+def test_an_address_that_p2pd_found_dead_by_itself_is_dialled_again_at_once(keys):
+    """As when it wanted to deliver a call to a peer whose p2pd had just died."""
+
+    async def story() -> None:
+        port = free_port()
+        address = make_address(keys / "late", port)
+        async with contextlib.AsyncExitStack() as running:
+            early = await started(running, keys / "early", 0)
+            peer = peer_of(address)
+            for _ in range(2):
+                with pytest.raises(P2PDaemonError):
+                    dialled = encode_multiaddr(address, peer)
+                    await early.p2p._client.connect(PeerID.from_base58(peer), [dialled])
+            late = await started(running, keys / "late", port)
+            began = time.monotonic()
+            await early.connect(peer, [address], WAIT)
+            assert time.monotonic() - began < 2
+            assert (await early.connections())[peer] == [address.removesuffix(f"/p2p/{peer}")]
+            await late.serve("/echo", echo)
+            assert await early.call(peer, "/echo", b"over a bridge", WAIT) == b"over a bridge"
+
+    asyncio.run(story())
+
+
+def test_p2pd_listens_on_tcp_alone(keys):
+    """By QUIC it loses the end of a stream that one side closes."""
+
+    async def story() -> None:
+        async with contextlib.AsyncExitStack() as running:
+            daemon = await started(running, keys / "key", 0)
+            addresses = await daemon.addresses()
+            assert addresses and all("/tcp/" in a and "/udp/" not in a for a in addresses)
+
+    asyncio.run(story())
+
+
+async def started(running: contextlib.AsyncExitStack, key: Path, port: int) -> Daemon:
+    """A p2pd that is stopped with `running`."""
+    Identity.load_or_create(key)
+    daemon = await Daemon.start(key, "127.0.0.1", port, listen=True, timeout=2 * WAIT)
+    running.push_async_callback(daemon.stop)
+    return daemon
+
+
+async def echo(peer: str, data: bytes) -> bytes:
+    return data
 
 
 def test_port_in_use_is_said_with_the_port(keys):

@@ -11,6 +11,11 @@ from tests.nat import netns, stun
 from tests.nat.netlab import Lab
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cold-starts", type=int, default=12, help="of eight peers (default: 12)")
+    parser.addoption("--start-seed", type=int, default=None, help="repeat the orders of a time")
+
+
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     if reason := netns.missing():

@@ -71,7 +71,9 @@ def test_calls_go_on_while_a_pair_leaves_the_relay(swarm: LabSwarm) -> None:
         caller.join(20)
         assert not caller.problems
         assert caller.calls > 10
-    one.fetch(other, 8 * MIB)
+    before = swarm.lab.traffic(*PUBLIC)
+    one.fetch(other, 32 * MIB)
+    assert swarm.lab.traffic(*PUBLIC) - before < MIB
     other.fetch(one, 8 * MIB)
 
 

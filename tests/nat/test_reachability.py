@@ -12,6 +12,7 @@ from tests.nat.lab_peer import (
     BOOTSTRAP,
     MIB,
     WEB_SERVING,
+    LabPeer,
     LabSwarm,
     eventually,
     together,
@@ -32,8 +33,10 @@ CONDITIONS = {"near": None, "far": between(round_trip_ms=50, loss=0.01)}
 # call it: there is a path between them once the public one has called.
 CALLED_BACK = {("i", host) for host in BOOTSTRAP if host not in WEB_SERVING}
 INDEPENDENT = ("a", "b", "g", "h")
+TALKS_WITHIN_S = 10.0
 PUNCHED_WITHIN_S = 15.0
 ALL_WITHIN_S = 45.0
+FAILOVER_S = 20.0
 
 
 def expected_path(one: str, other: str) -> str:
@@ -96,9 +99,8 @@ def test_who_can_not_be_called_holds_places_with_two_relays(swarm: LabSwarm) -> 
 def test_every_pair_talks_at_once_and_then_takes_its_best_path(swarm: LabSwarm) -> None:
     pairs = [(a, b) for a in swarm.peers.values() for b in swarm.peers.values() if a is not b]
     callable_ = [(a, b) for a, b in pairs if (a.host, b.host) not in CALLED_BACK]
-    problems = together(lambda pair: pair[0].ping(pair[1]), callable_)
-    shown = {f"{a.host}-{b.host}": p for (a, b), p in zip(callable_, problems, strict=True) if p}
-    assert not shown
+    # So many at once are too much for a busy machine, and who failed may have to wait for libp2p.
+    together(lambda pair: eventually(lambda: pair[0].ping(pair[1]), "", TALKS_WITHIN_S), callable_)
 
     def wrong(hosts: Collection[str]) -> dict[str, str]:
         paths = together(lambda peer: peer.paths(), swarm.peers.values())
@@ -140,6 +142,23 @@ def test_two_peers_of_one_lan_do_not_leave_it(swarm: LabSwarm) -> None:
     before = swarm.lab.traffic("a")
     swarm["a"].fetch(swarm["a2"], 32 * MIB)
     assert swarm.lab.traffic("a") - before < 4 * MIB  # both talk to the others meanwhile
+
+
+def test_when_the_relay_in_use_dies_the_pair_goes_on_through_another(swarm: LabSwarm) -> None:
+    one, other = swarm["c"], swarm["d"]
+    in_use = max(BOOTSTRAP[1:], key=lambda host: bulk_through(swarm, host, one, other))
+    swarm[in_use].kill()
+    left = {swarm[host].id for host in BOOTSTRAP if swarm[host].runs}
+    eventually(lambda: one.ping(other) + other.ping(one), "", FAILOVER_S)
+    one.fetch(other, 4 * MIB)
+    eventually(lambda: len(left & set(other.network.reachability.relays)) >= 2, True, 30)
+
+
+def bulk_through(swarm: LabSwarm, host: str, one: LabPeer, other: LabPeer) -> int:
+    """Bytes on a public host's link while one peer downloads from the other."""
+    before = swarm.lab.traffic(host)
+    one.fetch(other, 2 * MIB)
+    return swarm.lab.traffic(host) - before
 
 
 def relayed(swarm: LabSwarm, peer: str) -> int:

@@ -20,7 +20,7 @@ TYPED_PAGE = ROOT / "docs" / "quickstart.md"
 SHELLS = ("sh", "bash", "console")
 INNER = re.compile(r"\$\((node [^|)]*)")  # a command inside another
 OPTION = re.compile(r"--?[a-z][a-z-]*")
-IMPORT = re.compile(r"^from (\w+) import", re.MULTILINE)
+IMPORT = re.compile(r"^from (?:tests\.nat\.)?(\w+) import", re.MULTILINE)
 
 DAEMON = "integration/test_daemon.py::test_two_nodes_average_over_ipv6_and_one_stops_although_the_other_is_frozen"  # noqa: E501
 DETACHED = (
@@ -40,9 +40,7 @@ COMPOSE = (
 RUN_BY: dict[str, tuple[str, ...]] = {
     "node start --run": (DAEMON,),
     "node start --join": (DETACHED, DAEMON),
-    "node relay": (
-        "integration/test_cut_off.py::test_the_swarm_outlives_all_the_nodes_that_it_was_joined_through",
-    ),
+    "node relay": ("nat/test_swarm_mode.py::test_the_swarm_outlives_all_its_bootstrap_nodes",),
     "node doctor": ("integration/test_doctor.py::test_beside_a_running_node_it_asks_that_node",),
     "node status": (
         "unit/test_cli_status.py::test_status_as_json_has_every_field_and_numbers_are_numbers",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import random
 import socket
 import subprocess
 import sys
@@ -24,15 +25,26 @@ import pytest
 from swarm.aio import in_time
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
-from swarm.network.admission import Admission
+from swarm.network.admission import Admission, open_to_all
+from swarm.network.contacts import Contacts
 from swarm.network.limits import DHT_REQUESTS, RequestLimits
 from swarm.network.p2p.bootstrap import bootstrap
+from swarm.network.p2p.channel import Channel
 from swarm.network.p2p.daemon import Daemon
-from swarm.network.p2p.dialling import encode_multiaddr, ip_multiaddr, tcp_problem
+from swarm.network.p2p.dialling import (
+    encode_multiaddr,
+    ip_multiaddr,
+    tcp_problem,
+    usable_addresses,
+)
 from swarm.network.p2p.guarded_dht import Door, door_guard
 from swarm.network.p2p.hivemind_parts import PeerID, p2pd_control, p2pd_pb2
+from swarm.network.p2p.life import Life
 from swarm.network.p2p.places import wait_for_port
 from swarm.network.p2p.streams import Streams, read_message, write_message
+from swarm.network.p2p.twin import CONTROL_PROTOCOL
+from swarm.network.transport import Endpoint
+from swarm.wire.control_pb2 import Ping, Pong
 
 PEER, RELAY = Identity.generate().peer_id, Identity.generate().peer_id
 SECOND = timedelta(seconds=1)
@@ -242,10 +254,50 @@ def test_reason_why_an_address_does_not_answer_is_plain():
             assert refused == f"127.0.0.1 port {port}: Connection refused"
             listener.listen()
             assert await tcp_problem(f"/ip4/127.0.0.1/tcp/{port}/p2p/{PEER}", SECOND) is None
-        circuit = f"/ip4/127.0.0.1/tcp/1/p2p/{RELAY}/p2p-circuit/p2p/{PEER}"
-        assert await tcp_problem(circuit, SECOND) is None  # p2pd has to find out
 
     asyncio.run(story())
+
+
+def test_a_circuit_is_dialled_if_its_relay_answers_or_is_connected_anyway():
+    """p2pd does not dial again for long what it dialled in vain, as while the network is away."""
+
+    async def story() -> None:
+        with socket.socket() as relay:
+            relay.bind(("127.0.0.1", 0))
+            address = f"/ip4/127.0.0.1/tcp/{relay.getsockname()[1]}"
+            circuit = f"{address}/p2p/{RELAY}/p2p-circuit/p2p/{PEER}"
+            usable, problems = await usable_addresses([circuit], SECOND)
+            assert not usable and "Connection refused" in problems[0]
+            assert await usable_addresses([circuit], SECOND, {RELAY}) == ([circuit], [])
+            relay.listen()
+            assert await usable_addresses([circuit], SECOND) == ([circuit], [])
+            usable, _ = await usable_addresses([circuit, f"{address}/p2p/{PEER}"], SECOND)
+            assert usable[0] == f"{address}/p2p/{PEER}"
+
+    asyncio.run(story())
+
+
+def test_a_call_goes_out_over_a_connection_by_the_announced_addresses():
+    """p2pd alone tries whatever it has heard of somewhere, for 10 s and more."""
+    address = f"/ip4/192.0.2.1/tcp/4700/p2p/{RELAY}"
+    contacts = Contacts(PEER, random.Random(0))
+    contacts.learn(RELAY, [address])
+    done: list[object] = []
+
+    class Recorder:
+        async def connect(self, peer: str, addresses: list[str], limit: timedelta) -> None:
+            done.append((peer, addresses))
+
+        async def call(self, peer: str, protocol: str, data: bytes, limit: timedelta) -> bytes:
+            done.append(protocol)
+            raise SwarmError(Code.PEER_UNREACHABLE, peer)
+
+    life = cast(Life, SimpleNamespace(running=lambda: (Recorder(), None)))
+    endpoint = Endpoint(Identity.generate(), bytes(32), admission=open_to_all(bytes(32)))
+    channel = Channel(endpoint, contacts, time.time, lambda: life, lambda peer: None)
+    with pytest.raises(SwarmError):
+        asyncio.run(channel.call(RELAY, Ping(), Pong, SECOND))
+    assert done == [(RELAY, [address]), CONTROL_PROTOCOL]
 
 
 def test_host_must_be_an_ip_address():

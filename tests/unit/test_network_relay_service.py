@@ -123,3 +123,15 @@ def test_the_called_peer_is_let_go_when_its_caller_is_gone_before_it_agrees(hop)
         until(lambda: not service._half_open)
         assert stop.far.fileno() == -1
         assert service._meter.circuits == 0
+
+
+def test_who_has_a_place_hangs_up_first(hop) -> None:
+    """p2pd loses what is still under way in a stream that its owner closes: here, the answer."""
+    with relay(hop), hop.opened_by(ALICE) as sock:
+        assert asked(sock, RESERVE) == pb.CIRCUIT_OK
+        sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        sock.shutdown(socket.SHUT_WR)
+        sock.settimeout(WAIT_S)
+        assert ended(sock)

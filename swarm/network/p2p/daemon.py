@@ -22,7 +22,12 @@ from swarm.errors import Code, SwarmError
 from swarm.network.addresses import plain
 from swarm.network.p2p.bridge import Bridges
 from swarm.network.p2p.changes import Changes
-from swarm.network.p2p.dialling import encode_multiaddr, reached_at, usable_addresses
+from swarm.network.p2p.dialling import (
+    call_by_tcp,
+    encode_multiaddr,
+    reached_at,
+    usable_addresses,
+)
 from swarm.network.p2p.hivemind_fixes import LiveCalls, RunningTasks
 from swarm.network.p2p.hivemind_parts import P2PDaemonError, PeerID
 from swarm.network.p2p.launching import PROBLEMS, launch
@@ -37,6 +42,7 @@ LOOK_AGAIN_S = 0.05
 RECENT_S = 1.8  # those who look each second let p2pd be asked every other time
 
 Handler = Callable[[str, bytes], Awaitable[bytes]]
+BACK_OFF = "dial backoff"  # p2pd's words for an address that it does not dial for a while
 RESET = "stream reset"  # p2pd's words for a call whose connection has ended
 
 
@@ -113,23 +119,45 @@ class Daemon:
         if time.monotonic() < self._surely_until_s.get(peer, 0.0):
             return
         left = timedelta(seconds=max(0.05, deadline_s - time.monotonic()))
-        if peer in await self.connections(min(LOCAL_WAIT, left)):
+        connected = await self.connections(min(LOCAL_WAIT, left))
+        if peer in connected:
             self._note_connected(peer)
             return
-        usable, problems = await usable_addresses(addresses, timeout)
+        usable, problems = await usable_addresses(addresses, timeout, connected)
         if addresses and not usable:
             raise unreachable(peer, "; ".join(dict.fromkeys(problems)))
         try:
-            await in_time(
-                self.p2p._client.connect(
-                    PeerID.from_base58(peer), [encode_multiaddr(a, peer) for a in usable]
-                ),
-                max(0.1, deadline_s - time.monotonic()),
-            )
+            await self._dial(peer, usable, deadline_s)
+        except SwarmError as error:
+            if BACK_OFF not in error.message or not plain(usable):
+                raise
+            await self._dial_in_spite_of_back_off(peer, plain(usable)[0], deadline_s)
+
+    async def _dial(self, peer: str, addresses: Sequence[str], deadline_s: float) -> None:
+        """Let p2pd dial. Raises `PEER_UNREACHABLE`."""
+        connecting = self.p2p._client.connect(
+            PeerID.from_base58(peer), [encode_multiaddr(a, peer) for a in addresses]
+        )
+        try:
+            await in_time(connecting, max(0.1, deadline_s - time.monotonic()))
         except (*PROBLEMS, asyncio.TimeoutError) as error:
             raise unreachable(peer, _reason(error)) from error
         self._recent_until_s = 0.0
         self._note_connected(peer)
+
+    async def _dial_in_spite_of_back_off(self, peer: str, address: str, deadline_s: float) -> None:
+        """By a connection of our own: p2pd has no bad memories of the bridge's address.
+
+        It has of those that it has dialled by itself while they did not answer, to deliver a call
+        for one, and then leaves them alone for 5 s and more, though they answer again.
+        """
+        left_s = max(0.1, deadline_s - time.monotonic())
+        try:
+            sock = await asyncio.to_thread(call_by_tcp, address, left_s)
+        except OSError as error:
+            raise unreachable(peer, f"{address}: {error}") from error
+        async with self.bridges.offer(sock) as bridge:
+            await self._dial(peer, [bridge], deadline_s)
 
     async def replace(self, peer: str, addresses: Sequence[str], timeout: timedelta) -> None:
         """A connection by these addresses in place of those there are; to be done in `changing`.
@@ -137,17 +165,7 @@ class Daemon:
         Raises `PEER_UNREACHABLE`; then there is none.
         """
         await self.disconnect(peer)
-        try:
-            await in_time(
-                self.p2p._client.connect(
-                    PeerID.from_base58(peer), [encode_multiaddr(a, peer) for a in addresses]
-                ),
-                timeout.total_seconds(),
-            )
-        except (*PROBLEMS, asyncio.TimeoutError) as error:
-            raise unreachable(peer, _reason(error)) from error
-        self._recent_until_s = 0.0
-        self._note_connected(peer)
+        await self._dial(peer, addresses, time.monotonic() + timeout.total_seconds())
 
     @contextlib.asynccontextmanager
     async def changing(self, peer: str) -> AsyncIterator[None]:

@@ -26,11 +26,12 @@ from typing import Any, TypeAlias
 from swarm.errors import Code, SwarmError
 from swarm.network.limits import PUNCHES, RequestLimits, over_limit
 from swarm.network.p2p.daemon import Daemon, unreachable
+from swarm.network.p2p.dialling import call_by_tcp
 from swarm.network.p2p.reach import Link
 from swarm.network.paths import hides_from_strangers
 from swarm.network.punching import Source, meet
 from swarm.network.reachability import OPEN, Reachability, is_public, network_hash
-from swarm.network.sockets import connect, split_address
+from swarm.network.sockets import split_address
 from swarm.wire.control_pb2 import Punch, PunchReply
 from swarm.wire.membership_pb2 import PeerRecord
 
@@ -108,8 +109,8 @@ class Puncher:
         problems = []
         for address in addresses:
             try:
-                sock = await asyncio.to_thread(_call, address)
-            except (OSError, SwarmError) as error:
+                sock = await asyncio.to_thread(call_by_tcp, address, SEEN_LIMIT.total_seconds())
+            except OSError as error:
                 problems.append(f"{address}: {error}")
             else:
                 try:
@@ -235,11 +236,3 @@ async def _hand_over(daemon: Daemon, peer: str, sock: socket.socket) -> None:
     """Let p2pd go on over a connection, in place of those to `peer`. Raises `PEER_UNREACHABLE`."""
     async with daemon.changing(peer), daemon.bridges.offer(sock) as address:
         await daemon.replace(peer, [address], DIAL_LIMIT)
-
-
-def _call(address: str) -> socket.socket:
-    parts = address.split("/")
-    if len(parts) < 5 or parts[3] != "tcp":
-        raise OSError("not a TCP address")
-    host = f"[{parts[2]}]" if ":" in parts[2] else parts[2]
-    return connect(f"{host}:{parts[4]}", SEEN_LIMIT.total_seconds())
