@@ -29,8 +29,9 @@ help:  ## list the targets
 demo: $(STAMP)  ## train a small swarm of four peers here, kill one, assemble, compare
 	$(BIN)/python -m node demo --mode $(MODE) $(ARGS)
 
+# Many of the first wait for a time limit: three at a time keep two cores busy.
 test: $(STAMP)  ## unit tests, then integration tests with real processes
-	$(BIN)/python -m pytest tests/unit tests/exploration tests/fuzz tests/chaos -m "not heavy" -n 2 \
+	$(BIN)/python -m pytest tests/unit tests/exploration tests/fuzz tests/chaos -m "not heavy" -n 3 \
 		$(ARGS) $(SELECTED)
 	$(BIN)/python -m pytest tests/integration -m "not heavy" $(ARGS) $(SELECTED)
 
@@ -70,4 +71,7 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard swarm/collective/_*.[ch])
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "could not make $(VENV); on Debian: apt install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(BIN)/python -c 'import swarm.collective._kernels' 2> /dev/null || \
+		echo "nothing was compiled, so averaging is slower; on Debian: apt install gcc python3-dev," \
+		"then rm $@ and make again" >&2
 	@touch $@

@@ -15,6 +15,7 @@ import grpc
 
 from node.control_errors import REFUSED, error_in
 from node.paths import socket_path
+from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.wire import node_pb2, node_pb2_grpc, volunteer_pb2, volunteer_pb2_grpc
 
@@ -49,6 +50,18 @@ class ControlClient:
         """What the node does now. Raises `NODE_NOT_RUNNING` or `STAGE_TIMEOUT`."""
         reply: node_pb2.StatusReply = self._call(self._stub.Status, node_pb2.StatusRequest())
         return reply
+
+    def status_in(self, manifest: RunManifest) -> node_pb2.StatusReply:
+        """As `status`, of a node that has to be in that run. Raises `RUN_MISMATCH` too."""
+        status = self.status()
+        if status.run_id != manifest.run_id.hex():
+            raise SwarmError(
+                Code.RUN_MISMATCH,
+                f"the node in {self.directory} is in run {status.run_id[:16]}, "
+                f"the manifest is of run {manifest.run_id.hex()[:16]}",
+                "name the manifest of that run, or another node with --dir",
+            )
+        return status
 
     def stop(self, reason: str) -> bool:
         """Ask the daemon to stop; returns at once. Errors as for `status`."""

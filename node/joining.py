@@ -86,6 +86,16 @@ def joining(args: argparse.Namespace, suffix: str = "") -> Joining:
     return Joining(manifest, manifest_path, directory, tuple(dict.fromkeys(peers)), data)
 
 
+def require_closed(manifest: RunManifest) -> None:
+    """Raise `CONFIG_INVALID` when whoever has the manifest may take part."""
+    if manifest.membership.admission == "open":
+        raise SwarmError(
+            Code.CONFIG_INVALID,
+            "membership.admission: the run is open, so nobody can be kept out",
+            "found the next one with: node run init --closed",
+        )
+
+
 def load_admission(directory: Path, manifest: RunManifest, peer_id: str) -> Admission:
     """The rules of the run, with this peer's own permission from the ticket in its directory.
 

@@ -10,11 +10,11 @@ hours = "22-07"
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from swarm.config.text import quoted
 from swarm.errors import Code, SwarmError
 from swarm.files import write_atomic
 
@@ -39,7 +39,7 @@ def write_section(directory: Path, name: str, values: Mapping[str, str]) -> None
     sections = {**_read(directory), name: dict(values)}
     text = HEADER
     for section in (NODE, LIMITS):
-        lines = [f"{key} = {_quoted(value)}\n" for key, value in sections.get(section, {}).items()]
+        lines = [f"{key} = {quoted(value)}\n" for key, value in sections.get(section, {}).items()]
         text += f"\n[{section}]\n{''.join(lines)}" if lines else ""
     write_atomic(directory / FILE_NAME, text.encode())
 
@@ -66,8 +66,3 @@ def _read(directory: Path) -> dict[str, Section]:
 def _text(value: object) -> str:
     """A TOML value as on the command line."""
     return str(value) if not isinstance(value, bool) else "yes" if value else "off"
-
-
-def _quoted(text: str) -> str:
-    """A TOML basic string, whose escapes are those of JSON."""
-    return json.dumps(text)

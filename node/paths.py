@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from pathlib import Path
 
 from swarm.errors import Code, SwarmError
@@ -11,6 +12,7 @@ from swarm.files import storage_error
 
 PRIVATE_MASK = 0o077  # umask of daemon and worker: what they make is for their user alone
 SOCKET_NAME = "node.sock"
+PROBE_S = 1.0
 SOCKET_PATH_LIMIT = 100  # bytes; sockaddr_un holds 108 on Linux and 104 on macOS
 
 
@@ -49,6 +51,7 @@ def socket_path(directory: Path) -> Path:
 def find_directory(given: Path | None) -> Path:
     """The node directory a command means: the given one, else the only one in use.
 
+    A node that was killed leaves its socket; where there are several, those that answer count.
     Raises `NODE_NOT_RUNNING` when there is none and `USAGE` when there are several.
     """
     if given is not None:
@@ -61,9 +64,21 @@ def find_directory(given: Path | None) -> Path:
             "start one with: node start, or name its directory with --dir",
         )
     if len(found) > 1:
+        found = [directory for directory in found if _is_served(directory)] or found
+    if len(found) > 1:
         names = ", ".join(str(path) for path in found)
         raise SwarmError(Code.USAGE, "several nodes are there", f"choose with --dir: {names}")
     return found[0]
+
+
+def _is_served(directory: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(PROBE_S)
+        try:
+            probe.connect(os.fspath(directory / SOCKET_NAME))
+        except OSError:
+            return False
+    return True
 
 
 def make_directory(path: Path) -> None:

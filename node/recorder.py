@@ -102,10 +102,6 @@ class Recorder:
         """Round after which the history of a node is still to be asked."""
         return max(self.nodes[index].summaries, default=0)
 
-    def name_of(self, peer_id: str) -> str:
-        """Display name of a peer id, or the id itself."""
-        return self.names().get(peer_id, peer_id)
-
     def names(self) -> Mapping[str, str]:
         """Peer id -> name of the nodes seen so far."""
         return {node.peer_id: node.name for node in self.nodes if node.peer_id}

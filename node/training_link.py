@@ -9,15 +9,13 @@ await link.stop()
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from datetime import timedelta
-
-import numpy as np
 
 from node.daemon_config import DaemonConfig
 from node.daemon_status import State, Status
 from node.limits import Limits
 from node.log_files import set_aside_if_long, worker_log_path
+from node.offering import committed_by, offer_of
 from node.shared_buffers import SharedBuffers
 from node.worker_link import WorkerProcess
 from node.worker_messages import Committed, RoundResult, WorkerReady, WorkerSettings
@@ -26,11 +24,8 @@ from swarm.aio import in_time
 from swarm.collective.context import Offer
 from swarm.collective.member import RoundMember
 from swarm.errors import Code, SwarmError
-from swarm.experts.duties import mean_steps, steps_of
+from swarm.experts.duties import steps_of
 from swarm.training.policy import RunPolicy
-from swarm.training.streaming import due
-from swarm.training.unequal import step_scale
-from swarm.training.weights import contribution_weights
 from swarm.wire import collective_pb2 as pb
 
 RESTARTS = 3  # in a row
@@ -105,7 +100,6 @@ class TrainingLink:
             held=held,
             source=self._config.data,
             data_dir=self._config.data_dir,
-            domain=self._config.domain,
             seed=self._seed,
             threads=self._threads,
             limit_bytes=self.limits.memory_bytes,
@@ -235,23 +229,12 @@ class TrainingLink:
         record = member.ledger.record
         assert record is not None
         base_id = member.ledger.commit_id  # of the very state that is copied below
-        held = self._policy.held_experts(record)
-        self._status.held_experts = held
+        self._status.held_experts = self._policy.held_experts(record)
         wanted = self._policy.wanted(record)
         for name in wanted:
             self._buffers.theta[name][:] = member.state.fragments[name].theta
-        base = Committed(
-            commit=base_id,
-            previous=record.previous,
-            held=held,
-            versions={name: member.state.fragments[name].version for name in wanted},
-            contributors={o.state.fragment: len(o.contributors) for o in record.fragments},
-            committed_tokens=record.committed_tokens,
-            learning_rate=self._policy.changed(record).training.learning_rate,
-            load_LE=np.array(record.routed_tokens) if record.routed_tokens else None,
-            selection_bias=list(record.selection_bias),
-        )
-        return record, base_id, base
+        versions = {name: member.state.fragments[name].version for name in wanted}
+        return record, base_id, committed_by(self._policy, record, base_id, versions)
 
     async def _offer_of(
         self,
@@ -302,38 +285,14 @@ class TrainingLink:
         self._status.tokens_per_second = float(message["tokens_per_second"])
 
     def _offer(self, result: RoundResult, record: pb.RoundRecord, base_id: bytes) -> Offer:
-        status, layout = self._status, self._policy.layout
+        status = self._status
         for warning in result.warnings:
             status.report(f"warning: {warning}")
         status.step, status.loss = result.steps, result.loss
         self.routing_divergence = result.routing_divergence
         status.tokens_trained += result.tokens
         status.tokens_per_second = result.tokens / max(result.seconds, 1e-9)
-        held = self._policy.held_experts(record)
-        weights = contribution_weights(layout, held, result.tokens, result.routed_LE)
-        groups = self._policy.manifest.stream.groups
-        names = due(layout, weights, groups, record.round + 1)
-        self._normalize(record, result.steps, names)
-        return Offer(
-            deltas={name: self._buffers.delta[name] for name in names},
-            weights={name: weights[name] for name in names},
-            base_commit=base_id,
-            steps=result.steps,
-            tokens=result.tokens,
-            loss=result.loss,
-            train_seconds=result.seconds,
-            routed_tokens=[int(count) for count in result.routed_LE.reshape(-1)],
-        )
-
-    def _normalize(self, record: pb.RoundRecord, steps: int, names: Iterable[str]) -> None:
-        """Scale the updates, where they are, to the mean number of steps. Parameters stay whole."""
-        manifest = self._policy.manifest
-        scale = step_scale(mean_steps(record, self._policy.steps_per_round(record)), steps)
-        wanted = manifest.sync.normalize_steps and manifest.sync.contribution == "update"
-        if wanted and scale != 1.0:
-            for name in names:
-                delta = self._buffers.delta[name]
-                np.multiply(delta, np.float32(scale), out=delta)
+        return offer_of(result, self._buffers.delta, self._policy, record, base_id)
 
 
 async def until_changed(member: RoundMember, commit_id: bytes) -> None:

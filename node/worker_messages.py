@@ -27,14 +27,12 @@ class WorkerSettings:
     held: Sequence[int]
     source: str
     data_dir: Path
-    domain: str = ""
     seed: int = 0
     threads: int = 1
     limit_bytes: int = 0
     vram_share: float = 0.0
     device: str = "cpu"
     checkpoints: Path | None = None
-    max_bytes: int | None = None
 
     def message(self) -> Message:
         """The init request."""

@@ -14,7 +14,7 @@ import dataclasses
 from typing import Any
 
 from swarm.config import RunManifest
-from swarm.config_fields import require
+from swarm.config.fields import require
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "spes": {

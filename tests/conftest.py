@@ -16,6 +16,7 @@ import torch
 GRACE_S = 5.0
 HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 MARK = f"EXPERTSWARM_TEST_MARK={uuid.uuid4().hex}"
+PROC = Path("/proc")
 os.environ.update([MARK.split("=")])
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("project", deadline=None)  # a busy machine is no failure
@@ -24,23 +25,29 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # inherited where tests r
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def process_ids() -> set[int]:
+    """Of all processes; needs /proc, finds none where it is missing."""
+    return {int(name) for name in os.listdir(PROC) if name.isdigit()} if PROC.exists() else set()
+
+
+FOREIGN = process_ids()  # those that are here before any test are not read again after each
+
+
 def marked_processes() -> dict[int, str]:
     """Processes that descend from this one, orphans included: pid -> command line.
 
-    They are known by a variable in their environment; needs /proc, finds none where it is missing.
+    They are known by a variable in their environment.
     """
     found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        if int(entry.name) == os.getpid():
-            continue
+    for pid in process_ids() - FOREIGN:
         try:
-            if MARK.encode() not in (entry / "environ").read_bytes():
+            if MARK.encode() not in (PROC / str(pid) / "environ").read_bytes():
                 continue
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").strip()
+            command = (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").strip()
         except OSError:
             continue
         if command and not any(helper in command for helper in HELPERS):
-            found[int(entry.name)] = command.decode(errors="replace")
+            found[pid] = command.decode(errors="replace")
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,15 @@ def _add_expert_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Assemble the run's newest state, or the base's experts."""
+    of_run = {"--peer": args.peers, "--dir": args.dir}
     if args.base is not None:
+        _refuse(of_run, "--run")
         return _assemble_experts(args)
+    of_base = {
+        "--expert": args.experts, "--include": args.include, "--exclude": args.exclude,
+        "--top-k": args.top_k, "--margin": args.margin, "--tune-router": args.tune_router,
+    }  # fmt: skip
+    _refuse(of_base, "--base")
     manifest = RunManifest.load(args.manifest)
     addresses = list(args.peers)
     if args.dir is not None or not addresses:
@@ -101,6 +108,13 @@ def run(args: argparse.Namespace) -> int:
     done = f"wrote round {facts['provenance']['round']} to {args.out}"
     print(json.dumps(facts) if args.json else done)
     return OK
+
+
+def _refuse(options: Mapping[str, object], source: str) -> None:
+    """Raise `USAGE` when one of these options was given: they have an effect with `source` only."""
+    for name, value in options.items():
+        if value not in (None, []):
+            raise SwarmError(Code.USAGE, f"{name} goes with {source}", "see: node assemble --help")
 
 
 def _assemble_experts(args: argparse.Namespace) -> int:
@@ -148,15 +162,7 @@ def assemble_run(
 
 def _addresses_of_node(manifest: RunManifest, directory: Path) -> list[str]:
     with ControlClient(directory) as control:
-        status = control.status()
-    if status.run_id != manifest.run_id.hex():
-        raise SwarmError(
-            Code.RUN_MISMATCH,
-            f"the node in {directory} is in run {status.run_id[:16]}, "
-            f"the manifest is of run {manifest.run_id.hex()[:16]}",
-            "name the manifest of that run, or another node with --dir",
-        )
-    return list(status.addresses)
+        return list(control.status_in(manifest).addresses)
 
 
 def _silent(line: str) -> None:

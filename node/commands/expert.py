@@ -101,12 +101,12 @@ def _register_train(actions: Verbs) -> None:
         help="train with noise, so that the expert tells at most this much of any one sequence",
     )  # fmt: skip
     private.add_argument(
-        "--dp-delta", type=share, default=1e-5, metavar="D",
-        help="chance that it tells more (default: %(default)s); below 1 / sequences",
+        "--dp-delta", type=share, metavar="D",
+        help="chance that it tells more (default: 1e-05); below 1 / sequences",
     )  # fmt: skip
     private.add_argument(
-        "--max-grad-norm", type=positive_float, default=1.0, metavar="C",
-        help="a sequence's gradient is cut to this norm (default: %(default)s)",
+        "--max-grad-norm", type=positive_float, metavar="C",
+        help="a sequence's gradient is cut to this norm (default: 1.0)",
     )  # fmt: skip
     cut = parser.add_argument_group("cut to low rank after training").add_mutually_exclusive_group()
     cut.add_argument("--cut-rank", type=positive_int, metavar="R", help="every matrix to rank R")

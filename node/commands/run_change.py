@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from node.control_client import ControlClient
 from node.exit_codes import OK
+from node.joining import require_closed
 from node.parser import Verbs, add_command
 from node.paths import find_directory, genesis_path
 from node.waiting import wait_for
@@ -117,21 +118,10 @@ def _change(args: argparse.Namespace, edit: Callable[..., None]) -> int:
 
     manifest = RunManifest.load(args.manifest)
     key = _run_key(args.manifest)
-    if edit is _revoke and manifest.membership.admission == "open":
-        raise SwarmError(
-            Code.CONFIG_INVALID,
-            "membership.admission: the run is open, so nobody can be kept out",
-            "found the next one with: node run init --closed",
-        )
+    if edit is _revoke:
+        require_closed(manifest)
     with ControlClient(find_directory(args.dir)) as control:
-        status = control.status()
-        if status.run_id != manifest.run_id.hex():
-            raise SwarmError(
-                Code.RUN_MISMATCH,
-                f"the node in {control.directory} is of run {status.run_id[:16]}",
-                "name a node of this run with --dir",
-            )
-        newest = pb.SignedChange.FromString(status.newest_change)
+        newest = pb.SignedChange.FromString(control.status_in(manifest).newest_change)
         change = pb.RunChange.FromString(newest.payload)
         edit(change, args)
         change.number += 1

@@ -18,43 +18,33 @@ if TYPE_CHECKING:
 
 def register_exchange(actions: Verbs) -> None:
     """Add `node run export` and `node run import`."""
-    _register_export(actions)
-    _register_import(actions)
-
-
-def _register_export(actions: Verbs) -> None:
-    parser = add_command(
+    writes = add_command(
         actions, "export", "write a run's newest state, as a node has it, to one file",
         "  node run export law.run --run RUN.toml\n"
         "  node run export law.run --run RUN.toml --dir ~/nodes/law\n"
         "No key, text or optimizer state is in the file.",
         export,
     )  # fmt: skip
-    parser.add_argument("file", type=Path, metavar="FILE", help="file to write")
-    parser.add_argument(
-        "--run", dest="manifest", type=Path, required=True, metavar="RUN.toml",
-        help="manifest of the run",
-    )  # fmt: skip
-    parser.add_argument(
-        "--dir", type=Path, metavar="DIR", help="directory of the node (default: by the run's name)"
-    )
-
-
-def _register_import(actions: Verbs) -> None:
-    parser = add_command(
+    _add_places(writes, "file to write", "manifest of the run", "directory of the node")
+    reads = add_command(
         actions, "import", "make a node's directory from an exported run",
         "  node run import law.run --run RUN.toml\n"
         "  node run import law.run --run RUN.toml --dir ~/nodes/law\n"
         "A node that starts there has the state without downloading it.",
         import_,
     )  # fmt: skip
-    parser.add_argument("file", type=Path, metavar="FILE", help="file that was exported")
+    manifest = "manifest of the run; written if it is not there"
+    _add_places(reads, "file that was exported", manifest, "directory to make")
+
+
+def _add_places(parser: argparse.ArgumentParser, file: str, manifest: str, directory: str) -> None:
+    """Both verbs are between the same three places; each says what they are to it."""
+    parser.add_argument("file", type=Path, metavar="FILE", help=file)
     parser.add_argument(
-        "--run", dest="manifest", type=Path, required=True, metavar="RUN.toml",
-        help="manifest of the run; written if it is not there",
-    )  # fmt: skip
+        "--run", dest="manifest", type=Path, required=True, metavar="RUN.toml", help=manifest
+    )
     parser.add_argument(
-        "--dir", type=Path, metavar="DIR", help="directory to make (default: by the run's name)"
+        "--dir", type=Path, metavar="DIR", help=f"{directory} (default: by the run's name)"
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from node.control_client import ControlClient
 from node.exit_codes import OK
+from node.joining import require_closed
 from node.parser import Verbs, add_command, positive_int
 from node.paths import PRIVATE_MASK, default_directory
 from node.settings import BUILT_IN
@@ -62,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     from swarm.network.tickets import make_ticket
 
     manifest = RunManifest.load(args.manifest)
+    if args.only:
+        require_closed(manifest)
     key = None
     if manifest.membership.admission != "open":
         key_path = args.manifest.with_suffix(".key")
@@ -105,15 +108,15 @@ def _built_in(text: str) -> str:
 
 
 def _own_addresses(manifest: RunManifest, directory: Path | None) -> list[str]:
-    """Addresses of the node of this run on this machine; none where none runs, which is said."""
+    """Addresses of the node of this run on this machine; none where none runs, which is said.
+
+    Raises `RUN_MISMATCH`.
+    """
     try:
         with ControlClient(directory or default_directory(manifest.name)) as control:
-            status = control.status()
+            return list(control.status_in(manifest).addresses)
     except SwarmError as error:
         if error.code is not Code.NODE_NOT_RUNNING:
             raise
         print("note: no address is in it; who joins needs --peer, or is the first", file=sys.stderr)
         return []
-    if status.run_id != manifest.run_id.hex():
-        raise SwarmError(Code.RUN_MISMATCH, f"the node there is in run {status.run_id[:16]}")
-    return list(status.addresses)

@@ -11,17 +11,19 @@ from rich.text import Text
 from node.demo.results import Scores, mean
 
 SHADES = " ░▒▓█"
+BITS = "bits per byte on held-out text (lower is better)"
+
+
+def table_of_domains(title: str) -> Table:
+    """A table without rows, whose first column is for domains."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("domain")
+    return table
 
 
 def score_table(scores: Scores) -> Table:
     """Bits per byte: rows domains, columns models; the best of a row is bold."""
-    table = Table(
-        title="bits per byte on held-out text (lower is better)",
-        title_justify="left",
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("domain")
+    table = table_of_domains(BITS)
     columns = {"initial": scores.initial}
     columns |= {f"{peer}\nalone": by_domain for peer, by_domain in scores.solo.items()}
     columns["swarm,\nassembled"] = scores.assembled
@@ -36,13 +38,7 @@ def score_table(scores: Scores) -> Table:
 
 def routing_table(shares: Mapping[str, Sequence[float]], holders: Mapping[int, str]) -> Table:
     """Share of each domain's tokens that go to each expert; `holders` says who trained it."""
-    table = Table(
-        title="share of tokens by expert and who trained it",
-        title_justify="left",
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("domain")
+    table = table_of_domains("share of tokens by expert and who trained it")
     experts = len(next(iter(shares.values())))
     for expert in range(experts):
         holder = holders.get(expert, "")

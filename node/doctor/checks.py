@@ -59,8 +59,8 @@ class Needs:
     attempt_s: float = 0.0
 
 
-def needs_of(parameters: int, bytes_per_value: float, attempt_s: float) -> Needs:
-    """Of a run whose model has so many parameters, all of them held.
+def needs_of(parameters: int, update_bytes: int, attempt_s: float) -> Needs:
+    """Of a run whose model has so many parameters, all of them held; an update is encoded.
 
     Memory: state, shadow and update of the daemon (6 copies of 4 bytes), and weights, gradients
     and Adam's two moments of the worker (4), beside a gigabyte for torch. Disk: parameters and
@@ -71,7 +71,7 @@ def needs_of(parameters: int, bytes_per_value: float, attempt_s: float) -> Needs
         parameters=parameters,
         disk=(1 << 30) + 3 * 2 * 4 * parameters,
         memory=(1 << 30) + 10 * 4 * parameters,
-        sent_per_round=round(2 * bytes_per_value * parameters),
+        sent_per_round=2 * update_bytes,
         attempt_s=attempt_s,
     )
 
@@ -209,6 +209,14 @@ def check_device(wanted: str, found: Sequence[str], cores: int, threads: int) ->
     if list(found) == ["cpu"]:
         return ok("device", f"cpu, {plural(cores, 'core')}")
     return ok("device", there)
+
+
+def check_kernels(compiled: bool) -> Line:
+    """Was there a C compiler when this was installed?"""
+    if not compiled:
+        what = "not compiled: averaging takes several times as much computing"
+        return warning("kernels", what, "install a C compiler, then install expertswarm again")
+    return ok("kernels", "compiled")
 
 
 def check_versions(

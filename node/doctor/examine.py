@@ -15,13 +15,13 @@ from node.doctor.lines import Line, failure
 from node.doctor.visit import facts_of, visit
 from node.known_peers import load_addresses
 from swarm import __version__
+from swarm.collective import codecs
+from swarm.collective.codecs import get_codec
 from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.network.p2p import NetworkConfig
 from swarm.network.p2p.places import wait_for_port
 from swarm.wire.node_pb2 import StatusReply
-
-BYTES_PER_VALUE = {"fp32": 4.0, "bf16": 2.0, "int8": 1.004, "int4": 0.504}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +81,7 @@ def _machine_lines(patient: Patient, needs: Needs) -> Iterator[Line]:
     yield checks.check_memory(machine.available_memory(), needs)
     cores = machine.usable_cores()
     yield checks.check_device(patient.device, available_devices(), cores, patient.threads)
+    yield checks.check_kernels(codecs.compiled is not None)
 
 
 def _running(directory: Path) -> StatusReply | None:
@@ -110,5 +111,5 @@ def _needs(manifest: RunManifest | None) -> Needs:
         manifest.model, manifest.sync.trunk_fragments, manifest.sync.router_rows
     )
     parameters = sum(layout.numel(name) for name in layout.names)
-    size = BYTES_PER_VALUE[manifest.sync.codec]
-    return checks.needs_of(parameters, size, manifest.timeouts.attempt_s)
+    update_bytes = get_codec(manifest.sync.codec).encoded_bytes(parameters)
+    return checks.needs_of(parameters, update_bytes, manifest.timeouts.attempt_s)

@@ -11,6 +11,7 @@ import torch
 
 from node.experts.folder import key_path, training_path
 from swarm.data import Corpus, prepare_corpus
+from swarm.errors import Code, SwarmError
 from swarm.evaluation import measure
 from swarm.experts.artifact import ExpertTensors, check_tensors, save_expert
 from swarm.experts.base import Base, load_base
@@ -34,11 +35,12 @@ MEASURED_TOKENS = 50_000
 def train(args: argparse.Namespace) -> SignedCard:
     """Do all of it; returns the card. Progress goes to standard output unless --json.
 
-    Raises `MODEL_UNREADABLE` (base), errors of the text, `CHECKPOINT_CORRUPT` when an earlier
-    state in the training directory has other settings, and errors of writing.
+    Raises `USAGE`, `MODEL_UNREADABLE` (base), errors of the text, `CHECKPOINT_CORRUPT` when an
+    earlier state in the training directory has other settings, and errors of writing.
     """
     torch.set_num_threads(args.threads)
     base = load_base(args.base)
+    recipe = _recipe(args, base)
     work = _private_directory(training_path(args.out))
     identity = Identity.load_or_create(args.key or key_path(args.out))
     draft = ExpertCard(
@@ -52,7 +54,7 @@ def train(args: argparse.Namespace) -> SignedCard:
         licence=args.licence,
     )
     corpus = prepare_corpus(args.data, work / "data")
-    training = make_training(base, corpus, _recipe(args, base), identity, args.device)
+    training = make_training(base, corpus, recipe, identity, args.device)
     if isinstance(training, PrivateTraining) and not args.json:
         print(f"noise for epsilon {training.plan.epsilon:.3g}, delta {training.plan.delta:g}")
     _train(training, work / STATE_FILE, quiet=args.json)
@@ -94,11 +96,6 @@ def make_training(
 
 
 def _recipe(args: argparse.Namespace, base: Base) -> Recipe:
-    privacy = None
-    if args.dp_epsilon is not None:
-        privacy = Privacy(
-            epsilon=args.dp_epsilon, delta=args.dp_delta, max_grad_norm=args.max_grad_norm
-        )
     return Recipe(
         steps=args.steps,
         batch_size=args.batch_size,
@@ -107,8 +104,21 @@ def _recipe(args: argparse.Namespace, base: Base) -> Recipe:
         public_share=args.public_share,
         rank=args.rank,
         seed=args.seed,
-        privacy=privacy,
+        privacy=_privacy(args),
     )
+
+
+def _privacy(args: argparse.Namespace) -> Privacy | None:
+    """The budget that was asked for. Raises `USAGE` for terms of a budget that there is not."""
+    given = {"delta": args.dp_delta, "max_grad_norm": args.max_grad_norm}
+    terms = {name: value for name, value in given.items() if value is not None}
+    if args.dp_epsilon is not None:
+        return Privacy(epsilon=args.dp_epsilon, **terms)
+    if terms:  # whoever sets them believes that nothing leaks
+        raise SwarmError(
+            Code.USAGE, "--dp-delta and --max-grad-norm need --dp-epsilon", "such as --dp-epsilon 8"
+        )
+    return None
 
 
 def _private_directory(path: Path) -> Path:

@@ -36,8 +36,12 @@ class Policy(Protocol):
         """Fragments that this peer keeps under the assignments of `record`."""
         ...
 
+    def holds(self, record: pb.RoundRecord, peer: str) -> Collection[str]:
+        """Fragments that `peer` trains after `record`, in the next round or a later one."""
+        ...
+
     def trains(self, record: pb.RoundRecord, peer: str) -> Collection[str]:
-        """Fragments that `peer` may contribute to after `record`."""
+        """Those of them that it may contribute to in the next round."""
         ...
 
     def initial(self, fragment: str) -> FragmentState:

@@ -3,7 +3,8 @@
     feedback = ErrorFeedback()
     offered = feedback.prepare("trunk.0", delta, get_codec("int8"))   # for each fragment
     ...                                                               # a round with `offered`
-    feedback.commit(record_says_contributed)    # or feedback.discard()
+    feedback.commit(contributed)                # fragments whose commit has this peer's update
+    feedback.retain(held)                       # fragments that it trains from now on
 
 `prepare` returns what the codec keeps of `delta + residual`. The codec does not change it again
 (`swarm.collective.codecs`), as long as parts and chunks begin at multiples of `ALIGNMENT` values;
@@ -95,17 +96,13 @@ class ErrorFeedback:
         return offered
 
     def commit(self, fragments: Collection[str]) -> None:
-        """A commit contains the last offered contributions to `fragments`, and no others."""
+        """The last offered contributions to `fragments` are in a commit, and no others."""
         for fragment in fragments:
             if fragment in self._pending:
                 self._residuals[fragment] = self._pending[fragment]
         self._pending.clear()
 
-    def discard(self) -> None:
-        """The last offer was not used."""
-        self._pending.clear()
-
     def retain(self, fragments: Collection[str]) -> None:
-        """Forget all others: this peer does not train them any more."""
+        """Forget all others: who trains one again later, begins afresh."""
         self._residuals = {f: r for f, r in self._residuals.items() if f in fragments}
         self._pending = {f: r for f, r in self._pending.items() if f in fragments}

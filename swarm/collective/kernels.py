@@ -39,8 +39,6 @@ from swarm.collective.codecs import F32, U8, Codec
 from swarm.collective.norms import clip_factors
 from swarm.wire import collective_pb2 as pb
 
-ORDERED = (pb.TRIMMED_MEAN, pb.MEDIAN)
-
 
 class Kernel(Protocol):
     """See the module docstring; one per fragment and thread."""

@@ -127,8 +127,10 @@ class RoundMember:
                 await self._wait_for_commit(before, prepared, ready)
             self._feedback.commit(self._contributed(before))
         await self.resync()
-        assert self.ledger.record is not None
-        return self.ledger.record
+        record = self.ledger.record
+        assert record is not None
+        self._feedback.retain(self.context.policy.holds(record, self.me))
+        return record
 
     async def _prepared(self, offer: Offer | None) -> tuple[Offer | None, pb.Ready | None]:
         """The offer as its codec keeps it, and what the others are told of it.

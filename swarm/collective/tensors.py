@@ -35,8 +35,12 @@ class TensorPolicy:
         """The subscribed tags."""
         return self.subscribed
 
-    def trains(self, record: pb.RoundRecord, peer: str) -> Collection[str]:
+    def holds(self, record: pb.RoundRecord, peer: str) -> Collection[str]:
         """Nothing is reserved for anybody."""
+        return ()
+
+    def trains(self, record: pb.RoundRecord, peer: str) -> Collection[str]:
+        """As `holds`."""
         return ()
 
     def initial(self, fragment: str) -> FragmentState:

@@ -29,6 +29,8 @@ Request = TypeVar("Request", bound=Message)
 Reply = TypeVar("Reply", bound=Message)
 Clock = Callable[[], float]  # Unix time in seconds
 
+REFUSAL = Refusal.DESCRIPTOR.full_name
+
 
 class Transport(Protocol):
     """Calls other peers and answers theirs."""
@@ -148,8 +150,9 @@ class Endpoint:
             raise
         if opened.sender != peer:
             raise SwarmError(Code.SIGNATURE_INVALID, f"{peer} answered as {opened.sender}")
-        if opened.kind == Refusal.DESCRIPTOR.full_name:
-            refusal = Refusal.FromString(opened.payload)
+        if opened.kind == REFUSAL:
+            refusal = unpack(opened, {REFUSAL: Refusal})
+            assert isinstance(refusal, Refusal)
             if refusal.code == Code.NOT_ADMITTED.value:
                 hint = "join with a ticket: node start --join TICKET"
                 raise SwarmError(Code.NOT_ADMITTED, f"{peer}: {refusal.message}", hint)

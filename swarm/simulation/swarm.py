@@ -77,6 +77,10 @@ class ToyPolicy:
         return self.numel.keys()
 
     def trains(self, record: pb.RoundRecord, peer: str) -> Collection[str]:
+        """All that it holds."""
+        return self.holds(record, peer)
+
+    def holds(self, record: pb.RoundRecord, peer: str) -> Collection[str]:
         """The trunk and the peer's experts."""
         held = assignment_of(record, peer).experts
         trunk = [n for n in self.numel if not n.startswith("expert.")]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from swarm.config_learning import BalanceConfig
+from swarm.config import BalanceConfig
 from swarm.model.router import RouterStats
 
 

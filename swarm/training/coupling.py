@@ -35,17 +35,6 @@ def coupling_loss(model: Transformer, alpha: float, noise: bool = True) -> Tenso
     return torch.stack(losses).mean()
 
 
-def coupled_share(model: Transformer) -> float:
-    """Share of (layer, expert) whose own row excites them more than any other row does."""
-    shares = []
-    with torch.no_grad():
-        for rows_MD, gates in _layers(model):
-            response_MM = _responses(rows_MD, gates)
-            best_M = response_MM.argmax(dim=0).cpu()
-            shares.append((best_M == torch.arange(len(best_M))).float().mean())
-    return float(torch.stack(shares).mean())
-
-
 def _layers(model: Transformer) -> list[tuple[Tensor, list[Tensor]]]:
     """Router rows and gate matrices of each layer, in the order of the model's experts."""
     found = []

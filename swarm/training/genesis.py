@@ -21,7 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from swarm.config import RunManifest
-from swarm.config_fields import require
+from swarm.config.fields import require
 from swarm.errors import Code, SwarmError
 from swarm.files import write_atomic
 from swarm.model.fragments import FragmentLayout, fragment_hash, state_root

@@ -13,7 +13,7 @@ class Privacy:
     """A budget of differential privacy, and the norm to which each record's gradient is cut."""
 
     epsilon: float
-    delta: float
+    delta: float = 1e-5
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:

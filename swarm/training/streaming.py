@@ -23,8 +23,7 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 
-from swarm.config import OuterConfig
-from swarm.config_learning import StreamConfig
+from swarm.config import OuterConfig, StreamConfig
 from swarm.model.fragments import FragmentLayout
 from swarm.training.outer import outer_learning_rate
 

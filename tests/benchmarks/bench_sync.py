@@ -40,8 +40,7 @@ from node.shared_buffers import SharedBuffers
 from node.testnet import LocalTestnet, PeerPlan
 from node.worker_link import WorkerProcess
 from node.worker_messages import Committed, WorkerSettings
-from swarm.config import RunManifest, SyncConfig, TrainingConfig
-from swarm.config_learning import StreamConfig
+from swarm.config import RunManifest, StreamConfig, SyncConfig, TrainingConfig
 from swarm.model.config import ModelConfig
 from swarm.training.policy import RunPolicy
 

@@ -11,12 +11,12 @@ from swarm.collective.state import FragmentState, version_message
 from swarm.config import (
     BalanceConfig,
     MembershipConfig,
-    ModelConfig,
     RunManifest,
     SyncConfig,
     TimeoutPolicy,
     TrainingConfig,
 )
+from swarm.model.config import ModelConfig
 from swarm.wire import collective_pb2 as pb
 
 RUN_ID = hashlib.sha256(b"exploration").digest()

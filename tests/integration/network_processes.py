@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import selectors
-import socket
 import subprocess
 import sys
 import time
@@ -100,12 +99,6 @@ def parent_of(pid: int) -> int | None:
     return int(fields[1]) if fields and fields[0] != "Z" else None
 
 
-def is_running(pid: int) -> bool:
-    """Whether the process exists and is more than a zombie."""
-    fields = _stat(pid)
-    return bool(fields) and fields[0] != "Z"
-
-
 def is_p2pd(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].endswith(b"/p2pd")
@@ -132,12 +125,6 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> fl
         assert time.monotonic() - began < timeout_s, f"not in {timeout_s} s: {what}"
         time.sleep(0.02)
     return time.monotonic() - began
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_address(key: Path, port: int) -> str:

@@ -4,94 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from node_disk import is_on_disk, newest_record
+from running_node import LIMIT_S, TinyNode
 from tiny_run import tiny_manifest, tiny_peers
 
-from node import exit_codes
-from node.control_client import ControlClient
-from node.testnet import free_port
-from swarm.collective.consensus import parse_record
 from swarm.config import RunManifest
-from swarm.errors import SwarmError
 from swarm.network.data_plane import DataPlane
 from swarm.network.lane import Kind
 from swarm.network.p2p import NetworkConfig, PeerNetwork
-from swarm.wire import collective_pb2 as pb
 from swarm.wire.data_pb2 import Call, ReduceHello
 from swarm.wire.membership_pb2 import PeerRecord
-from swarm.wire.node_pb2 import StatusReply
 
-LIMIT_S = 60
 STOP_LIMIT_S = 3.0  # on a quiet machine
 STUCK_MS = 500  # longer than any undisturbed averaging
 BUSY = 3.0  # how much slower the machine may be that runs the tests
 
 
-class Node:
-    """One `node start`, in a process group of its own with everything it starts."""
-
-    def __init__(self, place: Path, number: int, *options: str, host: str = "127.0.0.1") -> None:
-        self.directory = place / f"node-{number}"
-        self.output = place / f"output-{number}.txt"
-        words = [sys.executable, "-m", "node", "start", "--run", str(place / "RUN.toml")]
-        words += ["--data", str(place / f"text-{number}"), "--domain", f"domain-{number}"]
-        words += ["--name", f"node-{number}"]
-        words += ["--dir", str(self.directory), "--listen", f"{host}:{free_port()}", *options]
-        with open(self.output, "ab") as output:
-            self.process = subprocess.Popen(
-                words, stdout=output, stderr=output, start_new_session=True
-            )
-
-    def status(self) -> StatusReply | None:
-        with contextlib.suppress(SwarmError), ControlClient(self.directory) as control:
-            return control.status()
-        return None
-
-    def wait(self, condition: Callable[[StatusReply], bool], what: str) -> StatusReply:
-        deadline = time.monotonic() + LIMIT_S
-        while True:
-            status = self.status()
-            if status is not None and condition(status):
-                return status
-            assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, f"{what}: {self.output.read_text()}"
-            time.sleep(0.05)
-
-    def signal(self, number: signal.Signals) -> None:
-        os.killpg(self.process.pid, number)
-
-    def interrupt(self) -> float:
-        """Ctrl-C; returns the seconds until the process is gone."""
-        started = time.monotonic()
-        self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(LIMIT_S) == exit_codes.INTERRUPTED, self.output.read_text()
-        return time.monotonic() - started
-
-    def kill(self) -> None:
-        """SIGKILL the daemon and all it started, as when the power fails."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            self.signal(signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Node]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., TinyNode]]:
     """Start nodes that are gone at the end of the test."""
-    nodes: list[Node] = []
+    nodes: list[TinyNode] = []
     tiny_peers(tmp_path, 2)
 
-    def start_node(number: int, *options: str, host: str = "127.0.0.1") -> Node:
-        nodes.append(Node(tmp_path, number, *options, host=host))
+    def start_node(number: int, *options: str, host: str = "127.0.0.1") -> TinyNode:
+        nodes.append(TinyNode(tmp_path, number, *options, host=host))
         return nodes[-1]
 
     yield start_node
@@ -99,18 +43,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Node]]:
         node.kill()
 
 
-def newest_record(directory: Path) -> pb.RoundRecord:
-    return parse_record(pb.Commit.FromString((directory / "commit.bin").read_bytes()).record)
-
-
-def is_on_disk(directory: Path, record: pb.RoundRecord) -> bool:
-    states = [outcome.state for outcome in record.fragments]
-    hashes = [h for s in states for h in (s.theta_hash, s.momentum_hash)]
-    return all((directory / "fragments" / f"{h.hex()}.f32").exists() for h in hashes)
-
-
 def test_a_node_keeps_its_files_to_itself_and_goes_on_after_a_kill_where_it_was(
-    tmp_path: Path, start: Callable[..., Node]
+    tmp_path: Path, start: Callable[..., TinyNode]
 ) -> None:
     tiny_manifest(tmp_path / "RUN.toml", peers=1, inner_steps=60)
     (tmp_path / "node-0").mkdir(mode=0o755)
@@ -142,7 +76,7 @@ def test_a_node_keeps_its_files_to_itself_and_goes_on_after_a_kill_where_it_was(
 
 
 def test_ctrl_c_is_obeyed_at_once_also_while_a_node_starts(
-    tmp_path: Path, start: Callable[..., Node]
+    tmp_path: Path, start: Callable[..., TinyNode]
 ) -> None:
     tiny_manifest(tmp_path / "RUN.toml", peers=1)
     node = start(0)
@@ -162,17 +96,18 @@ async def record_of(manifest: RunManifest, address: str, key: Path) -> tuple[Dat
 
 
 def test_a_stop_does_not_wait_for_a_thread_that_serves_a_silent_peer(
-    tmp_path: Path, start: Callable[..., Node]
+    tmp_path: Path, start: Callable[..., TinyNode]
 ) -> None:
     manifest = tiny_manifest(tmp_path / "RUN.toml", peers=1)
     node = start(0)
     status = node.wait(lambda s: s.round >= 1, "a round")
     plane, record = asyncio.run(record_of(manifest, status.addresses[0], tmp_path / "key"))
-    call = Call(reduce=ReduceHello(branch=b"?", round=10**6, lanes=1))  # an attempt that never is
+    hello = ReduceHello(branch=b"?", round=10**6, lanes=1)  # an attempt that never is
+    call = Call(reduce=hello).SerializeToString()
     try:
         lane = plane.open_lane(record, timedelta(seconds=LIMIT_S))
-        lane.send(Kind.CALL, 0, call.SerializeToString())
-        time.sleep(0.3)  # it arrives
+        lane.send(Kind.CALL, 0, call)
+        node.wait(lambda s: s.bytes_received >= len(call), "the call")
         # The node's handler waits for the attempt for `timeouts.chunk_s`.
         assert node.interrupt() < min(STOP_LIMIT_S, manifest.timeouts.chunk_s - 1)
     finally:
@@ -188,13 +123,12 @@ def loopback_host() -> str:
 
 
 def test_two_nodes_average_over_ipv6_and_one_stops_although_the_other_is_frozen(
-    tmp_path: Path, start: Callable[..., Node]
+    tmp_path: Path, start: Callable[..., TinyNode]
 ) -> None:
     tiny_manifest(tmp_path / "RUN.toml", peers=2)
     host = loopback_host()
     frozen = start(0, "--allow-solo", host=host)
-    address = frozen.wait(lambda s: bool(s.addresses), "its address").addresses[0]
-    node = start(1, "--allow-solo", "--peer", address, host=host)
+    node = start(1, "--allow-solo", "--peer", frozen.address(), host=host)
     status = node.wait(lambda s: s.last_counted_round >= 2, "two rounds with its update")
     assert {(p.display_name, p.alive) for p in status.peers} == {
         ("node-0", True), ("node-1", True),

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from running_node import LIMIT_S, RunningNode
 from tiny_run import tiny_manifest
 
 from node import exit_codes
-from node.control_client import ControlClient
 from node.testnet import free_port
-from swarm.errors import SwarmError
-
-LIMIT_S = 60
 
 
 def doctor(*words: str) -> tuple[int, dict[str, tuple[str, str]]]:
@@ -39,25 +34,13 @@ def relay(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A relay node: its directory and its address."""
     tiny_manifest(tmp_path / "RUN.toml", peers=2)
     directory = tmp_path / "relay"
-    words = ["relay", "--run", str(tmp_path / "RUN.toml"), "--dir", str(directory)]
-    words += ["--listen", f"127.0.0.1:{free_port()}"]
-    process = subprocess.Popen([sys.executable, "-m", "node", *words], stdout=subprocess.DEVNULL)
+    words = ["relay", "--run", str(tmp_path / "RUN.toml"), "--listen", "127.0.0.1:0"]
+    node = RunningNode(directory, tmp_path / "output.txt", words)
     try:
-        yield directory, address_of(directory)
+        yield directory, node.address()
+        node.terminate()
     finally:
-        process.terminate()
-        process.wait(LIMIT_S)
-
-
-def address_of(directory: Path) -> str:
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        with contextlib.suppress(SwarmError), ControlClient(directory) as control:
-            addresses = control.status().addresses
-            if addresses:
-                return addresses[0]
-        time.sleep(0.1)
-    raise AssertionError("the relay does not start")
+        node.kill()
 
 
 def test_before_the_first_start_it_visits_the_run(tmp_path: Path, relay: tuple[Path, str]) -> None:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from tiny_run import tiny_peers
 
 from node import exit_codes
+from node.cli import run_command_line
 from swarm.assembly import load_model
 from swarm.model.config import ModelConfig
 from swarm.model.hf import save_hf
 from swarm.model.transformer import Transformer
 
 LIMIT_S = 120
-STEPS = 300
+STEPS = 150
 # Refuses every connection, and every name to be looked up, of the program that it runs.
 NO_NETWORK = """
 import sys
@@ -40,17 +43,31 @@ MODEL = ModelConfig(
 )  # fmt: skip
 
 
-def node(*words: str, alone: bool = False) -> subprocess.CompletedProcess[str]:
-    program = ["-c", NO_NETWORK] if alone else ["-m", "node"]
-    return subprocess.run(
-        [sys.executable, *program, *words], capture_output=True, text=True, timeout=LIMIT_S
-    )
+class Ended(NamedTuple):
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
 
 
-def done(*words: str, alone: bool = False) -> str:
-    ended = node(*words, alone=alone)
+def node(*words: str) -> Ended:
+    """Run a command in this process, which has torch loaded already."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = run_command_line(words)
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def done(*words: str) -> str:
+    ended = node(*words)
+    assert ended.code == exit_codes.OK, ended.err
+    return ended.out
+
+
+def done_without_network(*words: str) -> None:
+    command = [sys.executable, "-c", NO_NETWORK, *words]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     assert ended.returncode == exit_codes.OK, ended.stderr
-    return ended.stdout
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +77,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_peers(place, 2)
     save_hf(place / "model", MODEL, Transformer(MODEL, seed=1))
     done("base", "make", f"{place}/base", "--from", f"{place}/model", "--data", f"{place}/text-1")
-    done(*train(place, "law"), alone=True)
+    done_without_network(*train(place, "law"))
     return place
 
 
@@ -145,11 +162,11 @@ def test_an_expert_is_fetched_assembled_withdrawn_and_offered_again(
         done("expert", "withdraw", f"{place}/law", "--reason", "contract ended")
         line_with(place / "publish.log", "withdrawn")
         refused = node("expert", "fetch", "law", *ask, "--out", fetched)
-        assert refused.returncode == exit_codes.EXPERT
-        assert "EXPERT_WITHDRAWN" in refused.stderr
-        assert "contract ended" in refused.stderr
+        assert refused.code == exit_codes.EXPERT
+        assert "EXPERT_WITHDRAWN" in refused.err
+        assert "contract ended" in refused.err
     words = ["assemble", *base, "--expert", fetched, "--out", f"{tmp_path}/model"]
-    assert "EXPERT_WITHDRAWN" in node(*words).stderr  # the fetched copy knows of it now
+    assert "EXPERT_WITHDRAWN" in node(*words).err  # the fetched copy knows of it now
     done(*words, "--exclude", "law")
     assert load_model(tmp_path / "model")[0].config.num_experts == 1
 
@@ -178,5 +195,5 @@ def test_every_study_of_an_assembly_has_its_numbers_and_plots(place: Path, tmp_p
 def test_only_the_owner_withdraws(place: Path) -> None:
     thief = place / "thief.key"
     refused = node("expert", "withdraw", f"{place}/law", "--key", f"{thief}")
-    assert refused.returncode == exit_codes.IDENTITY
-    assert "SIGNATURE_INVALID" in refused.stderr
+    assert refused.code == exit_codes.IDENTITY
+    assert "SIGNATURE_INVALID" in refused.err

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from p2p_swarm import WAIT, error_of, eventually
 
 from swarm.config import MembershipConfig, RunManifest
 from swarm.errors import Code, SwarmError
@@ -29,7 +30,6 @@ CLOSED = RunManifest(
     membership=MembershipConfig(admission="ticket"),
 )
 OPEN = RunManifest()
-WAIT = timedelta(seconds=5)
 
 
 def admission_of(key: Path, *, ticket: bool = True) -> Admission:
@@ -62,19 +62,6 @@ def without_checks(key: Path) -> Admission:
     return Admission(CLOSED.run_id, None, time.time)
 
 
-async def refusal(work) -> SwarmError:
-    with pytest.raises(SwarmError) as caught:
-        await work
-    return caught.value
-
-
-async def eventually(condition, timeout_s: float = 15) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not await condition():
-        assert time.monotonic() < deadline_s, f"not within {timeout_s} s"
-        await asyncio.sleep(0.1)
-
-
 def test_peers_with_tickets_of_their_own_find_one_another_in_a_closed_run(tmp_path: Path) -> None:
     keys = [tmp_path / f"key{number}" for number in range(3)]
 
@@ -105,7 +92,7 @@ def test_a_stranger_gets_no_answer_in_a_closed_run_not_from_the_dht_either(tmp_p
     async def story() -> None:
         async with member(key, [], admission_of(key)) as alice:
             await alice.publish(PeerRecord(display_name="alice", lease_ttl_ms=30_000))
-            error = await refusal(
+            error = await error_of(
                 PeerNetwork.start(
                     strange,
                     CLOSED.run_id,
@@ -117,7 +104,7 @@ def test_a_stranger_gets_no_answer_in_a_closed_run_not_from_the_dht_either(tmp_p
             async with member(strange, [], without_checks(strange)) as mallory:
                 daemon, directory = mallory.life.running()
                 await daemon.connect(alice.peer_id, alice.addresses, WAIT)
-                error = await refusal(mallory.call(alice.peer_id, Ping(), Pong, WAIT))
+                error = await error_of(mallory.call(alice.peer_id, Ping(), Pong, WAIT))
                 assert error.code is Code.NOT_ADMITTED
                 assert await ask_dht(directory, alice.peer_id, 1) is None
                 with pytest.raises(SwarmError):
@@ -133,7 +120,7 @@ def test_a_member_does_not_talk_to_a_stranger_either(tmp_path: Path) -> None:
 
     async def story() -> None:
         async with member(strange, [], without_checks(strange)) as mallory:
-            error = await refusal(
+            error = await error_of(
                 PeerNetwork.start(
                     key,
                     CLOSED.run_id,

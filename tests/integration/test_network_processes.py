@@ -12,13 +12,14 @@ import pytest
 from network_processes import (
     Peer,
     children,
-    free_port,
     is_p2pd,
-    is_running,
     make_address,
     socket_dirs,
     wait_until,
 )
+
+from node.processes import is_alive
+from node.testnet import free_port
 
 
 @contextlib.contextmanager
@@ -87,7 +88,7 @@ def test_killed_owner_takes_its_p2pd_along_and_starts_again_on_the_same_port(tmp
     first.wait_ready()
     (p2pd,) = first.p2pd_pids()
     first.kill()
-    seconds = wait_until(lambda: not is_running(p2pd), 3, "p2pd ends with its owner")
+    seconds = wait_until(lambda: not is_alive(p2pd), 3, "p2pd ends with its owner")
     assert seconds < 2
     with peers([{"key": str(tmp_path / "key"), "port": port}]) as (again,):
         assert again.wait_ready()["addresses"] == [address]
@@ -104,7 +105,7 @@ def test_owner_killed_while_p2pd_starts_leaves_no_process(tmp_path):
 
     wait_until(p2pd_is_starting, 30, "p2pd starts")
     peer.kill()
-    wait_until(lambda: not is_running(found[0]), 12, "p2pd ends with its owner")
+    wait_until(lambda: not is_alive(found[0]), 12, "p2pd ends with its owner")
     # the next start, of anybody, sweeps what was left in /tmp
     with peers([{"key": str(tmp_path / "key")}]) as (again,):
         again.wait_ready()

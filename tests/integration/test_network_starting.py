@@ -12,9 +12,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from network_processes import free_port, is_running, make_address, socket_dirs
+from network_processes import make_address, socket_dirs
 from p2p_swarm import RUN, WAIT, error_of, eventually, join, sees, swarm_of
 
+from node.processes import is_alive
+from node.testnet import free_port
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
 from swarm.network.contacts import peer_of
@@ -261,7 +263,7 @@ def test_shutdown_leaves_no_p2pd_and_no_socket(keys):
             return [network.life.daemon.p2p._child.pid for network in networks]
 
     pids = asyncio.run(story())
-    assert not any(is_running(pid) for pid in pids)
+    assert not any(is_alive(pid) for pid in pids)
     assert not socket_dirs(os.getpid())
 
 

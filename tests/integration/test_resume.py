@@ -15,29 +15,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_daemon import LIMIT_S, Node
+from node_disk import Committed, committed
+from running_node import LIMIT_S, TinyNode
 from tiny_run import tiny_manifest, tiny_peers
 
-from swarm.collective.consensus import parse_record
 from swarm.config import SyncConfig
-from swarm.wire import collective_pb2 as pb
 
 # What a peer does must not depend on how fast it was: neither its steps, nor who takes over what.
 SYNC = SyncConfig(experts_per_peer=2, step_counts="equal")
 ROUNDS = 6
-Committed = tuple[float, int, tuple[bytes, ...], tuple[str, ...]]
-Run = Callable[[str], "Swarm"]
-
-
-def committed(directory: Path) -> dict[int, Committed]:
-    """What each round committed, from a node's own disk."""
-    found = {}
-    for path in (directory / "commits").glob("*.bin"):
-        record = parse_record(pb.Commit.FromString(path.read_bytes()).record)
-        hashes = tuple(o.state.theta_hash + o.state.momentum_hash for o in record.fragments)
-        missing = tuple(m.peer for m in record.missing)
-        found[int(record.round)] = (record.loss, record.committed_tokens, hashes, missing)
-    return found
+Run = Callable[[str, int], "Swarm"]
 
 
 class Swarm:
@@ -46,8 +33,8 @@ class Swarm:
     def __init__(self, place: Path, count: int) -> None:
         self.place = place
         self.count = count
-        self.nodes: dict[int, Node] = {}
-        self.ended: list[Node] = []
+        self.nodes: dict[int, TinyNode] = {}
+        self.ended: list[TinyNode] = []
 
     def start(self, *numbers: int) -> None:
         """Start these nodes, or all; the first that runs is whom the others join through."""
@@ -55,9 +42,8 @@ class Swarm:
             running = next((n for i, n in self.nodes.items() if i != number), None)
             options = []
             if running is not None:
-                status = running.wait(lambda s: bool(s.addresses), "its address")
-                options = ["--peer", status.addresses[0]]
-            self.nodes[number] = Node(self.place, number, *options)
+                options = ["--peer", running.address()]
+            self.nodes[number] = TinyNode(self.place, number, *options)
 
     def wait_for_round(self, round_index: int) -> None:
         for index in range(round_index + 1):  # each has its own time limit: the machine may be busy
@@ -92,7 +78,7 @@ class Swarm:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Callable[[str, int], Swarm]]:
+def run(tmp_path: Path) -> Iterator[Run]:
     """Makes the runs of a test, all with the same manifest, texts and keys."""
     made: list[Swarm] = []
 
@@ -120,7 +106,7 @@ def run(tmp_path: Path) -> Iterator[Callable[[str, int], Swarm]]:
             node.kill()
 
 
-def undisturbed(run: Callable[[str, int], Swarm], count: int) -> dict[int, Committed]:
+def undisturbed(run: Run, count: int) -> dict[int, Committed]:
     swarm = run("undisturbed", count)
     swarm.start()
     swarm.wait_for_round(ROUNDS)
@@ -131,7 +117,7 @@ def undisturbed(run: Callable[[str, int], Swarm], count: int) -> dict[int, Commi
 
 
 def test_a_peer_that_is_killed_and_stopped_trains_on_with_the_same_losses_to_the_bit(
-    run: Callable[[str, int], Swarm],
+    run: Run,
 ) -> None:
     expected = undisturbed(run, 1)
     swarm = run("disturbed", 1)
@@ -153,7 +139,7 @@ def test_a_peer_that_is_killed_and_stopped_trains_on_with_the_same_losses_to_the
 
 @pytest.mark.heavy
 def test_one_of_two_peers_is_killed_and_comes_back_and_nothing_is_lost(
-    run: Callable[[str, int], Swarm],
+    run: Run,
 ) -> None:
     expected = undisturbed(run, 2)
     swarm = run("disturbed", 2)
@@ -172,7 +158,7 @@ def test_one_of_two_peers_is_killed_and_comes_back_and_nothing_is_lost(
 @pytest.mark.heavy
 @pytest.mark.parametrize("ending", ["killed", "stopped"])
 def test_a_swarm_of_which_everybody_was_gone_goes_on_from_its_disks_alone(
-    ending: str, run: Callable[[str, int], Swarm]
+    ending: str, run: Run
 ) -> None:
     expected = undisturbed(run, 2)
     swarm = run("disturbed", 2)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_daemon import Node, is_on_disk, newest_record
-from test_resume import committed
+from node_disk import committed, is_on_disk, newest_record
+from running_node import TinyNode
 from tiny_run import tiny_manifest, tiny_peers
 
 from node.commands.run import found_run
@@ -34,12 +34,11 @@ def manifest(tmp_path: Path) -> RunManifest:
 
 
 @pytest.fixture
-def nodes(tmp_path: Path, manifest: RunManifest) -> Iterator[list[Node]]:
+def nodes(tmp_path: Path, manifest: RunManifest) -> Iterator[list[TinyNode]]:
     """Both nodes, the second of which joins through the first."""
-    started = [Node(tmp_path / "having", 0)]
+    started = [TinyNode(tmp_path / "having", 0)]
     try:
-        address = started[0].wait(lambda s: bool(s.addresses), "its address").addresses[0]
-        started.append(Node(tmp_path / "lacking", 1, "--peer", address))
+        started.append(TinyNode(tmp_path / "lacking", 1, "--peer", started[0].address()))
         yield started
     finally:
         for node in started:
@@ -47,7 +46,7 @@ def nodes(tmp_path: Path, manifest: RunManifest) -> Iterator[list[Node]]:
 
 
 def test_a_founder_without_the_weights_gets_them_from_the_other(
-    manifest: RunManifest, nodes: list[Node]
+    manifest: RunManifest, nodes: list[TinyNode]
 ) -> None:
     for node in nodes:
         node.wait(lambda s: s.round >= 1, "a round that began with the model")

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from running_node import RunningNode
 from tiny_run import tiny_manifest, tiny_peers
 
 from node import exit_codes
-from node.control_client import ControlClient
 from node.testnet import free_port
 from swarm.config import RunManifest
-from swarm.errors import SwarmError
 from swarm.identity import Identity
 from swarm.wire.node_pb2 import StatusReply
 
@@ -45,13 +44,18 @@ def place(tmp_path: Path) -> Path:
     return founded(tmp_path)
 
 
-def command(place: Path, **options: str) -> list[str]:
-    given = {"run": "RUN.toml", "data": "text-0", "domain": "law", "dir": "node"} | options
+def words_of(place: Path, **options: str) -> list[str]:
+    given = {"run": "RUN.toml", "data": "text-0", "domain": "law"} | options
     given.setdefault("listen", f"127.0.0.1:{free_port()}")
-    words = [sys.executable, "-m", "node", "start", "--allow-solo"]
+    words = ["start", "--allow-solo"]
     for name, value in given.items():
-        words += [f"--{name}", str(place / value) if name in ("run", "data", "dir") else value]
+        words += [f"--{name}", str(place / value) if name in ("run", "data") else value]
     return words
+
+
+def command(place: Path, directory: str = "node", **options: str) -> list[str]:
+    words = [*words_of(place, **options), "--dir", str(place / directory)]
+    return [sys.executable, "-m", "node", *words]
 
 
 def fails(place: Path, **options: str) -> tuple[int, str]:
@@ -71,26 +75,14 @@ def the_error(place: Path, output: str) -> str:
 
 
 @contextlib.contextmanager
-def running(place: Path, **options: str) -> Iterator[StatusReply]:
+def running(place: Path, directory: str = "node") -> Iterator[StatusReply]:
     """A node that trains; yields its status."""
-    process = subprocess.Popen(command(place, **options), stdout=subprocess.DEVNULL)
+    node = RunningNode(place / directory, place / "output.txt", words_of(place))
     try:
-        deadline = time.monotonic() + LIMIT_S
-        while True:
-            assert process.poll() is None, "the node ended"
-            assert time.monotonic() < deadline, "the node does not train"
-            with (
-                contextlib.suppress(SwarmError),
-                ControlClient(place / options.get("dir", "node")) as control,
-            ):
-                status = control.status()
-                if status.state == "TRAINING":
-                    break
-            time.sleep(0.1)
-        yield status
+        yield node.wait(lambda s: s.state == "TRAINING", "training", LIMIT_S)
+        node.terminate()
     finally:
-        process.terminate()
-        assert process.wait(30) == exit_codes.TERMINATED
+        node.kill()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -159,7 +151,7 @@ def test_a_key_file_that_others_can_read_or_that_is_damaged(place: Path) -> None
 
 def test_a_directory_that_can_not_be_made(place: Path) -> None:
     (place / "file").write_text("")
-    code, error = fails(place, dir="file/node")
+    code, error = fails(place, directory="file/node")
     assert code == exit_codes.STORAGE
     assert "error DIR_NOT_WRITABLE" in error
 
@@ -194,7 +186,7 @@ def test_a_second_daemon_in_the_same_directory_and_another_run_in_it(place: Path
 def test_a_swarm_with_another_manifest_shows_both_run_ids(place: Path) -> None:
     (place / "other").mkdir()
     other = tiny_manifest(place / "other" / "RUN.toml", peers=1)
-    with running(place, dir="first") as status:
+    with running(place, directory="first") as status:
         code, error = fails(place, run="other/RUN.toml", peer=status.addresses[0])
     assert code == exit_codes.CONFIG
     assert "error RUN_MISMATCH" in error

@@ -12,7 +12,7 @@ from tiny_run import tiny_manifest, tiny_peers
 
 from node.commands.run import found_run
 from node.testnet import LocalTestnet
-from swarm.config_learning import StreamConfig
+from swarm.config import StreamConfig
 from swarm.wire.node_pb2 import RoundSummary
 
 LIMIT_S = 120

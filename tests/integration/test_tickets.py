@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from running_node import LIMIT_S, RunningNode
 from tiny_run import tiny_manifest, tiny_peers
 
 from node import exit_codes
 from node.commands.run import found_run
-from node.control_client import ControlClient
-from swarm.errors import SwarmError
 from swarm.identity import Identity
-from swarm.wire.node_pb2 import StatusReply
-
-LIMIT_S = 60
 
 
 def run_node(*words: str) -> subprocess.CompletedProcess[str]:
@@ -40,7 +34,7 @@ class Swarm:
         self.manifest = place / "RUN.toml"
         found_run(tiny_manifest(self.manifest, peers=2), self.manifest, closed=True)
         tiny_peers(place, 3)
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._nodes: dict[int, RunningNode] = {}
 
     def ticket(self, *words: str) -> str:
         done = run_node("run", "ticket", str(self.manifest), *words)
@@ -49,31 +43,24 @@ class Swarm:
 
     def words(self, number: int) -> list[str]:
         words = ["--data", str(self.place / f"text-{number}"), "--domain", f"d{number}"]
-        return [*words, "--dir", str(self.directory(number)), "--listen", "127.0.0.1:0"]
+        return [*words, "--listen", "127.0.0.1:0"]
 
     def directory(self, number: int) -> Path:
         return self.place / f"node-{number}"
 
     def start(self, number: int, *words: str) -> None:
-        with open(self.place / f"output-{number}.txt", "wb") as output:
-            command = [sys.executable, "-m", "node", "start", *self.words(number), *words]
-            self._processes.append(subprocess.Popen(command, stdout=output, stderr=output))
+        given = ["start", *self.words(number), *words]
+        output = self.place / f"output-{number}.txt"
+        self._nodes[number] = RunningNode(self.directory(number), output, given)
 
-    def wait(self, number: int, condition, what: str) -> StatusReply:
-        deadline_s = time.monotonic() + LIMIT_S
-        while time.monotonic() < deadline_s:
-            with contextlib.suppress(SwarmError), ControlClient(self.directory(number)) as control:
-                if condition(status := control.status()):
-                    return status
-            time.sleep(0.1)
-        output = (self.place / f"output-{number}.txt").read_text()
-        raise AssertionError(f"{what}: {output}")
+    def __getitem__(self, number: int) -> RunningNode:
+        return self._nodes[number]
 
     def stop(self) -> None:
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            process.wait(LIMIT_S)
+        for node in self._nodes.values():
+            node.process.terminate()
+        for node in self._nodes.values():
+            node.process.wait(LIMIT_S)
 
 
 @pytest.fixture
@@ -85,15 +72,15 @@ def swarm(tmp_path: Path) -> Iterator[Swarm]:
 
 def test_two_with_tickets_train_and_a_third_with_the_manifest_alone_does_not(swarm: Swarm) -> None:
     swarm.start(0, "--join", swarm.ticket())
-    status = swarm.wait(0, lambda s: bool(s.addresses), "its address")
-    address = status.addresses[0]
+    address = swarm[0].address()
     file = str(swarm.place / "second.ticket")
     swarm.ticket("--peer", address, "--out", file)
     swarm.start(1, "--join", file)  # the manifest is in the ticket
-    swarm.wait(1, lambda s: s.last_counted_round >= 1, "a round with its update")
+    swarm[1].wait(lambda s: s.last_counted_round >= 1, "a round with its update")
     assert (swarm.directory(1) / "ticket.txt").stat().st_mode & 0o077 == 0
 
-    words = ["start", "--run", str(swarm.manifest), *swarm.words(2), "--peer", address]
+    here = ["--dir", str(swarm.directory(2))]
+    words = ["start", "--run", str(swarm.manifest), *swarm.words(2), *here, "--peer", address]
     without = run_node(*words)
     assert without.returncode == exit_codes.IDENTITY
     assert "NOT_ADMITTED" in without.stderr and "--join" in without.stderr
@@ -104,11 +91,11 @@ def test_two_with_tickets_train_and_a_third_with_the_manifest_alone_does_not(swa
     assert "NOT_ADMITTED" in again.stderr
 
     stranger = Identity.load_or_create(swarm.directory(2) / "identity.key").peer_id
-    here = ["--dir", str(swarm.directory(0))]
-    revoked = run_node("run", "revoke", str(swarm.manifest), stranger, *here)
+    there = ["--dir", str(swarm.directory(0))]
+    revoked = run_node("run", "revoke", str(swarm.manifest), stranger, *there)
     assert revoked.returncode == exit_codes.OK, revoked.stderr
     for number in (0, 1):
-        swarm.wait(number, lambda s: list(s.revoked) == [stranger], "that it is revoked")
+        swarm[number].wait(lambda s: list(s.revoked) == [stranger], "that it is revoked")
 
 
 def test_a_ticket_of_another_run_or_a_cut_one_is_refused_before_anything_starts(
@@ -118,10 +105,11 @@ def test_a_ticket_of_another_run_or_a_cut_one_is_refused_before_anything_starts(
     other = tmp_path / "other"
     other.mkdir()
     found_run(tiny_manifest(other / "RUN.toml", peers=1), other / "RUN.toml")
-    wrong = run_node("start", *swarm.words(2), "--run", str(other / "RUN.toml"), "--join", ticket)
+    words = ["start", *swarm.words(2), "--dir", str(swarm.directory(2))]
+    wrong = run_node(*words, "--run", str(other / "RUN.toml"), "--join", ticket)
     assert wrong.returncode == exit_codes.CONFIG and "RUN_MISMATCH" in wrong.stderr
-    cut = run_node("start", *swarm.words(2), "--join", ticket[:-20])
+    cut = run_node(*words, "--join", ticket[:-20])
     assert cut.returncode == exit_codes.IDENTITY and "TICKET_INVALID" in cut.stderr
-    nothing = run_node("start", *swarm.words(2))
+    nothing = run_node(*words)
     assert nothing.returncode == exit_codes.USAGE and "--join" in nothing.stderr
     assert not swarm.directory(2).exists()

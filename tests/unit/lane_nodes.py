@@ -131,13 +131,6 @@ def error_of(call: Callable[[], object]) -> SwarmError:
     return caught.value
 
 
-def until(condition: Callable[[], object], limit_s: float = 5.0) -> None:
-    deadline_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline_s, f"not within {limit_s} s"
-        time.sleep(0.005)
-
-
 def failure_after(lane: Lane, *frames: tuple) -> str:
     for frame in frames:
         lane.send(*frame)

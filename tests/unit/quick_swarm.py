@@ -14,22 +14,14 @@ def run(story, limit_s=60):
     asyncio.run(asyncio.wait_for(story, limit_s))
 
 
-def quick_swarm(peers, min_peers=None):
-    manifest = toy_manifest(min_peers=min_peers or peers, timeouts=QUICK)
+def quick_swarm(peers, min_peers=None, timeouts=QUICK):
+    manifest = toy_manifest(min_peers=min_peers or peers, timeouts=timeouts)
     return SimulatedSwarm(peers, manifest=manifest)
 
 
 def leader_of(swarm):
     order = swarm.peers[0].member.succession()
     return next(p for p in swarm.peers if p.peer_id == order[0])
-
-
-async def until(condition, limit_s=20.0):
-    async def poll():
-        while not condition():
-            await asyncio.sleep(0.02)
-
-    await asyncio.wait_for(poll(), limit_s)
 
 
 def trunk_of(record):

@@ -36,6 +36,9 @@ def outcome(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, 
         (["expert", "train", "--cut-loss", "2"], "2 is not between 0 and 1"),
         (["expert", "train", "--learning-rate", "nan"], "nan is not a number above zero"),
         (["demo", "--second", "3"], "unrecognized arguments"),
+        (["assemble", "--run", "R", "--out", "m", "--expert", "e"], "--expert goes with --base"),
+        (["assemble", "--run", "R", "--out", "m", "--margin", "0"], "--margin goes with --base"),
+        (["assemble", "--base", "b", "--out", "m", "--peer", "p"], "--peer goes with --run"),
     ],
 )
 def test_wrong_arguments_are_a_usage_error(

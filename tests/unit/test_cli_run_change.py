@@ -55,10 +55,12 @@ def test_only_with_the_key_of_a_run_can_it_be_changed(
     assert "RUN.key is not there" in capsys.readouterr().err
 
 
-def test_nobody_can_be_revoked_in_an_open_run(
-    run_file: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("words", [["revoke", "RUN", "12D3KooW"], ["ticket", "RUN", "--only", "x"]])
+def test_nobody_can_be_kept_out_of_an_open_run(
+    words: list[str], run_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command_line(["run", "revoke", str(run_file), "12D3KooW"]) == exit_codes.CONFIG
+    words = ["run", *(str(run_file) if word == "RUN" else word for word in words)]
+    assert run_command_line(words) == exit_codes.CONFIG
     assert "the run is open" in capsys.readouterr().err
 
 

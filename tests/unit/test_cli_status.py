@@ -22,7 +22,9 @@ from node.cli import run_command_line
 from node.control_client import ControlClient
 from node.dashboard.app import Watched
 from node.paths import SOCKET_PATH_LIMIT, default_directory, find_directory, socket_path
+from swarm.config import RunManifest
 from swarm.errors import Code, SwarmError
+from swarm.identity import Identity
 from swarm.wire import node_pb2, node_pb2_grpc
 
 STATUS = node_pb2.StatusReply(
@@ -204,6 +206,23 @@ def test_a_node_that_does_not_answer_is_told_from_one_that_is_not_there(tmp_path
     assert "did not answer" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["run", "ticket", "RUN"], ["run", "pause", "RUN"], ["assemble", "--out", "m", "--run", "RUN"]],
+)
+def test_a_node_of_another_run_is_not_taken_for_one_of_this_run(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "RUN.toml"
+    path.write_text(RunManifest().to_toml())
+    Identity.generate().save(path.with_suffix(".key"))
+    words = [str(path) if word == "RUN" else word for word in words]
+    with serving(tmp_path, FakeDaemon()):
+        assert run_command_line([*words, "--dir", str(tmp_path)]) == exit_codes.CONFIG
+    error = capsys.readouterr().err
+    assert error.startswith("error RUN_MISMATCH: ") and STATUS.run_id[:16] in error
+
+
 def test_the_only_running_node_is_found_and_several_must_be_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +243,20 @@ def test_the_only_running_node_is_found_and_several_must_be_told_apart(
     assert several.value.code is Code.USAGE
     assert str(first) in several.value.hint
     assert find_directory(tmp_path) == tmp_path
+
+
+def test_a_node_that_was_killed_is_not_taken_for_one_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    killed, running = default_directory("a"), default_directory("b")
+    for directory in (killed, running):
+        directory.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as left_over, socket.socket(socket.AF_UNIX) as served:
+        left_over.bind(str(socket_path(killed)))
+        served.bind(str(socket_path(running)))
+        served.listen()
+        assert find_directory(None) == running
 
 
 def test_a_directory_too_long_for_a_socket_is_refused_with_a_hint(tmp_path: Path) -> None:

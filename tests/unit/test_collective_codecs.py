@@ -15,11 +15,25 @@ finite = hnp.arrays(
     st.integers(1, 3000),
     elements=st.floats(-(2.0**100), 2.0**100, width=32),
 )
-any_finite = hnp.arrays(
-    np.float32,
-    st.integers(1, 200),
-    elements=st.floats(width=32, allow_nan=False).filter(np.isfinite),
-)
+
+
+def from_bits(raw: bytes, lowest: int, span: int, zeros: int) -> np.ndarray:
+    """Values of these bits, but with `span` exponents from `lowest` on; each `zeros`th is 0.
+
+    In the blocks of a codec large and small ones meet, or only alike ones, subnormal ones too.
+    """
+    bits = np.frombuffer(raw[: len(raw) // 4 * 4], np.uint32)
+    exponents = np.minimum(lowest + (bits >> 23 & 255) % span, 254)
+    values = (bits & 0x807FFFFF | exponents << 23).astype(np.uint32).view(np.float32)
+    if zeros:
+        values[::zeros] = 0
+    return values
+
+
+any_finite = st.builds(
+    from_bits, st.binary(min_size=4, max_size=800), st.integers(0, 254), st.integers(1, 255),
+    st.integers(0, 8),
+)  # fmt: skip
 BOUND = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.51 / 127, "int4": 0.51 / 7}
 BLOCKWISE = ("int8", "int4")
 LOSSY = ("bf16", "int8", "int4")

@@ -4,7 +4,8 @@ import asyncio
 import threading
 
 import pytest
-from quick_swarm import QUICK, leader_of, quick_swarm, run, trunk_of, until
+from polling import soon
+from quick_swarm import QUICK, leader_of, quick_swarm, run, trunk_of
 
 from swarm.collective.consensus import verify_commit
 from swarm.errors import Code, SwarmError
@@ -22,7 +23,7 @@ def test_a_lone_survivor_that_had_voted_branches_all_the_same():
         survivor = next(p for p in swarm.peers if p is not leader)
         swarm.hub.drop = lambda source, target, kind: kind == "swarm.v1.Commit"
         rounds = [asyncio.create_task(p.round()) for p in swarm.peers]
-        await until(lambda: leader.ledger.record.round == 1)
+        await soon(lambda: leader.ledger.record.round == 1)
         assert survivor.ledger.record.round == 0 and survivor.ledger.has_promised
         swarm.kill(leader)
         await leader.member.close()
@@ -47,7 +48,7 @@ def test_a_founder_that_dies_between_the_votes_does_not_block_the_founding():
 
         swarm.hub.drop = lose_accepts
         starts = {p.peer_id: asyncio.create_task(swarm.join(p, 40)) for p in swarm.peers}
-        await until(lambda: swarm.hub.calls["swarm.v1.Accept"] > 0)
+        await soon(lambda: swarm.hub.calls["swarm.v1.Accept"] > 0)
         victim = next(p for p in swarm.peers if p.member.leader is not None)
         swarm.kill(victim)
         starts.pop(victim.peer_id).cancel()
@@ -68,7 +69,7 @@ def test_a_leader_that_dies_after_the_quorum_its_decision_stands():
         leader = leader_of(swarm)
         swarm.hub.drop = lambda source, target, kind: kind == "swarm.v1.Commit"
         rounds = {p.peer_id: asyncio.create_task(p.round()) for p in swarm.peers}
-        await until(lambda: leader.ledger.record.round == 1)
+        await soon(lambda: leader.ledger.record.round == 1)
         decided = leader.ledger.commit_id
         swarm.kill(leader)
         await leader.member.close()

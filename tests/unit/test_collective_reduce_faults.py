@@ -180,7 +180,7 @@ def test_a_reducer_that_never_answers_is_named_by_its_contributors():
 
 def test_a_peer_that_is_waited_for_for_long_makes_nobody_accuse_those_who_wait():
     """c sends a little in each stall limit; a and b are held back by each other meanwhile."""
-    group = Group({"trunk.0": 60_000}, stall=SHORT, chunk=4096)
+    group = Group({"trunk.0": 36_000}, stall=SHORT, chunk=4096)  # three chunks in each part
 
     def slow(source, target, kind, index):
         if source == "c" and kind is Kind.CHUNK:
@@ -193,7 +193,7 @@ def test_a_peer_that_is_waited_for_for_long_makes_nobody_accuse_those_who_wait()
 
 def test_a_reducer_whose_means_wait_for_its_slices_is_not_taken_for_frozen():
     group = Group({"trunk.0": 60 * 1024}, stall=SHORT, reducers=["a"])
-    slow = 4 * SHORT.total_seconds() / 60
+    slow = 2.5 * SHORT.total_seconds() / 60
 
     def trickle(source, target, kind, index):
         if source == "b" and kind is Kind.CHUNK:
@@ -205,7 +205,7 @@ def test_a_reducer_whose_means_wait_for_its_slices_is_not_taken_for_frozen():
     group.prepare = lambda peer, prepare=group.prepare: exchange if peer == "a" else prepare(peer)
     outbox.press()
     finish = group.start()
-    time.sleep(3 * SHORT.total_seconds())
+    time.sleep(2 * SHORT.total_seconds())
     outbox.release()
     assert all(isinstance(means, dict) for means in finish().values())
 

@@ -48,7 +48,7 @@ def test_a_round_without_this_peers_contribution_leaves_the_residual():
     feedback.commit(["f"])
     kept = feedback.residual("f").copy()
     feedback.prepare("f", second, codec)
-    feedback.discard()
+    feedback.commit([])
     assert np.array_equal(feedback.residual("f"), kept)
     feedback.prepare("f", third, codec)
     feedback.commit(["g"])

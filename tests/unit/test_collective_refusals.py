@@ -1,5 +1,7 @@
 """What members of a round refuse or pass over: lies, old updates, idle leaders."""
 
+from dataclasses import replace
+
 import pytest
 from quick_swarm import QUICK, leader_of, quick_swarm, run
 
@@ -140,7 +142,8 @@ def test_one_who_accuses_everybody_is_the_one_left_out():
 
 def test_a_leader_that_lives_but_makes_no_plan_is_passed_over():
     async def story():
-        swarm = quick_swarm(3)
+        # It is passed over after `round_s` and `attempt_s`.
+        swarm = quick_swarm(3, timeouts=replace(QUICK, attempt_s=1.0, round_s=1.2))
         await swarm.start()
         lazy = leader_of(swarm)
 

@@ -6,6 +6,8 @@ import time
 
 import numpy as np
 import pytest
+from polling import soon
+from quick_swarm import QUICK, quick_swarm, run
 
 from swarm.collective import offers
 from swarm.collective.consensus import verify_commit
@@ -17,8 +19,8 @@ from swarm.simulation.swarm import SimulatedSwarm, ToyPolicy, toy_manifest
 from swarm.wire import collective_pb2 as pb
 
 
-def run(story):
-    asyncio.run(asyncio.wait_for(story, 60))
+def asks_to_enter(newcomer, others):
+    return any(newcomer.peer_id in p.member.machine.boundary.petitions for p in others)
 
 
 def test_four_peers_found_a_run_and_commit_identical_rounds():
@@ -149,9 +151,7 @@ def test_late_joiner_enters_at_a_boundary_and_changes_no_denominator():
         newcomer = swarm.add()
         others = [p for p in swarm.peers if p is not newcomer]
         joining = asyncio.create_task(swarm.join(newcomer))
-        while newcomer.ledger.record is None:
-            await asyncio.sleep(0.02)
-        await asyncio.sleep(0.3)
+        await soon(lambda: newcomer.ledger.record is not None and asks_to_enter(newcomer, others))
         records = await asyncio.gather(*(p.round() for p in others))
         await joining
         assert list(records[0].joined) == [newcomer.peer_id]
@@ -177,9 +177,10 @@ def test_killed_peer_restarts_gets_its_experts_back_and_votes_again():
         swarm.kill(victim)
         await swarm.round()
         returned = swarm.add(victim.identity, victim.ledger)
+        others = [p for p in swarm.peers if p is not returned]
         joining = asyncio.create_task(swarm.join(returned))
-        await asyncio.sleep(0.3)
-        await asyncio.gather(*(p.round() for p in swarm.peers if p is not returned))
+        await soon(lambda: asks_to_enter(returned, others))
+        await asyncio.gather(*(p.round() for p in others))
         await joining
         assert returned.trainable() == before
         await swarm.round()
@@ -325,12 +326,10 @@ def test_a_member_who_rests_is_waited_for_by_nobody_and_comes_back_as_a_member_w
         assert time.monotonic() - began < 3.0  # it answers, yet nobody waits for it
         assert resting.peer_id not in records[0].roster
 
-        while resting.ledger.record.round < 2:  # it follows what the others decide
-            await asyncio.sleep(0.02)
+        await soon(lambda: resting.ledger.record.round == 2)  # it follows what the others decide
         resting.member.stay()
         joining = asyncio.create_task(swarm.join(resting))
-        while not any(resting.peer_id in p.member.machine.boundary.petitions for p in awake):
-            await asyncio.sleep(0.02)
+        await soon(lambda: asks_to_enter(resting, awake))
         await asyncio.gather(joining, *(peer.round() for peer in awake))
         records = await swarm.round()
         trunk = [o for o in records[0].fragments if o.state.fragment == "trunk.0"]
@@ -346,14 +345,15 @@ def test_a_member_who_rests_is_waited_for_by_nobody_and_comes_back_as_a_member_w
 
 def test_a_newcomer_in_mid_training_does_not_cut_the_round_short():
     async def story():
-        swarm = SimulatedSwarm(3)
+        swarm = quick_swarm(3)
         await swarm.start()
         for _ in range(3):  # so that the deadline is the adaptive one, not the ceiling
             await swarm.round()
         newcomer = swarm.add()
         others = [p for p in swarm.peers if p is not newcomer]
         joining = asyncio.create_task(swarm.join(newcomer))
-        await asyncio.sleep(2.5)  # they train on, well past the adaptive deadline
+        await soon(lambda: asks_to_enter(newcomer, others))
+        await asyncio.sleep(3 * QUICK.heartbeat_s)  # they train on, past the adaptive deadline
         assert {p.ledger.record.round for p in others} == {3}
         records = await asyncio.gather(*(p.round() for p in others))
         await joining

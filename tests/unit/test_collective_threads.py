@@ -6,6 +6,7 @@ import time
 import weakref
 
 import pytest
+from polling import until
 
 from swarm.collective.threads import IDLE, Threads
 
@@ -17,13 +18,6 @@ def idle():
     """A function that returns the spare threads, but for those of other tests."""
     before = set(threading.enumerate())
     return lambda: [t for t in threading.enumerate() if t.name == IDLE and t not in before]
-
-
-def until(condition):
-    deadline_s = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.005)
 
 
 def test_a_thread_that_is_done_does_the_next_work_under_its_name(idle):

@@ -104,8 +104,9 @@ def test_each_timeout_must_be_below_the_next(low: str, high: str, tmp_path: Path
     assert f"timeouts.{high}" in error.message
 
 
-def test_written_and_read_again_a_manifest_is_the_same(tmp_path: Path) -> None:
-    manifest = dataclasses.replace(RunManifest(), name='say "hello" \\ бег')
+@pytest.mark.parametrize("name", ['say "hello" \\ бег', "gesetze 😀", "two\nlines", "\x7f\x00"])
+def test_written_and_read_again_a_manifest_is_the_same(name: str, tmp_path: Path) -> None:
+    manifest = dataclasses.replace(RunManifest(), name=name)
     path = tmp_path / "run.toml"
     path.write_text(manifest.to_toml(), encoding="utf-8")
     assert RunManifest.load(path) == manifest

@@ -125,7 +125,7 @@ def test_the_readme_has_commands_to_check() -> None:
 
 
 def test_the_checks_can_tell_right_from_wrong() -> None:
-    assert missing_files("see swarm/config.py and swarm/none.py") == ["swarm/none.py"]
+    assert missing_files("see swarm/errors.py and swarm/none.py") == ["swarm/none.py"]
     page = ROOT / "README.md"
     assert list(broken_links(page, "[a](#limits) [b](#none) [c](docs/none.md)")) == [
         "#none",

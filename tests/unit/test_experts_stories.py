@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from swarm.collective.state import FragmentState
 from swarm.experts.assignment import AssignmentRules
 from swarm.experts.capability import Sizes
 from swarm.experts.duties import DutyRules, assignment_of
-from swarm.simulation.swarm import SimulatedPeer, SimulatedSwarm
+from swarm.simulation.swarm import SimulatedPeer, SimulatedSwarm, toy_manifest
 from swarm.wire import collective_pb2 as pb
 
 RULES = DutyRules(
@@ -106,6 +107,26 @@ def test_a_peer_leaves_and_others_with_room_take_its_experts_over_one_each():
         assert sorted(taken) == lost
         assert max(len(experts_of(swarm, p)) for p in swarm.peers) == 3
         assert all(s.orphaned_rounds == 0 for s in record_of(swarm).experts)
+        await swarm.close()
+
+    run(story())
+
+
+def test_what_the_codec_cut_off_an_expert_is_forgotten_with_the_expert(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        swarm = SimulatedSwarm(2, manifest=toy_manifest(min_peers=2, codec="int8"))
+        await swarm.start()
+        await swarm.round()
+        peer = swarm.peers[0]
+        lost, kept = (f"expert.{e}" for e in experts_of(swarm, peer))
+        feedback = peer.member._feedback
+        assert feedback.residual(lost) is not None
+        monkeypatch.setattr(swarm.policy, "holds", lambda record, who: ["trunk.0", kept])
+        await swarm.round()
+        assert feedback.residual(lost) is None
+        assert feedback.residual(kept) is not None and feedback.residual("trunk.0") is not None
         await swarm.close()
 
     run(story())

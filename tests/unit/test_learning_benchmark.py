@@ -11,8 +11,7 @@ import pytest
 from test_learning_swarm import MANIFEST, TEXTS, corpus, swarm
 
 from swarm.collective.codecs import get_codec
-from swarm.config import OuterConfig
-from swarm.config_learning import MergeConfig
+from swarm.config import MergeConfig, OuterConfig
 from swarm.evaluation.measure import measure
 from swarm.presets import preset
 from tests.benchmarks.learning.calibration import calibrate_routers

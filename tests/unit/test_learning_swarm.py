@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from swarm.config import OuterConfig, RunManifest, SyncConfig, TrainingConfig
-from swarm.config_learning import MergeConfig, StreamConfig
+from swarm.config import (
+    MergeConfig,
+    OuterConfig,
+    RunManifest,
+    StreamConfig,
+    SyncConfig,
+    TrainingConfig,
+)
 from swarm.data import Corpus, DataReport, Sampler
 from swarm.evaluation.measure import measure, routing_shares
 from swarm.model.config import ModelConfig
@@ -163,7 +169,7 @@ LEARNING = {
     "training": replace(MANIFEST.training, inner_steps=16, learning_rate=5e-3),
     "outer": OuterConfig(optimizer="fedavg"),
 }
-LEARNING_ROUNDS = 14
+LEARNING_ROUNDS = 6
 
 
 def mean_bpb(of: LearningSwarm) -> float:
@@ -185,7 +191,6 @@ def best_alone() -> float:
     return min(reached)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["spes", "held", "delayed", "eager", "mix"])
 def test_two_domains_together_learn_more_than_each_peer_alone(arm: str) -> None:
     """What the swarm's model knows of both texts, against models that saw only one."""
@@ -193,7 +198,7 @@ def test_two_domains_together_learn_more_than_each_peer_alone(arm: str) -> None:
     together = swarm(manifest)
     for _ in range(LEARNING_ROUNDS * manifest.stream.groups):
         together.round()
-    assert mean_bpb(together) < best_alone() - 0.3
+    assert mean_bpb(together) < best_alone() - 1.0
     shares = [routing_shares(together.model(), corpus(d).valid, 32) for d in TEXTS]
     # In some layer the two texts go to different experts, by more than a tenth of the tokens.
     assert np.abs(shares[0] - shares[1]).sum(axis=1).max() / 2 > 0.1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -19,8 +18,8 @@ from lane_nodes import (
     error_of,
     exchange,
     failure_after,
-    until,
 )
+from polling import until
 
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
@@ -28,14 +27,6 @@ from swarm.network.data_plane import DataPlane
 from swarm.network.lane import Kind, Lane
 from swarm.network.lane_pool import MAX_IDLE_PER_PEER
 from swarm.wire.data_pb2 import PLAIN, Call, ReduceHello
-
-
-@pytest.fixture
-def nodes() -> Iterator[tuple[Node, Node]]:
-    alice, bob = Node(), Node()
-    yield alice, bob
-    bob.plane.stop()
-    alice.plane.stop()
 
 
 def test_chunks_go_up_and_down_with_the_authenticated_sender(nodes):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -17,8 +16,8 @@ from lane_nodes import (
     error_of,
     exchange,
     failure_after,
-    until,
 )
+from polling import until
 
 from swarm.errors import Code, SwarmError
 from swarm.hashing import bulk_hash
@@ -27,14 +26,6 @@ from swarm.network.calls import CHUNK_BYTES
 from swarm.network.framing import HEADER, SocketLane
 from swarm.network.lane import Kind, Lane
 from swarm.wire.data_pb2 import Call, DownloadRequest
-
-
-@pytest.fixture
-def nodes() -> Iterator[tuple[Node, Node]]:
-    alice, bob = Node(), Node()
-    yield alice, bob
-    bob.plane.stop()
-    alice.plane.stop()
 
 
 def test_blob_is_downloaded_and_verified(nodes):

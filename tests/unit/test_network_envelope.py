@@ -17,6 +17,7 @@ from swarm.network.envelope import (
     signed_text,
     unpack,
 )
+from swarm.network.transport import Endpoint
 from swarm.wire.control_pb2 import Envelope, Ping, Pong, Refusal
 
 RUN = b"r" * 32
@@ -166,6 +167,14 @@ def test_well_formed_forgeries_are_refused(envelope):
         Code.MESSAGE_UNSIGNED,
         Code.SIGNATURE_INVALID,
     )
+
+
+def test_a_refusal_that_can_not_be_read_is_malformed_and_no_crash():
+    endpoint = Endpoint(BOB, RUN, lambda: NOW_MS / 1000)
+    answer = sealed(Refusal(), payload=b"\xff").SerializeToString()
+    with pytest.raises(SwarmError) as caught:
+        endpoint.open_reply(ALICE.peer_id, answer, Pong)
+    assert caught.value.code is Code.MESSAGE_MALFORMED
 
 
 def test_reply_is_an_envelope_too():

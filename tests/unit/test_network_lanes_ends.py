@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from lane_nodes import SHORT, WAIT, both, error_of, lanes, sockets, take, until
+from lane_nodes import SHORT, WAIT, both, error_of, lanes, sockets, take
+from polling import until
 
 from swarm.errors import Code, SwarmError
 from swarm.network.framing import SocketLane
@@ -20,6 +22,11 @@ def seconds_of(work) -> float:
     with suppress(SwarmError):
         work()
     return time.monotonic() - began
+
+
+def is_full(lane: SocketLane) -> bool:
+    """Whether a sender of this lane has to wait."""
+    return not select.select([], [lane._socket._socket], [], 0)[1]
 
 
 @both
@@ -101,7 +108,7 @@ def test_cancel_from_another_thread_ends_both_directions_on_both_sides_at_once(s
     ]
     for thread in threads:
         thread.start()
-    time.sleep(0.1)
+    until(lambda: left._receive_lock.locked() and is_full(left))  # both threads are inside
     began = time.monotonic()
     left.cancel()
     for thread in threads:

@@ -12,7 +12,8 @@ from contextlib import ExitStack, suppress
 from datetime import timedelta
 
 import pytest
-from lane_nodes import BLOB, BLOB_HASH, WAIT, Node, begin, error_of, exchange, token, until
+from lane_nodes import BLOB, BLOB_HASH, WAIT, Node, begin, error_of, exchange, token
+from polling import until
 
 from swarm.errors import Code
 from swarm.identity import Identity

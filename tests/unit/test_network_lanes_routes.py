@@ -10,7 +10,8 @@ from contextlib import suppress
 from datetime import timedelta
 
 import pytest
-from lane_nodes import BLOB, BLOB_HASH, SHORT, WAIT, Node, begin, error_of, exchange, until
+from lane_nodes import BLOB, BLOB_HASH, SHORT, WAIT, Node, begin, error_of, exchange
+from polling import until
 
 from swarm.errors import Code, SwarmError
 from swarm.identity import Identity
@@ -21,14 +22,6 @@ from swarm.wire.data_pb2 import LaneHello, LaneWelcome
 from swarm.wire.membership_pb2 import PeerRecord
 
 REFUSING = "127.0.0.1:9"
-
-
-@pytest.fixture
-def nodes() -> Iterator[tuple[Node, Node]]:
-    alice, bob = Node(), Node()
-    yield alice, bob
-    bob.plane.stop()
-    alice.plane.stop()
 
 
 @pytest.fixture

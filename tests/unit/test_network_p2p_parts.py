@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 import weakref
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -111,7 +111,7 @@ async def without_process(directory: Path) -> AsyncIterator[Daemon]:
         _client=SimpleNamespace(control=control),
         _child=SimpleNamespace(wait=asyncio.Event().wait),
     )
-    daemon = Daemon(handle, directory, deque())
+    daemon = Daemon(handle, directory)
     reader = asyncio.StreamReader()
     control._read_task = asyncio.create_task(control._read_from_persistent_conn(reader))
     daemon.spoken_to = reader.feed_data  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import cast
 
 import pytest
+from polling import until
 
 from swarm.identity import Identity
 from swarm.network.p2p import relay_service
@@ -85,20 +86,13 @@ def ended(sock: socket.socket) -> bool:
         return True
 
 
-def eventually(true: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not true():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
-
-
 def test_a_peer_that_opens_streams_and_says_nothing_shuts_nobody_else_out(hop) -> None:
     with relay(hop) as service, ExitStack() as kept:
         silent = [kept.enter_context(hop.opened_by(MALLORY)) for _ in range(MAX_HALF_OPEN_PER_PEER)]
         assert ended(kept.enter_context(hop.opened_by(MALLORY)))
         assert asked(kept.enter_context(hop.opened_by(ALICE)), RESERVE) == pb.CIRCUIT_OK
         silent[0].close()
-        eventually(lambda: service._half_open[MALLORY] < MAX_HALF_OPEN_PER_PEER)
+        until(lambda: service._half_open[MALLORY] < MAX_HALF_OPEN_PER_PEER)
         assert asked(kept.enter_context(hop.opened_by(MALLORY)), RESERVE) == pb.CIRCUIT_OK
 
 
@@ -126,7 +120,7 @@ def test_the_called_peer_is_let_go_when_its_caller_is_gone_before_it_agrees(hop)
             assert request.type == pb.StopMessage.CONNECT
         write_message(stop.near, pb.StopMessage(type=pb.StopMessage.STATUS, status=pb.CIRCUIT_OK))
         assert ended(stop.near)
-        eventually(lambda: not service._half_open)
+        until(lambda: not service._half_open)
         assert stop.far.fileno() == -1
         assert service._meter.circuits == 0
 

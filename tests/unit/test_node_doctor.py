@@ -23,7 +23,7 @@ WELL = NetworkFacts(
     up_bps=50e6,
     down_bps=100e6,
 )
-NEEDS = needs_of(parameters=10_000_000, bytes_per_value=4, attempt_s=60)
+NEEDS = needs_of(parameters=10_000_000, update_bytes=40_000_000, attempt_s=60)
 
 
 def facts(**changes: object) -> NetworkFacts:
@@ -152,6 +152,11 @@ def test_a_device_that_is_not_there_names_those_that_are() -> None:
     assert line.level is Level.FAILURE and "cpu" in line.advice
     assert checks.check_device("cuda:1", ["cuda", "cpu"], 2, 1).level is Level.OK
     assert checks.check_device("auto", ["cpu"], 2, 4).level is Level.WARNING
+
+
+def test_kernels_that_are_not_compiled_are_a_warning() -> None:
+    assert checks.check_kernels(False).level is Level.WARNING
+    assert checks.check_kernels(True).level is Level.OK
 
 
 @pytest.mark.parametrize(

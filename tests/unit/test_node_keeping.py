@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from polling import soon
 
 import node.keeping
 from node.daemon_status import Status
@@ -65,14 +66,6 @@ class WatchedStore(FragmentStore):
         return all(self._path(h).exists() for h in hashes)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async def poll() -> None:
-        while not condition():
-            await asyncio.sleep(0.005)
-
-    await asyncio.wait_for(poll(), LIMIT_S)
-
-
 def play(
     tmp_path: Path,
     scenario: Callable[[FragmentKeeper, WatchedStore, list[str]], Awaitable[None]],
@@ -98,8 +91,8 @@ def test_every_commit_is_on_disk_and_the_two_newest_stay(tmp_path: Path) -> None
     async def scenario(keeper: FragmentKeeper, store: WatchedStore, said: list[str]) -> None:
         for number in range(4):
             keeper.note(generation(number), complete=True)
-            await until(lambda n=number: store.has(generation(n)))
-        await until(lambda: not store.has(generation(1)))
+            await soon(lambda n=number: store.has(generation(n)))
+        await soon(lambda: not store.has(generation(1)))
         assert store.has(generation(2)) and store.has(generation(3))
         assert not store.has(generation(0))
         assert said == []
@@ -111,12 +104,12 @@ def test_saves_never_overlap_and_of_those_that_wait_the_newest_is_written(tmp_pa
     async def scenario(keeper: FragmentKeeper, store: WatchedStore, said: list[str]) -> None:
         store.gate.clear()
         keeper.note(generation(0), complete=True)
-        await until(store.entered.is_set)
+        await soon(store.entered.is_set)
         for number in (1, 2, 3):
             keeper.note(generation(number), complete=True)
             await asyncio.sleep(0.01)
         store.gate.set()
-        await until(lambda: store.has(generation(3)))
+        await soon(lambda: store.has(generation(3)))
         assert store.most_running == 1
         assert store.has(generation(0)) and not store.has(generation(1))
 
@@ -130,7 +123,7 @@ def test_the_last_save_waits_for_the_running_one(tmp_path: Path) -> None:
         store.gate.clear()
         keeper.note(generation(0), complete=True)
         task = asyncio.create_task(keeper.run())
-        await until(store.entered.is_set)
+        await soon(store.entered.is_set)
         task.cancel()  # as when the node stops; the thread is still writing
         await asyncio.gather(task, return_exceptions=True)
         keeper.note(generation(1), complete=True)
@@ -149,9 +142,9 @@ def test_while_fragments_are_still_missing_nothing_is_removed(tmp_path: Path) ->
     async def scenario(keeper: FragmentKeeper, store: WatchedStore, said: list[str]) -> None:
         for number in range(3):
             keeper.note(generation(number), complete=False)
-            await until(lambda n=number: store.has(generation(n)))
+            await soon(lambda n=number: store.has(generation(n)))
         keeper.note(generation(3), complete=True)
-        await until(lambda: not store.has(generation(2)))
+        await soon(lambda: not store.has(generation(2)))
         assert store.has(generation(3))
 
     play(tmp_path, scenario)
@@ -165,12 +158,12 @@ def test_a_large_model_is_written_at_intervals(
 
     async def scenario(keeper: FragmentKeeper, store: WatchedStore, said: list[str]) -> None:
         keeper.note(generation(0), complete=True)
-        await until(lambda: store.has(generation(0)))
+        await soon(lambda: store.has(generation(0)))
         now_s[0] += node.keeping.SAVE_EVERY.total_seconds() - 0.1
         keeper.note(generation(1), complete=True)
         await asyncio.sleep(0.05)
         assert not store.has(generation(1))
-        await until(lambda: store.has(generation(1)))
+        await soon(lambda: store.has(generation(1)))
 
     play(tmp_path, scenario, clock=lambda: now_s[0])
 
@@ -185,12 +178,12 @@ def test_a_full_disk_is_said_once_and_tried_again(
         for number in range(3):
             store.entered.clear()
             keeper.note(generation(number), complete=True)
-            await until(store.entered.is_set)
-        await until(lambda: len(said) == 1)
+            await soon(store.entered.is_set)
+        await soon(lambda: len(said) == 1)
         assert "DISK_FULL" in said[0]
         store.failure = None
-        await until(lambda: store.has(generation(2)))  # although no commit came since
-        await until(lambda: len(said) == 2)
+        await soon(lambda: store.has(generation(2)))  # although no commit came since
+        await soon(lambda: len(said) == 2)
         assert "works again" in said[1]
 
     play(tmp_path, scenario)
@@ -201,16 +194,16 @@ def test_what_a_round_computed_is_there_before_it_is_reported_and_goes_when_it_i
 ) -> None:
     async def scenario(keeper: FragmentKeeper, store: WatchedStore, said: list[str]) -> None:
         keeper.note(generation(0), complete=True)
-        await until(lambda: store.has(generation(0)))
+        await soon(lambda: store.has(generation(0)))
         spoiled = {"trunk.0": FragmentState.of(np.full(8, 77, np.float32), np.zeros(8, "<f4"), 1)}
         for shadow in (spoiled, generation(1)):
             await asyncio.to_thread(keeper.keep_shadow, shadow)
             assert store.has(shadow)
         keeper.note({**generation(0), "expert.1": generation(0)["expert.0"]}, complete=True)
-        await until(lambda: keeper._saved is keeper._newest)
+        await soon(lambda: keeper._saved is keeper._newest)
         assert store.has(spoiled) and store.has(generation(1))  # which one stands is not known
         keeper.note(generation(1), complete=True)
-        await until(lambda: not store.has(spoiled))
+        await soon(lambda: not store.has(spoiled))
         assert store.has(generation(1)) and said == []
         version = version_message("trunk.0", generation(1)["trunk.0"])
         found = keeper.find(version)
@@ -228,10 +221,10 @@ def test_what_an_earlier_life_computed_stays_until_a_second_commit(tmp_path: Pat
 
     async def scenario(keeper: FragmentKeeper, store: WatchedStore, said: list[str]) -> None:
         keeper.note(generation(7), complete=True)  # the commit that it was stopped at
-        await until(lambda: store.has(generation(7)))
+        await soon(lambda: store.has(generation(7)))
         assert store.has({"trunk.0": undecided})
         keeper.note(generation(9), complete=True)
-        await until(lambda: not store.has({"trunk.0": undecided}))
+        await soon(lambda: not store.has({"trunk.0": undecided}))
 
     play(tmp_path, scenario)
 
@@ -242,10 +235,10 @@ def test_a_shadow_that_the_disk_has_no_room_for_is_said_and_stops_nothing(tmp_pa
         store.failure = SwarmError(Code.DISK_FULL, "no space")
         for number in (1, 2):
             await asyncio.to_thread(keeper.keep_shadow, generation(number))
-        await until(lambda: len(said) == 1)
+        await soon(lambda: len(said) == 1)
         store.failure = None
         await asyncio.to_thread(keeper.keep_shadow, generation(3))
-        await until(lambda: len(said) == 2)
+        await soon(lambda: len(said) == 2)
         assert "DISK_FULL" in said[0] and "works again" in said[1]
 
     play(tmp_path, scenario)

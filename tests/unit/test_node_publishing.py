@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from daemon_parts import LIMIT_S, FakeNetwork, publisher_in
+from polling import soon
 
 from node.daemon_status import Status
 from node.tasks import together
@@ -28,14 +28,6 @@ def test_data_addresses_are_those_of_the_node_itself_with_ipv6_in_brackets() -> 
     assert data_addresses(announced, 50051) == ["10.0.0.5:50051", "[2001:db8::7]:50051"]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async def poll() -> None:
-        while not condition():
-            await asyncio.sleep(0.005)
-
-    await asyncio.wait_for(poll(), LIMIT_S)
-
-
 def test_publishing_goes_on_after_a_failure_that_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,8 +46,8 @@ def test_publishing_goes_on_after_a_failure_that_is_said_once(
         status.device = "cpu"
         publisher = publisher_in(tmp_path, network, records, status)
         task = asyncio.create_task(publisher.run())
-        await until(lambda: bool(publisher.known))
-        await until(lambda: bool(network.published))
+        await soon(lambda: bool(publisher.known))
+        await soon(lambda: bool(network.published))
         task.cancel()
         assert [("failed" in line, "works again" in line) for line in said] == [
             (True, False), (False, True),
@@ -86,8 +78,8 @@ def test_a_dht_that_does_not_answer_at_the_start_is_asked_again(
         publisher = publisher_in(tmp_path, network, records, Status(said.append))
         await publisher.begin()
         task = asyncio.create_task(publisher.run())
-        await until(lambda: bool(network.published))
-        await until(lambda: len(said) == 2)
+        await soon(lambda: bool(network.published))
+        await soon(lambda: len(said) == 2)
         task.cancel()
 
     tried: list[int] = []

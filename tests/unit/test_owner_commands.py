@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from node import exit_codes
 from node.cli import run_command_line
 from node.experts.folder import training_path
 from swarm.assembly import assemble, load_model
@@ -99,6 +100,16 @@ def test_what_was_spent_is_on_the_card_and_the_text_is_kept_from_others(
     assert f"epsilon {privacy['epsilon']:g}" in shown
     assert "no guarantee" not in shown
     assert stat.S_IMODE(training_path(out).stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("term", [("--dp-delta", "1e-4"), ("--max-grad-norm", "0.5")])
+def test_terms_of_a_budget_that_is_not_given_are_refused_before_anything_is_trained(
+    term: tuple[str, str], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = place / "leaking"
+    assert train(place, "--domain", "law", "--out", f"{out}", *term) == exit_codes.USAGE
+    assert "need --dp-epsilon" in capsys.readouterr().err
+    assert not training_path(out).exists()
 
 
 def test_a_card_that_could_not_be_signed_is_refused_before_anything_is_trained(

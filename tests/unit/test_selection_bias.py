@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from swarm.collective.selection_bias import bias_after, check_bias, next_bias
-from swarm.config import RunManifest
-from swarm.config_learning import BalanceConfig
+from swarm.config import BalanceConfig, RunManifest
 from swarm.errors import Code, SwarmError
 from swarm.model.config import ModelConfig
 from swarm.model.transformer import Transformer

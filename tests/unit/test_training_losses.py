@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from swarm.config import TrainingConfig
-from swarm.config_learning import BalanceConfig
+from swarm.config import BalanceConfig, TrainingConfig
 from swarm.model.router import RouterStats
 from swarm.training.balance import load_balance_loss, own_factor, router_z_loss
 from swarm.training.schedule import gain_ramp, learning_rate

@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 
 from swarm.collective.state import FragmentState
-from swarm.config import MembershipConfig, RunManifest, SyncConfig, TimeoutPolicy
-from swarm.config_learning import MergeConfig, StreamConfig
+from swarm.config import (
+    MembershipConfig,
+    MergeConfig,
+    RunManifest,
+    StreamConfig,
+    SyncConfig,
+    TimeoutPolicy,
+)
 from swarm.model.config import ModelConfig
 from swarm.model.fragments import FragmentLayout, initial_fragment
 from swarm.presets import preset

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from swarm.config import OuterConfig, RunManifest, TrainingConfig
-from swarm.config_learning import BalanceConfig
+from swarm.config import BalanceConfig, OuterConfig, RunManifest, TrainingConfig
 from swarm.data import Corpus, DataReport, Sampler
 from swarm.model.config import ModelConfig
 from swarm.model.fragments import FragmentLayout, initial_fragment
 from swarm.model.transformer import Transformer
-from swarm.training.coupling import coupled_share, coupling_loss
+from swarm.training.coupling import coupling_loss
 from swarm.training.metrics import (
     agreement,
     expert_cosine,
@@ -134,14 +133,11 @@ def test_the_coupling_loss_by_hand() -> None:
     # alpha 0.5: relu(5 - 1), so 4 * 4 / 4
     assert coupling_loss(coupled_model(2.0, 5.0), 0.5, noise=False).item() == pytest.approx(4.0)
     assert coupling_loss(coupled_model(5.0, 2.0), 1.0, noise=False).item() == 0.0
-    assert coupled_share(coupled_model(5.0, 2.0)) == 1.0
-    assert coupled_share(coupled_model(2.0, 5.0)) == 0.0
 
 
 def test_the_rows_of_more_than_ten_experts_are_held_against_their_own_gates() -> None:
-    model = coupled_model(5.0, 2.0, experts=12)
-    assert coupled_share(model) == 1.0
-    assert coupling_loss(model, 1.0, noise=False).item() == 0.0
+    assert coupling_loss(coupled_model(5.0, 2.0, experts=12), 1.0, noise=False).item() == 0.0
+    assert coupling_loss(coupled_model(2.0, 5.0, experts=12), 1.0, noise=False).item() > 0.0
 
 
 def test_the_noise_on_rows_is_smaller_than_half_the_way_to_the_next_row() -> None:

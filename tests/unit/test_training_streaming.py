@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from swarm.config import OuterConfig, RunManifest, SyncConfig, TrainingConfig
-from swarm.config_learning import StreamConfig
+from swarm.config import OuterConfig, RunManifest, StreamConfig, SyncConfig, TrainingConfig
 from swarm.data import Corpus, DataReport, Sampler
 from swarm.model.config import ModelConfig
 from swarm.model.fragments import FragmentLayout, initial_fragment

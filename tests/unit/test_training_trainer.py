@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from swarm.config import OuterConfig, RunManifest, SyncConfig, TrainingConfig
-from swarm.config_learning import BalanceConfig
+from swarm.config import BalanceConfig, OuterConfig, RunManifest, SyncConfig, TrainingConfig
 from swarm.data import Corpus, DataReport, Sampler
 from swarm.errors import Code, SwarmError
 from swarm.model.config import ModelConfig

@@ -104,6 +104,12 @@ def test_a_start_remembers_its_data_and_the_next_one_need_not_be_told(tmp_path: 
     assert settle(tmp_path, NodeSettings(), "demo:maths").data == told.data
 
 
+@pytest.mark.parametrize("name", ["gesetze 😀", 'a"b\\c', "two\nlines", "\x7f\x00"])
+def test_a_start_remembers_names_of_all_kinds(name: str, tmp_path: Path) -> None:
+    told = settle(tmp_path, NodeSettings(data="demo:maths", domain=name))
+    assert settle(tmp_path, NodeSettings()) == told and told.domain == name
+
+
 def test_without_data_the_ticket_s_suggestion_holds_and_without_one_it_is_asked_for(
     tmp_path: Path,
 ) -> None:

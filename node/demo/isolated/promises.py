@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
+
+from node.demo.tables import BITS, table_of_domains
 
 Bits = Mapping[str, float]  # bits per byte of held-out text, by domain
 
@@ -81,13 +82,7 @@ def broken_promises(outcome: Outcome) -> list[str]:
 
 def outcome_table(outcome: Outcome) -> Table:
     """Domains by models; a domain that moved when another's expert left shows by how much."""
-    table = Table(
-        title="bits per byte on held-out text (lower is better)",
-        title_justify="left",
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("domain")
+    table = table_of_domains(BITS)
     for name in ("base", "own expert", "assembly", f"without {outcome.out}", "moved"):
         table.add_column(name, justify="right")
     for domain in outcome.base:

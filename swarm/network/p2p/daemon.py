@@ -1,16 +1,15 @@
-"""One p2pd process: start, connect, call, stop, without a trace left behind.
+"""One p2pd process: connect, call, stop, without a trace left behind.
 
-p2pd exits by itself when its owner dies (its control connection or its standard output closes;
-measured: 10 to 60 ms after SIGKILL of the owner, also in the middle of its start), so no process
-outlives a node. Its Unix sockets live in a private directory that each start sweeps.
+daemon = await Daemon.start(key_file, "0.0.0.0", 0, listen=True, timeout=limit)
+await daemon.connect(peer, addresses, limit)
+answer = await daemon.call(peer, "protocol", b"request", limit)
+await daemon.stop()
 """
 
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -21,26 +20,20 @@ from typing import Any
 from swarm.aio import in_time
 from swarm.errors import Code, SwarmError
 from swarm.network.addresses import plain
-from swarm.network.envelope import MAX_ENVELOPE_BYTES
 from swarm.network.p2p.bridge import Bridges
 from swarm.network.p2p.changes import Changes
 from swarm.network.p2p.dialling import (
     call_by_tcp,
     encode_multiaddr,
-    ip_multiaddr,
     reached_at,
     usable_addresses,
 )
-from swarm.network.p2p.hivemind_fixes import LiveCalls, ReachingP2P, RunningTasks
-from swarm.network.p2p.hivemind_parts import P2P, P2PDaemonError, P2PHandlerError, PeerID
-from swarm.network.p2p.places import make_socket_dir, port_in_use, remove_socket_dir
+from swarm.network.p2p.hivemind_fixes import LiveCalls, RunningTasks
+from swarm.network.p2p.hivemind_parts import P2PDaemonError, PeerID
+from swarm.network.p2p.launching import PROBLEMS, launch
+from swarm.network.p2p.places import remove_socket_dir
 from swarm.network.p2p.streams import Streams
 
-# p2pd drops what is larger without a word to us, so it must let through what we refuse and count.
-P2PD_MESSAGE_LIMIT = 2 * MAX_ENVELOPE_BYTES
-# In a process group of its own, or Ctrl-C in the terminal would end p2pd before the node says
-# goodbye through it.
-LAUNCHER = "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])"
 STOP_WAIT = timedelta(seconds=3)
 LOCAL_WAIT = timedelta(seconds=2)  # for what p2pd does without asking another host
 SURE_S = 1.0  # after a call that succeeded its peer is taken to be connected
@@ -49,7 +42,6 @@ LOOK_AGAIN_S = 0.05
 RECENT_S = 1.8  # those who look each second let p2pd be asked every other time
 
 Handler = Callable[[str, bytes], Awaitable[bytes]]
-PROBLEMS = (P2PDaemonError, P2PHandlerError, OSError, EOFError, ValueError)
 BACK_OFF = "dial backoff"  # p2pd's words for an address that it does not dial for a while
 RESET = "stream reset"  # p2pd's words for a call whose connection has ended
 
@@ -68,7 +60,7 @@ class Daemon:
         bridges: connections that were made for it.
     """
 
-    def __init__(self, p2p: Any, sockets: Path, output: collections.deque[str]) -> None:
+    def __init__(self, p2p: Any, sockets: Path) -> None:
         self.p2p = p2p
         self.peer_id: str = p2p.peer_id.to_base58()
         self.exited = asyncio.Event()
@@ -76,12 +68,11 @@ class Daemon:
         self.bridges = Bridges()
         self._control = p2p._client.control
         self._sockets = sockets
-        self._output = output
         # hivemind's reader dies of InvalidStateError when an answer arrives in the same turn of
         # the event loop in which its call is cancelled (by a timeout), and with it all later calls.
         self._control._pending_calls = LiveCalls(self._control._pending_calls)
         # hivemind keeps the task of a call that its caller gave up, and with it the request, of up
-        # to `P2PD_MESSAGE_LIMIT` bytes, for ever.
+        # to `launching.P2PD_MESSAGE_LIMIT` bytes, for ever.
         self._control._handler_tasks = RunningTasks()
         self._exit_watch = asyncio.create_task(self._watch_exit())
         self._surely_until_s: dict[str, float] = {}  # peers that were connected a moment ago
@@ -93,38 +84,12 @@ class Daemon:
     async def start(
         cls, key_file: Path, host: str, port: int, *, listen: bool, timeout: timedelta
     ) -> Daemon:
-        """Start p2pd with the identity in `key_file`, listening on TCP only.
+        """Start p2pd with the identity in `key_file`.
 
-        TCP only since averaging over QUIC loses data in p2pd (its stream close cuts the tail).
         Raises `PORT_IN_USE`, `P2P_START_FAILED` or `STAGE_TIMEOUT`.
         """
-        sockets = make_socket_dir()
-        output: collections.deque[str] = collections.deque(maxlen=20)
-        handle: Any = type("NodeP2P", (ReachingP2P,), {})
-        handle._UNIX_SOCKET_PREFIX = f"/unix{sockets}/"
-        handle._log_p2pd_message = staticmethod(output.append)
-        handle._make_process_args = staticmethod(_launched)
-        try:
-            p2p = await handle.create(
-                identity_path=str(key_file),
-                check_if_identity_free=False,  # knows RSA keys only; see twin.py
-                host_maddrs=[f"{ip_multiaddr(host)}/tcp/{port}"],
-                no_listen=not listen,
-                nat_port_map=False,
-                # As long as p2pd believes not to be public it does not start its relay a second
-                # time, over our own (relay_service.py). We measure reachability, and faster.
-                force_reachability="private",
-                idle_timeout=10,
-                startup_timeout=timeout.total_seconds(),
-                persistent_conn_max_msg_size=P2PD_MESSAGE_LIMIT,
-            )
-        except (*PROBLEMS, asyncio.TimeoutError) as error:
-            remove_socket_dir(sockets)
-            raise _start_error(error, output, host, port) from error
-        except BaseException:
-            remove_socket_dir(sockets)
-            raise
-        daemon = cls(p2p, sockets, output)
+        p2p, sockets = await launch(key_file, host, port, listen=listen, timeout=timeout)
+        daemon = cls(p2p, sockets)
         try:
             if listen:
                 first = (await daemon.addresses())[0]
@@ -327,29 +292,9 @@ class Daemon:
                 future.set_exception(P2PDaemonError("p2pd has ended"))
 
 
-def _launched(*args: Any, **options: Any) -> list[str]:
-    command = P2P._make_process_args(*args, **options)
-    # p2pd's relay cuts every connection after 128 KiB or 2 minutes when two parts of its start race
-    # the wrong way (15 of 26 starts, hivemind 1.1.12), and has no budget of bandwidth. This leaves
-    # the first of the two out, relaying.py replaces the second.
-    return [sys.executable, "-I", "-S", "-c", LAUNCHER, *command, "-relayService=0"]
-
-
 def unreachable(peer: str, reason: str) -> SwarmError:
     """A `PEER_UNREACHABLE` error about `peer`."""
     return SwarmError(Code.PEER_UNREACHABLE, f"{peer}: {reason}")
-
-
-def _start_error(error: BaseException, output: Sequence[str], host: str, port: int) -> SwarmError:
-    text = " | ".join([*list(output)[-3:], str(error)])
-    if "address already in use" in text:
-        return port_in_use(host, port, "address already in use")
-    if "failed to start in" in text or isinstance(error, asyncio.TimeoutError):
-        hint = "the machine may be very busy; try again"
-        return SwarmError(Code.STAGE_TIMEOUT, f"p2pd: {text}", hint)
-    return SwarmError(
-        Code.P2P_START_FAILED, f"p2pd: {text}", "reinstall hivemind if its p2pd does not run here"
-    )
 
 
 def _reason(error: BaseException) -> str:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from swarm.collective.state import FragmentState
-from swarm.config import RunManifest
-from swarm.config_learning import MergeConfig
+from swarm.config import MergeConfig, RunManifest
 from swarm.data import Corpus, Sampler
 from swarm.model.transformer import Transformer
 from swarm.simulation.learning import LearningSwarm

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swarm.config import RunManifest
-from swarm.config_learning import MergeConfig
+from swarm.config import MergeConfig, RunManifest
 from swarm.presets import preset
 
 if sys.version_info >= (3, 11):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from swarm.config_fields import doc, require
+from swarm.config.fields import doc, require
 
 
 @dataclass(frozen=True, kw_only=True)
