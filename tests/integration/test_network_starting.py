@@ -11,6 +11,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 from network_processes import make_address, socket_dirs
 from p2p_swarm import RUN, WAIT, error_of, eventually, join, sees, swarm_of
@@ -23,7 +24,7 @@ from swarm.network.contacts import peer_of
 from swarm.network.p2p import NetworkConfig, PeerNetwork
 from swarm.network.p2p.daemon import Daemon
 from swarm.network.p2p.dialling import encode_multiaddr
-from swarm.network.p2p.hivemind_parts import P2PDaemonError, PeerID
+from swarm.network.p2p.hivemind_parts import P2P, P2PDaemonError, PeerID
 from swarm.wire.control_pb2 import Ping, Pong
 from swarm.wire.membership_pb2 import PeerRecord
 
@@ -265,6 +266,30 @@ def test_shutdown_leaves_no_p2pd_and_no_socket(keys):
     pids = asyncio.run(story())
     assert not any(is_alive(pid) for pid in pids)
     assert not socket_dirs(os.getpid())
+
+
+def test_a_start_that_is_given_up_leaves_no_p2pd(keys, monkeypatch):
+    async def hear_nothing(p2p: object, ready: object) -> None:
+        await asyncio.sleep(60)
+
+    async def story() -> None:
+        Identity.load_or_create(keys / "key")
+        start = Daemon.start(keys / "key", "127.0.0.1", 0, listen=False, timeout=WAIT)
+        starting = asyncio.create_task(start)
+        while not [s for d in socket_dirs(os.getpid()) for s in d.glob("p2pd-*.sock")]:
+            await asyncio.sleep(0.001)
+        (running,) = psutil.Process().children()
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+
+        async def has_ended() -> bool:
+            return not is_alive(running.pid)
+
+        await eventually(has_ended, timeout_s=5)
+
+    monkeypatch.setattr(P2P, "_read_outputs", hear_nothing)
+    asyncio.run(story())
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_p2pd_before_the_node(keys):

@@ -41,7 +41,13 @@ async def launch(
     """
     sockets = make_socket_dir()
     output: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
-    handle: Any = type("NodeP2P", (ReachingP2P,), {})
+    begun: list[Any] = []
+
+    def note(p2p: Any) -> None:
+        ReachingP2P.__init__(p2p)
+        begun.append(p2p)
+
+    handle: Any = type("NodeP2P", (ReachingP2P,), {"__init__": note})
     handle._UNIX_SOCKET_PREFIX = f"/unix{sockets}/"
     handle._log_p2pd_message = staticmethod(output.append)
     handle._make_process_args = staticmethod(_command)
@@ -59,11 +65,12 @@ async def launch(
             startup_timeout=timeout.total_seconds(),
             persistent_conn_max_msg_size=P2PD_MESSAGE_LIMIT,
         )
-    except (*PROBLEMS, asyncio.TimeoutError) as error:
+    except BaseException as error:
+        for p2p in begun:  # hivemind leaves the process when its start is cancelled
+            p2p._terminate()
         remove_socket_dir(sockets)
-        raise _start_error(error, output, host, port) from error
-    except BaseException:
-        remove_socket_dir(sockets)
+        if isinstance(error, (*PROBLEMS, asyncio.TimeoutError)):
+            raise _start_error(error, output, host, port) from error
         raise
     return p2p, sockets
 
