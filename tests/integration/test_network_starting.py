@@ -272,13 +272,17 @@ def test_a_start_that_is_given_up_leaves_no_p2pd(keys, monkeypatch):
     async def hear_nothing(p2p: object, ready: object) -> None:
         await asyncio.sleep(60)
 
+    def listening() -> set[Path]:
+        return {s for d in socket_dirs(os.getpid()) for s in d.glob("p2pd-*.sock")}
+
     async def story() -> None:
         Identity.load_or_create(keys / "key")
+        heard, before = listening(), set(psutil.Process().children())
         start = Daemon.start(keys / "key", "127.0.0.1", 0, listen=False, timeout=WAIT)
         starting = asyncio.create_task(start)
-        while not [s for d in socket_dirs(os.getpid()) for s in d.glob("p2pd-*.sock")]:
+        while listening() <= heard:
             await asyncio.sleep(0.001)
-        (running,) = psutil.Process().children()
+        (running,) = set(psutil.Process().children()) - before
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
