@@ -36,6 +36,7 @@ from swarm.network.p2p.streams import Streams
 
 STOP_WAIT = timedelta(seconds=3)
 LOCAL_WAIT = timedelta(seconds=2)  # for what p2pd does without asking another host
+ADDRESSES_WAIT = timedelta(seconds=10)  # the same; a start on an overloaded machine must not fail
 SURE_S = 1.0  # after a call that succeeded its peer is taken to be connected
 MAX_SURE = 4096
 LOOK_AGAIN_S = 0.05
@@ -103,7 +104,7 @@ class Daemon:
         """Multiaddrs under which this peer listens, with its id. Raises `PEER_UNREACHABLE`."""
         asking = self.p2p.get_visible_maddrs(latest=True)
         try:
-            return [str(a) for a in await in_time(asking, LOCAL_WAIT.total_seconds())]
+            return [str(a) for a in await in_time(asking, ADDRESSES_WAIT.total_seconds())]
         except (*PROBLEMS, asyncio.TimeoutError) as error:
             raise unreachable(self.peer_id, "this node's p2pd does not answer") from error
 
