@@ -296,6 +296,26 @@ def test_a_start_that_is_given_up_leaves_no_p2pd(keys, monkeypatch):
     asyncio.run(story())
 
 
+def test_who_gives_a_start_up_goes_no_further_though_hivemind_does(keys, monkeypatch):
+    begun = asyncio.Event()
+
+    async def go_on(handle: type[P2P], **options: object) -> None:
+        begun.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    async def story() -> None:
+        start = Daemon.start(keys / "key", "127.0.0.1", 0, listen=False, timeout=WAIT)
+        starting = asyncio.create_task(start)
+        await begun.wait()
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+
+    monkeypatch.setattr(P2P, "create", classmethod(go_on))
+    asyncio.run(story())
+
+
 def test_ctrl_c_in_the_terminal_does_not_reach_p2pd_before_the_node(keys):
     async def story() -> None:
         async with swarm_of(keys, 1) as (alice,):

@@ -12,7 +12,7 @@ from tests.nat.netlab import Lab
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--cold-starts", type=int, default=50, help="of eight peers (default: 50)")
+    parser.addoption("--cold-starts", type=int, default=12, help="of eight peers (default: 12)")
     parser.addoption("--start-seed", type=int, default=None, help="repeat the orders of a time")
 
 

@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from swarm.aio import in_time
 from swarm.errors import Code, SwarmError
 from swarm.network.envelope import MAX_ENVELOPE_BYTES
 from swarm.network.p2p.dialling import ip_multiaddr
@@ -52,7 +53,7 @@ async def launch(
     handle._log_p2pd_message = staticmethod(output.append)
     handle._make_process_args = staticmethod(_command)
     try:
-        p2p = await handle.create(
+        start = handle.create(
             identity_path=str(key_file),
             check_if_identity_free=False,  # knows RSA keys only; see twin.py
             host_maddrs=[f"{ip_multiaddr(host)}/tcp/{port}"],
@@ -65,9 +66,12 @@ async def launch(
             startup_timeout=timeout.total_seconds(),
             persistent_conn_max_msg_size=P2PD_MESSAGE_LIMIT,
         )
+        # In a task of its own: hivemind's start may swallow a cancellation, and go on.
+        p2p = await in_time(start, 2 * timeout.total_seconds())
     except BaseException as error:
-        for p2p in begun:  # hivemind leaves the process when its start is cancelled
-            p2p._terminate()
+        for p2p in begun:
+            if p2p._child is not None:  # hivemind leaves it when the start is cancelled
+                p2p._terminate()
         remove_socket_dir(sockets)
         if isinstance(error, (*PROBLEMS, asyncio.TimeoutError)):
             raise _start_error(error, output, host, port) from error
